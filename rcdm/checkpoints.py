@@ -1,0 +1,48 @@
+"""Checkpoints by name: a folder, a name below `checkpoints/`, or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rcdm.pipeline import RCDMPipeline
+from rcdm.representation import RepresentationSource, load_network
+
+SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"
+
+
+def checkpoint_folder(name: str | Path) -> Path | None:
+    """The local folder that a name means, or None when it can only be a hub id."""
+    return next((folder for folder in (Path(name), SHIPPED / name) if folder.is_dir()), None)
+
+
+def available() -> list[str]:
+    """Names of the pipelines below `checkpoints/`."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/model_index.json"))
+
+
+def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMPipeline:
+    """A name below `checkpoints/`, a folder or a hub id -> RCDMPipeline in float32, on a GPU if there is one.
+
+    Raises ValueError, listing what there is, when the name means nothing.
+    """
+    folder = checkpoint_folder(name)
+    if folder is None and str(name).count("/") != 1:
+        raise ValueError(f"There is no checkpoint {str(name)!r}; here are: {', '.join(available()) or 'none'}.")
+    if folder is not None and not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} is no checkpoint: it has no model_index.json. Train one with train_rcdm.py.")
+    pipe = RCDMPipeline.from_pretrained(folder or str(name))
+    pipe.unet.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def load_source(name: str) -> RepresentationSource:
+    """`CHECKPOINT/NETWORK/LEVEL`, for instance `sprites-32/simclr/projector` -> the source alone."""
+    *parents, network, level = name.rsplit("/", 2)
+    folder = checkpoint_folder("/".join(parents)) if parents else None
+    if folder is None:
+        raise ValueError(f"There is no checkpoint in {name!r}; write CHECKPOINT/NETWORK/LEVEL.")
+    ssl_network, preprocessing = load_network(folder / "sources" / network)
+    return RepresentationSource(f"{network}/{level}", ssl_network, level, preprocessing)

@@ -1,0 +1,119 @@
+"""Numbers with their interval, N and null: similarity, cycle error, retrieval rank, retention, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value with its bootstrap 95 % interval over n images, and what it would be if nothing were true (`null`)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    null: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict without the null where none is defined."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def bootstrap(
+    statistic: Callable[[Tensor], Tensor], n: int, *, null: float | None = None, draws: int = 500, seed: int = 0
+) -> Number:
+    """`statistic(index)` of n images, resampled with replacement; index is int64 [n], the result a scalar."""
+    stream = torch.Generator().manual_seed(seed)
+    value = float(statistic(torch.arange(n)))
+    samples = torch.stack([statistic(torch.randint(n, (n,), generator=stream)).double() for _ in range(draws)])
+    low, high = samples.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Number(value, low, high, n, null)
+
+
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity of standardised representations, row by row: [N,D], [N,D] -> [N] in [-1,1]."""
+    return F.cosine_similarity(a, b, dim=1)
+
+
+def squared_error(drawn: Tensor, given: Tensor) -> Tensor:
+    """‖f(x̂_i) − f(x_i)‖² per image: [N,D] standardised, twice -> [N]."""
+    return (drawn - given).square().sum(1)
+
+
+def squared_distance_to_others(given: Tensor) -> Tensor:
+    """Mean over j ≠ i of ‖f(x_i) − f(x_j)‖²: [N,D] standardised -> [N]."""
+    n = len(given)
+    total = n * given.square().sum(1) + given.square().sum() - 2 * given @ given.sum(0)
+    return total / (n - 1)
+
+
+def cycle_error(drawn: Tensor, given: Tensor) -> Number:
+    """E‖f(x̂) − f(x)‖² / E‖f(x) − f(x')‖² for standardised [N,D]: 0 perfect, 1 as far as another image.
+
+    Null: the draws shuffled over the images.
+    """
+    errors, distances = squared_error(drawn, given), squared_distance_to_others(given)
+    shuffled = squared_error(drawn.roll(1, 0), given).mean() / distances.mean()
+    return bootstrap(lambda i: errors[i].mean() / distances[i].mean(), len(given), null=float(shuffled))
+
+
+def ranks(queries: Tensor, gallery: Tensor, *, chunk: int = 1024) -> Tensor:
+    """Rank of row i of the gallery for query i by cosine distance, half a rank per tie: [N,D], [N,D] -> float [N] >= 1."""
+    queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
+    result = []
+    for rows in torch.arange(len(queries)).split(chunk):
+        likeness = queries[rows] @ gallery.T
+        own = likeness.gather(1, rows[:, None].to(likeness.device))
+        closer, ties = (likeness > own).sum(1), (likeness == own).sum(1) - 1
+        result.append(1 + closer + ties / 2)
+    return torch.cat(result).float()
+
+
+def retrieval(drawn: Tensor, gallery: Tensor) -> dict[str, Number]:
+    """`mrr` and `recall_at_1` of finding the given image from its draw, standardised [N,D]; null: chance in a gallery of N."""
+    n = len(gallery)
+    r = ranks(drawn, gallery)
+    chance = float((1 / torch.arange(1, n + 1, dtype=torch.float64)).mean())
+    return {
+        "mrr": bootstrap(lambda i: (1 / r[i]).mean(), n, null=chance),
+        "recall_at_1": bootstrap(lambda i: (r[i] < 1.5).float().mean(), n, null=1 / n),
+    }
+
+
+def variance(phi: Tensor, dim: int = 0) -> Tensor:
+    """Trace of the covariance over `dim` with 1/(K−1): [..., K, ..., P] -> without `dim` and the last axis."""
+    return phi.var(dim, correction=1).sum(-1)
+
+
+def retention(drawn: Tensor, given: Tensor) -> Number:
+    """R = 1 − E Var_k φ(a(x̂_k)) / Var φ(a(x)): 1 kept, 0 gone.
+
+    `drawn` [N,K,P] is φ of K draws per image, `given` [N,P] is φ of the images by the same reader.
+    """
+    within = variance(drawn, 1)
+    return bootstrap(lambda i: 1 - within[i].mean() / variance(given[i]), len(given))
+
+
+def calibration(drawn: Tensor, given: Tensor) -> Number:
+    """ρ = E‖φ(a(x)) − φ(a(x̂_k))‖² / (2 E Var_k φ(a(x̂_k))): 1 for exact posterior draws, above 1 over-confident or biased.
+
+    Null: the images shuffled. Shapes as in `retention`. Where nothing varies over the draws the ratio is not finite.
+    """
+    errors, within = (drawn - given[:, None]).square().sum(-1).mean(1), variance(drawn, 1)
+    shuffled = (drawn - given.roll(1, 0)[:, None]).square().sum(-1).mean() / (2 * within.mean())
+    return bootstrap(lambda i: errors[i].mean() / (2 * within[i].mean()), len(given), null=float(shuffled))
+
+
+def calibration_difference(drawn: Tensor, given: Tensor) -> Number:
+    """|E‖Δφ‖² − 2 E Var_k| / (2 Var φ(a(x))): calibration where retention is above 0.9; 0 is exact. Shapes as above."""
+    errors, within = (drawn - given[:, None]).square().sum(-1).mean(1), variance(drawn, 1)
+    return bootstrap(
+        lambda i: (errors[i].mean() - 2 * within[i].mean()).abs() / (2 * variance(given[i])), len(given)
+    )

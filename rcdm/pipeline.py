@@ -1,0 +1,204 @@
+"""The pipeline: photographs or representations in, drawn images that share them out."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from huggingface_hub import snapshot_download
+from PIL import Image
+from torch import Tensor
+
+from rcdm import images as im
+from rcdm.representation import Sources
+from rcdm.unet import RepresentationUNet
+
+
+@dataclass
+class RCDMPipelineOutput(BaseOutput):
+    """`images`: one per (row of h) x (seed), row-major: a list of PIL images, or [N,3,H,W] in [-1,1]."""
+
+    images: list[Image.Image] | Tensor
+
+
+class RCDMPipeline(DiffusionPipeline):
+    """Draws images from a representation (Bordes, Balestriero & Vincent 2022, arXiv 2112.09164).
+
+    Args:
+        unet: the denoiser. scheduler: any diffusers scheduler that fits its prediction type.
+        sources: the frozen networks that turn images into representations.
+        default_steps: number of denoising steps when a call names none.
+    """
+
+    model_cpu_offload_seq = "sources->unet"
+
+    def __init__(
+        self, unet: RepresentationUNet, scheduler: SchedulerMixin, sources: Sources, default_steps: int = 20
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(sources=sources)
+        self.register_to_config(default_steps=default_steps)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RCDMPipeline:
+        """Load a checkpoint folder, or a hub id (its snapshot is downloaded first; json, md and safetensors only)."""
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            patterns = ["*.json", "*.md", "*.safetensors"]
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns))
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(str(folder), **kwargs)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the drawn images, in pixels."""
+        return self.unet.image_size
+
+    @torch.no_grad()
+    def encode(
+        self, images: Tensor | Image.Image | Sequence[Image.Image], source: str | Sequence[str]
+    ) -> Tensor:
+        """PIL, list of PIL, or [B,3,H,W] in [-1,1] -> [B,D] float32, raw, on the pipeline's device.
+
+        PIL images go through the source's own preprocessing from full resolution; a tensor is only resized. `source` is
+        one name, or one name per image: then narrower rows are padded with zeros to the widest. Raises ValueError for an
+        unknown source or a number of names that does not fit.
+        """
+        if isinstance(images, Image.Image):
+            images = [images]
+        if isinstance(images, Tensor):
+            images = images.to(self.device, torch.float32)
+        if isinstance(source, str):
+            return self.sources[source](images)
+        if len(source) != len(images):
+            raise ValueError(f"{len(images)} images came with {len(source)} names of sources.")
+        rows = {name: [i for i, s in enumerate(source) if s == name] for name in dict.fromkeys(source)}
+        parts = {
+            name: self.sources[name](images[index] if isinstance(images, Tensor) else [images[i] for i in index])
+            for name, index in rows.items()
+        }
+        h = torch.zeros(len(images), max(p.shape[1] for p in parts.values()), device=self.device)
+        for name, index in rows.items():
+            h[index, : parts[name].shape[1]] = parts[name]
+        return h
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Tensor | Image.Image | Sequence[Image.Image] | None = None,
+        *,
+        representation: Tensor | None = None,
+        source: str | Sequence[str] | None = None,
+        seeds: Sequence[int] = (0,),
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        output_type: str = "pil",
+        batch_size: int = 64,
+        callback_on_step_end: Callable[[RCDMPipeline, int, int, dict[str, Tensor]], Any] | None = None,
+    ) -> RCDMPipelineOutput:
+        """Draw one image per (row of h) x (seed), row-major.
+
+        Give `images` or `representation` [B,D] (raw), with the `source` it comes from (one name, or one per row); give
+        neither for unconditional draws, one per seed. The noise of an image depends on its seed and the image shape
+        alone. `guidance_scale` 1 is off. `callback_on_step_end(pipe, step, timestep, tensors)` receives, after each
+        step of each batch, `sample` (noisy), `denoised` (the present guess, in [-1,1]) and `index` (which images of the
+        output these are). Raises ValueError for arguments that do not fit together.
+        """
+        h, names = self._conditioning(images, representation, source, guidance_scale)
+        rows = 1 if h is None else len(h)
+        jobs = [(row, seed) for row in range(rows) for seed in seeds]
+        if not jobs:
+            raise ValueError("Nothing to draw: give at least one image (or representation) and one seed.")
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, and is {steps}.")
+        drawn = []
+        with self.progress_bar(total=steps * -(-len(jobs) // batch_size)) as bar:
+            for index in torch.arange(len(jobs)).split(batch_size):
+                batch = [jobs[i] for i in index]
+                condition = None if h is None else h[[row for row, _ in batch]]
+                batch_names = names if names is None or isinstance(names, str) else [names[row] for row, _ in batch]
+
+                def report(step: int, timestep: int, tensors: dict[str, Tensor], index: Tensor = index) -> None:
+                    bar.update()
+                    if callback_on_step_end is not None:
+                        callback_on_step_end(self, step, timestep, {**tensors, "index": index})
+
+                streams = [torch.Generator().manual_seed(int(seed)) for _, seed in batch]
+                drawn.append(self._denoise(streams, condition, batch_names, steps, guidance_scale, report))
+        result = torch.cat(drawn)
+        if output_type == "pt":
+            return RCDMPipelineOutput(images=result)
+        if output_type == "pil":
+            return RCDMPipelineOutput(images=im.to_pil(result))
+        raise ValueError(f"output_type must be 'pil' or 'pt', and is {output_type!r}.")
+
+    def _conditioning(
+        self,
+        images: Tensor | Image.Image | Sequence[Image.Image] | None,
+        representation: Tensor | None,
+        source: str | Sequence[str] | None,
+        guidance_scale: float,
+    ) -> tuple[Tensor | None, str | Sequence[str] | None]:
+        if images is not None and representation is not None:
+            raise ValueError("Give images or a representation, not both.")
+        if images is None and representation is None:
+            if guidance_scale != 1:
+                raise ValueError("guidance_scale needs images or a representation.")
+            return None, None
+        if source is None:
+            raise ValueError(f"Say which source: one of {', '.join(self.sources.names)}.")
+        if representation is not None:
+            return representation.to(self.device, torch.float32), source
+        assert images is not None
+        return self.encode(images, source), source
+
+    def _denoise(
+        self,
+        streams: list[torch.Generator],
+        h: Tensor | None,
+        source: str | Sequence[str] | None,
+        steps: int,
+        guidance_scale: float,
+        report: Callable[[int, int, dict[str, Tensor]], None],
+    ) -> Tensor:
+        """One batch: noise from one CPU stream per image -> [B,3,S,S] in [-1,1]."""
+        scheduler = copy.deepcopy(self.scheduler)  # schedulers keep state; calls must not share it
+        scheduler.set_timesteps(steps, device=self.device)
+        accepts_streams = "generator" in inspect.signature(scheduler.step).parameters
+        extra: dict[str, Any] = {"generator": streams} if accepts_streams else {}
+        size = self.image_size
+        x = torch.stack([torch.randn(3, size, size, generator=stream) for stream in streams]).to(self.device)
+        x = x * scheduler.init_noise_sigma
+        for step, timestep in enumerate(scheduler.timesteps):
+            model_input = scheduler.scale_model_input(x, timestep)
+            out = self.unet(model_input, timestep, h, source).sample.float()
+            if guidance_scale != 1:
+                free = self.unet(model_input, timestep).sample.float()
+                out = free + guidance_scale * (out - free)
+            denoised = _denoised(scheduler, out, x, timestep)
+            x = scheduler.step(out, timestep, x, **extra).prev_sample
+            report(step, int(timestep), {"sample": x, "denoised": denoised})
+        return x.clamp(-1, 1)
+
+
+def _denoised(scheduler: SchedulerMixin, out: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
+    """The x0 [B,3,S,S] in [-1,1] that a prediction at a noisy image stands for (variance-preserving schedulers)."""
+    signal = scheduler.alphas_cumprod[int(timestep)].to(x.device).sqrt()
+    noise = (1 - signal**2).sqrt()
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        x0 = signal * x - noise * out
+    elif kind == "epsilon":
+        x0 = (x - noise * out) / signal
+    else:
+        x0 = out
+    return x0.clamp(-1, 1)

@@ -1,0 +1,1 @@
+"""SSL pretraining of small backbones: views, objectives, the training loop."""

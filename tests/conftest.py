@@ -1,0 +1,60 @@
+"""A complete checkpoint with random weights, small enough to draw from in milliseconds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from torch import nn
+
+import rcdm
+from rcdm.backbones import SmallResNet
+from rcdm.representation import Preprocessing, Sources, SSLNetwork
+from rcdm.unet import RepresentationUNet, unet_arguments
+
+TINY_SOURCES = ("tiny/backbone", "tiny/projector", "tiny/layer2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_tiny_sources() -> Sources:
+    """A network of random weights with moved batch statistics, read at three levels of different width."""
+    torch.manual_seed(0)
+    projector = nn.Sequential(
+        nn.Sequential(nn.Linear(32, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()), nn.Sequential(nn.Linear(16, 8))
+    )
+    network = SSLNetwork(SmallResNet(width=4), projector)
+    network.train()
+    network(torch.randn(16, 3, 16, 16))
+    preprocessing = {"size": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": "small_resnet", "arguments": {"width": 4}, "preprocessing": preprocessing}
+    return Sources({"tiny": (network.eval(), Preprocessing(16))}, TINY_SOURCES, {"tiny": config})
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pipeline that draws 16 px images in 4 steps from the sources `TINY_SOURCES`."""
+    sources = make_tiny_sources()
+    arguments = unet_arguments(16, channels=(8, 16), attention_resolutions=(4,), patch_size=2)
+    unet = RepresentationUNet(sources.widths(), arguments, patch_size=2)
+    for name in TINY_SOURCES:
+        dim = unet.config.sources[name]
+        unet.set_statistics(name, torch.rand(dim), 0.5 + torch.rand(dim))
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        thresholding=True,
+        sample_max_value=1.0,
+    )
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny-16"
+    rcdm.RCDMPipeline(unet, scheduler, sources, default_steps=4).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pipe(tiny_checkpoint: Path) -> rcdm.RCDMPipeline:
+    return rcdm.load(tiny_checkpoint, device="cpu")
