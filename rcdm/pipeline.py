@@ -72,23 +72,7 @@ class RCDMPipeline(DiffusionPipeline):
         one name, or one name per image: then narrower rows are padded with zeros to the widest. Raises ValueError for an
         unknown source or a number of names that does not fit.
         """
-        if isinstance(images, Image.Image):
-            images = [images]
-        if isinstance(images, Tensor):
-            images = images.to(self.device, torch.float32)
-        if isinstance(source, str):
-            return self.sources[source](images)
-        if len(source) != len(images):
-            raise ValueError(f"{len(images)} images came with {len(source)} names of sources.")
-        rows = {name: [i for i, s in enumerate(source) if s == name] for name in dict.fromkeys(source)}
-        parts = {
-            name: self.sources[name](images[index] if isinstance(images, Tensor) else [images[i] for i in index])
-            for name, index in rows.items()
-        }
-        h = torch.zeros(len(images), max(p.shape[1] for p in parts.values()), device=self.device)
-        for name, index in rows.items():
-            h[index, : parts[name].shape[1]] = parts[name]
-        return h
+        return self.sources.encode(images, source)
 
     @torch.no_grad()
     def __call__(
@@ -112,34 +96,59 @@ class RCDMPipeline(DiffusionPipeline):
         step of each batch, `sample` (noisy), `denoised` (the present guess, in [-1,1]) and `index` (which images of the
         output these are). Raises ValueError for arguments that do not fit together.
         """
-        h, names = self._conditioning(images, representation, source, guidance_scale)
-        rows = 1 if h is None else len(h)
-        jobs = [(row, seed) for row in range(rows) for seed in seeds]
-        if not jobs:
-            raise ValueError("Nothing to draw: give at least one image (or representation) and one seed.")
+        if output_type not in ("pil", "pt"):
+            raise ValueError(f"output_type must be 'pil' or 'pt', and is {output_type!r}.")
+        h = self._conditioning(images, representation, source, guidance_scale)
+        rows = range(1 if h is None else len(h))
+        jobs = [(row, seed) for row in rows for seed in seeds]
+        if h is not None:
+            h = h[[row for row, _ in jobs]]
+            source = source if source is None or isinstance(source, str) else [source[row] for row, _ in jobs]
+        result = self.draw(
+            h,
+            source,
+            [seed for _, seed in jobs],
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size,
+            callback_on_step_end=callback_on_step_end,
+        )
+        if output_type == "pt":
+            return RCDMPipelineOutput(images=result)
+        return RCDMPipelineOutput(images=im.to_pil(result))
+
+    @torch.no_grad()
+    def draw(
+        self,
+        representation: Tensor | None,
+        source: str | Sequence[str] | None,
+        seeds: Sequence[int],
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        batch_size: int = 64,
+        callback_on_step_end: Callable[[RCDMPipeline, int, int, dict[str, Tensor]], Any] | None = None,
+    ) -> Tensor:
+        """Image i from row i of `representation` [N,D] and seed i of N: -> [N,3,S,S] in [-1,1]. Else as in a call."""
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, and is {steps}.")
+        if not len(seeds) or (representation is not None and len(representation) != len(seeds)):
+            raise ValueError("Give at least one seed and one representation, and as many of one as of the other.")
         drawn = []
-        with self.progress_bar(total=steps * -(-len(jobs) // batch_size)) as bar:
-            for index in torch.arange(len(jobs)).split(batch_size):
-                batch = [jobs[i] for i in index]
-                condition = None if h is None else h[[row for row, _ in batch]]
-                batch_names = names if names is None or isinstance(names, str) else [names[row] for row, _ in batch]
+        with self.progress_bar(total=steps * -(-len(seeds) // batch_size)) as bar:
+            for index in torch.arange(len(seeds)).split(batch_size):
+                h = None if representation is None else representation[index.to(representation.device)]
+                names = source if source is None or isinstance(source, str) else [source[i] for i in index]
 
                 def report(step: int, timestep: int, tensors: dict[str, Tensor], index: Tensor = index) -> None:
                     bar.update()
                     if callback_on_step_end is not None:
                         callback_on_step_end(self, step, timestep, {**tensors, "index": index})
 
-                streams = [torch.Generator().manual_seed(int(seed)) for _, seed in batch]
-                drawn.append(self._denoise(streams, condition, batch_names, steps, guidance_scale, report))
-        result = torch.cat(drawn)
-        if output_type == "pt":
-            return RCDMPipelineOutput(images=result)
-        if output_type == "pil":
-            return RCDMPipelineOutput(images=im.to_pil(result))
-        raise ValueError(f"output_type must be 'pil' or 'pt', and is {output_type!r}.")
+                streams = [torch.Generator().manual_seed(int(seeds[i])) for i in index]
+                drawn.append(self._denoise(streams, h, names, steps, guidance_scale, report))
+        return torch.cat(drawn)
 
     def _conditioning(
         self,
@@ -147,19 +156,20 @@ class RCDMPipeline(DiffusionPipeline):
         representation: Tensor | None,
         source: str | Sequence[str] | None,
         guidance_scale: float,
-    ) -> tuple[Tensor | None, str | Sequence[str] | None]:
+    ) -> Tensor | None:
+        """What a call is to be conditioned on: [B,D] raw, or None."""
         if images is not None and representation is not None:
             raise ValueError("Give images or a representation, not both.")
         if images is None and representation is None:
             if guidance_scale != 1:
                 raise ValueError("guidance_scale needs images or a representation.")
-            return None, None
+            return None
         if source is None:
             raise ValueError(f"Say which source: one of {', '.join(self.sources.names)}.")
         if representation is not None:
-            return representation.to(self.device, torch.float32), source
+            return representation.to(self.device, torch.float32)
         assert images is not None
-        return self.encode(images, source), source
+        return self.encode(images, source)
 
     def _denoise(
         self,

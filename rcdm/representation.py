@@ -190,6 +190,29 @@ class Sources(ModelMixin):
             raise ValueError(f"There is no source {name!r}; choose one of {', '.join(self.names)}.")
         return RepresentationSource(name, self.networks[network], level, self._preprocessing[network])
 
+    @torch.no_grad()
+    def encode(self, images: Tensor | Image.Image | Sequence[Image.Image], source: str | Sequence[str]) -> Tensor:
+        """PIL, list of PIL, or [B,3,H,W] in [-1,1] -> [B,D] float32, raw. See `RCDMPipeline.encode`."""
+        if isinstance(images, Image.Image):
+            images = [images]
+        if isinstance(images, Tensor):
+            images = images.to(self.device, torch.float32)
+        if isinstance(source, str):
+            return self[source](images)
+        if len(source) != len(images):
+            raise ValueError(f"{len(images)} images came with {len(source)} names of sources.")
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(source):
+            rows.setdefault(name, []).append(row)
+        parts = {
+            name: self[name](images[index] if isinstance(images, Tensor) else [images[i] for i in index])
+            for name, index in rows.items()
+        }
+        h = torch.zeros(len(images), max(part.shape[1] for part in parts.values()), device=self.device)
+        for name, index in rows.items():
+            h[index, : parts[name].shape[1]] = parts[name]
+        return h
+
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""
         return {name: self[name].dim for name in self.names}

@@ -26,7 +26,7 @@ class SimCLR(Objective):
     def __init__(self, dim: int, projector_dim: int, classes: int) -> None:
         super().__init__()
         self.projector = _in_blocks(SimCLRProjectionHead(dim, dim, projector_dim).layers)
-        self.loss = NTXentLoss(temperature=0.2)
+        self.loss = NTXentLoss(temperature=0.1)
 
     def forward(self, z_a: Tensor, z_b: Tensor, labels: Tensor) -> Tensor:
         return self.loss(z_a, z_b)

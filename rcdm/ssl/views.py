@@ -16,16 +16,18 @@ class ViewStrengths:
     """How strong each view operation is; 0 switches it off.
 
     crop: largest share of the area that may be cut away (SimCLR on ImageNet: 0.92); flip, grey: probabilities;
-    jitter: multiplies SimCLR's ranges (brightness, contrast, saturation 0.8, hue 0.2), applied to 80 % of the images.
+    jitter: brightness, contrast and saturation are multiplied by 1 ± jitter (SimCLR: 0.8); hue: largest shift in turns
+    (SimCLR: 0.2). Jitter and hue together are applied to 80 % of the images.
     """
 
-    crop: float = 0.7
+    crop: float = 0.5
     flip: float = 0.5
-    jitter: float = 1.0
+    jitter: float = 0.8
+    hue: float = 0.5
     grey: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, top in (("crop", 0.99), ("flip", 1.0), ("jitter", 2.0), ("grey", 1.0)):
+        for name, top in (("crop", 0.99), ("flip", 1.0), ("jitter", 1.0), ("hue", 0.5), ("grey", 1.0)):
             if not 0 <= getattr(self, name) <= top:
                 raise ValueError(f"The view strength {name} must lie between 0 and {top}.")
 
@@ -33,11 +35,11 @@ class ViewStrengths:
 def random_view(images: Tensor, strengths: ViewStrengths, generator: torch.Generator | None = None) -> Tensor:
     """One random view of each image: [B,3,H,W] in [-1,1] -> the same shape and range (Chen et al. 2020, app. A)."""
     views = _crop_and_flip(images, strengths, generator)
-    if strengths.jitter == 0 and strengths.grey == 0:
+    if strengths.jitter == strengths.hue == strengths.grey == 0:
         return views
     rgb = (views.clamp(-1, 1) + 1) / 2
-    if strengths.jitter > 0:
-        rgb = torch.where(_chance(rgb, 0.8, generator), _jitter(rgb, strengths.jitter, generator), rgb)
+    if strengths.jitter > 0 or strengths.hue > 0:
+        rgb = torch.where(_chance(rgb, 0.8, generator), _jitter(rgb, strengths, generator), rgb)
     if strengths.grey > 0:
         rgb = torch.where(_chance(rgb, strengths.grey, generator), luma(rgb).expand_as(rgb), rgb)
     return rgb * 2 - 1
@@ -70,14 +72,14 @@ def _crop_and_flip(images: Tensor, strengths: ViewStrengths, generator: torch.Ge
     return F.grid_sample(images, where, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _jitter(rgb: Tensor, strength: float, generator: torch.Generator | None) -> Tensor:
+def _jitter(rgb: Tensor, strengths: ViewStrengths, generator: torch.Generator | None) -> Tensor:
     """Brightness, contrast, saturation, hue, in this order; [B,3,H,W] in [0,1] -> the same."""
-    low, high = max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength
+    low, high = 1 - strengths.jitter, 1 + strengths.jitter
     rgb = (rgb * _uniform(rgb, low, high, generator)).clamp(0, 1)
     mean = luma(rgb).mean((2, 3), keepdim=True)
     rgb = (mean + (rgb - mean) * _uniform(rgb, low, high, generator)).clamp(0, 1)
     grey = luma(rgb)
     rgb = (grey + (rgb - grey) * _uniform(rgb, low, high, generator)).clamp(0, 1)
     hue, saturation, value = rgb_to_hsv(rgb).split(1, dim=1)
-    reach = min(0.5, 0.2 * strength)
-    return hsv_to_rgb(torch.cat([hue + _uniform(rgb, -reach, reach, generator), saturation, value], 1))
+    shift = _uniform(rgb, -strengths.hue, strengths.hue, generator)
+    return hsv_to_rgb(torch.cat([hue + shift, saturation, value], 1))

@@ -1,0 +1,90 @@
+"""How much of each attribute does a representation keep? Retention, calibration and a probe beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcdm import images as im
+from rcdm.attributes import Attributes, attributes_of
+from rcdm.faithfulness import encode_all
+from rcdm.metrics import calibration, calibration_difference, retention
+from rcdm.pipeline import RCDMPipeline
+from rcdm.probes import mlp_probe, ridge_probe
+from rcdm.studies.result import StudyResult
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor,
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    probe_images: Tensor | None = None,
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Draw every image [N,3,H,W] with every seed from every source and read the attributes of the draws.
+
+    Numbers: `sources` -> source -> attribute -> retention (`value`, `low`, `high`, `n`, `null`) with `calibration`,
+    `calibration_difference`, and, where `probe_images` [M,3,H,W] are given to train them on, `ridge` and `probe` (MLP).
+    The null of retention is the same number for unconditional draws. Image i and seed k share their noise over all
+    sources: the noise of draw k of image i is that of seed `i * len(seeds) + k` after the first of `seeds`.
+    Raises ValueError when the checkpoint has no reader or there are fewer than two seeds.
+    """
+    if len(seeds) < 2:
+        raise ValueError("Retention needs at least two seeds: it is about what varies over the draws.")
+    attributes = attributes_of(pipe)
+    given = attributes.read(images)
+    noise = [seeds[0] + i * len(seeds) + k for i in range(len(images)) for k in range(len(seeds))]
+    on_progress("unconditional draws")
+    free = attributes.read(pipe.draw(None, None, noise, num_inference_steps=num_inference_steps))
+    numbers: dict[str, Any] = {}
+    shown: dict[str, Tensor] = {}
+    for source in sources:
+        on_progress(source)
+        h = encode_all(pipe, images, source)
+        draws = pipe.draw(
+            h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=num_inference_steps
+        )
+        shown[source] = draws[: 4 * len(seeds)]
+        read = attributes.read(draws)
+        probes = {} if probe_images is None else _probes(pipe, attributes, probe_images, images, source)
+        numbers[source] = {
+            name: {**_numbers(read[name], free[name], given[name], len(seeds)), **probes.get(name, {})}
+            for name in given
+        }
+    grid = [image for source in sources for image in im.to_pil(shown[source])]
+    columns = tuple(f"seed {seed}" for seed in seeds)
+    rows = tuple(f"{source}, image {i}" for source in sources for i in range(min(4, len(images))))
+    return StudyResult(grid, rows, columns, {"sources": numbers, "images": len(images), "draws": len(seeds)})
+
+
+def _numbers(drawn: Tensor, free: Tensor, given: Tensor, k: int) -> dict[str, Any]:
+    drawn, free = drawn.unflatten(0, (-1, k)), free.unflatten(0, (-1, k))
+    kept = retention(drawn, given).to_json() | {"null": retention(free, given).value}
+    difference, ratio = calibration_difference(drawn, given), calibration(drawn, given)
+    return kept | {
+        "calibration": ratio.value,
+        "calibration_interval": [ratio.low, ratio.high],
+        "calibration_null": ratio.null,
+        "calibration_difference": difference.value,
+    }
+
+
+def _probes(
+    pipe: RCDMPipeline, attributes: Attributes, train: Tensor, test: Tensor, source: str
+) -> dict[str, dict[str, float]]:
+    """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader."""
+    h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
+    phi, phi_test = attributes.read(train), attributes.read(test)
+    return {
+        name: {
+            "ridge": ridge_probe(h, phi[name], h_test, phi_test[name]).value,
+            "probe": mlp_probe(h, phi[name], h_test, phi_test[name]).value,
+        }
+        for name in phi
+    }

@@ -1,0 +1,320 @@
+"""Train the denoiser: images -> representations -> denoising loss -> checkpoint folder. Resumable to the bit on a CPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from diffusers import DPMSolverMultistepScheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from tqdm import tqdm
+
+from rcdm.datasets import Dataset, load_dataset
+from rcdm.faithfulness import comparison_grid, faithfulness
+from rcdm.pipeline import RCDMPipeline
+from rcdm.representation import Sources, read_sources
+from rcdm.resume import load_state, save_state
+from rcdm.unet import RepresentationUNet, unet_arguments
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that a run depends on; the names follow the training scripts of diffusers."""
+
+    sources_dir: str
+    output_dir: str
+    train_data_dir: str = "sprites"
+    sources: tuple[str, ...] = ()  # empty: backbone and projector of every network found
+    resolution: int = 32
+    channels: tuple[int, ...] = (64, 96, 128)
+    layers_per_block: int = 2
+    attention_resolutions: tuple[int, ...] = (8,)
+    patch_size: int = 2
+    train_batch_size: int = 64
+    gradient_accumulation_steps: int = 1
+    max_train_steps: int | None = None
+    max_train_minutes: float | None = None
+    learning_rate: float = 5e-4
+    lr_warmup_steps: int = 200
+    adam_weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    representation_dropout: float = 0.1
+    snr_gamma: float | None = None  # None: plain weight 1; else max(min(snr, gamma) / (snr + 1), 0.1)
+    ema_decay: float = 0.999
+    mixed_precision: str = "no"
+    seed: int = 0
+    num_inference_steps: int = 20
+    num_statistics_images: int = 4096
+    checkpointing_minutes: float = 5.0
+    checkpointing_steps: int | None = None
+    checkpoints_total_limit: int = 2
+    validation_steps: int = 2000
+    num_validation_images: int = 64
+    resume_from_checkpoint: str | None = None  # "latest" or the name of a checkpoint folder
+    report_to: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_train_steps is None and self.max_train_minutes is None:
+            raise ValueError("Say how long to train: max_train_steps, max_train_minutes, or both.")
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+def make_scheduler() -> DPMSolverMultistepScheduler:
+    """v-prediction, zero terminal SNR, trailing steps (Lin et al. 2023), DPM-Solver++ with x0 clipped to [-1,1]."""
+    return DPMSolverMultistepScheduler(
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        thresholding=True,
+        sample_max_value=1.0,
+    )
+
+
+def train(config: TrainingConfig) -> Path:
+    """Train until the steps or the minutes are used up; returns the checkpoint folder that `rcdm.load` opens.
+
+    Every random number of step k comes from a stream seeded with (seed, k), so an interrupted run that is resumed ends
+    with the same weights. Raises TrainingDiverged when the loss is not finite, leaving the last good checkpoint.
+    """
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=config.report_to,
+        project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
+    )
+    torch.manual_seed(config.seed)
+    dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
+    sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
+    run = _Run(config, accelerator, dataset, sources)
+    run.resume()
+    if accelerator.is_main_process and config.report_to:
+        accelerator.init_trackers("rcdm", config={k: str(v) for k, v in asdict(config).items()})
+    run.loop()
+    accelerator.end_training()
+    return run.export()
+
+
+class _Run:
+    """The pieces of one training run and what is done with them."""
+
+    def __init__(self, config: TrainingConfig, accelerator: Accelerator, dataset: Dataset, sources: Sources) -> None:
+        if config.train_batch_size < len(sources.names):
+            raise ValueError(f"train_batch_size must be at least {len(sources.names)}: every batch covers all sources.")
+        self.config, self.accelerator, self.dataset, self.sources = config, accelerator, dataset, sources
+        self.folder = Path(config.output_dir)
+        unet = _new_unet(config, sources)
+        _measure_statistics(unet, sources, dataset.batch(0, config.num_statistics_images).images)
+        unet.to(accelerator.device, memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(
+            unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay
+        )
+        self.ema = EMAModel(unet.parameters(), decay=config.ema_decay)
+        self.progress = Progress()
+        self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
+        accelerator.register_for_checkpointing(self.progress, self.ema)
+        self.scheduler = make_scheduler()
+        self.signal = self.scheduler.alphas_cumprod.sqrt().to(accelerator.device)
+        names = sources.names
+        self.names = [names[i % len(names)] for i in range(config.train_batch_size)]
+
+    def loop(self) -> None:
+        config, progress, accelerator = self.config, self.progress, self.accelerator
+        bar = tqdm(
+            total=config.max_train_steps, initial=progress.step, unit="step", disable=not accelerator.is_main_process
+        )
+        begun, seconds_before = time.monotonic(), progress.seconds
+        last_save = begun
+        losses: list[Tensor] = []
+        while not self._finished():
+            losses.append(self._step())
+            progress.step += 1
+            progress.images += config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+            progress.seconds = seconds_before + time.monotonic() - begun
+            bar.update()
+            by_steps = config.checkpointing_steps and progress.step % config.checkpointing_steps == 0
+            save = by_steps or time.monotonic() - last_save > 60 * config.checkpointing_minutes
+            validate = progress.step % config.validation_steps == 0
+            if save or validate or progress.step % 20 == 0 or self._finished():
+                loss = self._mean_loss(losses)
+                bar.set_postfix(loss=f"{loss:.4f}", lr=f"{self._learning_rate():.1e}")
+                accelerator.log({"loss": loss, "lr": self._learning_rate()}, step=progress.step)
+                losses = []
+            if validate:
+                self._validate()
+            if save or self._finished():
+                save_state(accelerator, self.folder, progress.step, keep=config.checkpoints_total_limit)
+                last_save = time.monotonic()
+        bar.close()
+
+    def _finished(self) -> bool:
+        return self._share_done() >= 1
+
+    def _share_done(self) -> float:
+        """Share of the budget that is used: of the steps or of the minutes, whichever is further."""
+        steps, minutes = self.config.max_train_steps, self.config.max_train_minutes
+        by_steps = self.progress.step / steps if steps else 0.0
+        by_time = self.progress.seconds / (60 * minutes) if minutes else 0.0
+        return max(by_steps, by_time)
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then a cosine that reaches zero when the budget is used up."""
+        warm = min(1.0, (self.progress.step + 1) / max(1, self.config.lr_warmup_steps))
+        return self.config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self._share_done())))
+
+    def _step(self) -> Tensor:
+        """One optimiser step; returns the loss (on the device, not synchronised)."""
+        config, accelerator = self.config, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        total = torch.zeros((), device=accelerator.device)
+        for micro in range(config.gradient_accumulation_steps):
+            place = self.progress.step * config.gradient_accumulation_steps + micro
+            place = place * accelerator.num_processes + accelerator.process_index
+            with accelerator.accumulate(self.unet):
+                loss = self._loss(place)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.unet.parameters(), config.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+            total += loss.detach() / config.gradient_accumulation_steps
+        self.ema.step(self.unet.parameters())
+        return total
+
+    def _loss(self, place: int) -> Tensor:
+        """Mean squared error of v at uniform timesteps for the batch at this place of the run."""
+        config, device = self.config, self.accelerator.device
+        stream = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 + place)
+        images = self.dataset.batch(place, config.train_batch_size).images
+        n = len(images)
+        noise = torch.randn(images.shape, generator=stream).to(device)
+        t = torch.randint(len(self.signal), (n,), generator=stream).to(device)
+        drop = (torch.rand(n, generator=stream) < config.representation_dropout).to(device)
+        images = images.to(device)
+        representation = self.sources.encode(images, self.names)
+        signal = self.signal[t].view(-1, 1, 1, 1)
+        sigma = (1 - signal**2).sqrt()
+        noisy = (signal * images + sigma * noise).contiguous(memory_format=torch.channels_last)
+        v = self.unet(noisy, t, representation, self.names, drop=drop).sample.float()
+        error = (v - (signal * noise - sigma * images)).square().mean((1, 2, 3))
+        if config.snr_gamma is not None:
+            snr = (signal / sigma.clamp(min=1e-8)).flatten() ** 2
+            error = error * (snr.clamp(max=config.snr_gamma) / (snr + 1)).clamp(min=0.1)
+        return error.mean()
+
+    def _mean_loss(self, losses: list[Tensor]) -> float:
+        loss = float(torch.stack(losses).mean())
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"The loss is {loss} at step {self.progress.step}; the last good checkpoint is kept in {self.folder}. "
+                "Resume from it with a lower learning rate."
+            )
+        return loss
+
+    def resume(self) -> None:
+        """Continue from `resume_from_checkpoint`; a damaged checkpoint is passed over for the one before it."""
+        wish = self.config.resume_from_checkpoint
+        if wish is not None and load_state(self.accelerator, self.folder, wish):
+            self.ema.to(self.accelerator.device)
+
+    def _with_ema(self, use: Callable[[RCDMPipeline], None]) -> None:
+        """Call `use` with a pipeline that holds the averaged weights."""
+        unet = self.accelerator.unwrap_model(self.unet)
+        self.ema.store(unet.parameters())
+        self.ema.copy_to(unet.parameters())
+        pipe = RCDMPipeline(unet.eval(), self.scheduler, self.sources, self.config.num_inference_steps)
+        pipe.set_progress_bar_config(disable=True)
+        try:
+            use(pipe)
+        finally:
+            self.ema.restore(unet.parameters())
+            unet.train()
+
+    def _validate(self) -> None:
+        if self.accelerator.is_main_process:
+            self._with_ema(self._monitor)
+        self.accelerator.wait_for_everyone()
+
+    def _monitor(self, pipe: RCDMPipeline) -> None:
+        """Cycle error and MRR on held-out images, and a grid of draws: what the loss does not show."""
+        held_out = self.dataset.held_out(self.config.num_validation_images).images
+        record = {"step": float(self.progress.step)}
+        for name in self.sources.names:
+            numbers = faithfulness(pipe, held_out, name)
+            record |= {f"{name} {key}": number.value for key, number in numbers.items()}
+        self.progress.history.append(record)
+        self.accelerator.log(record, step=self.progress.step)
+        log.warning("validation: %s", {key: round(value, 3) for key, value in record.items()})
+        grid = comparison_grid(pipe, held_out[:6])
+        target = self.folder / "validation" / f"step-{self.progress.step:07d}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        grid.save(target)
+
+    def export(self) -> Path:
+        """Write the averaged weights as a pipeline folder (fp16 safetensors) into `output_dir`; returns it."""
+        if self.accelerator.is_main_process:
+            self._with_ema(self._write)
+        self.accelerator.wait_for_everyone()
+        return self.folder
+
+    def _write(self, pipe: RCDMPipeline) -> None:
+        pipe.save_pretrained(self.folder)
+        half = _new_unet(self.config, self.sources)
+        half.load_state_dict(pipe.unet.state_dict())
+        half.half().save_pretrained(self.folder / "unet")
+        training = {
+            "config": {k: v for k, v in asdict(self.config).items() if not k.endswith("_dir")},
+            "data": self.dataset.name,
+            **self.progress.state_dict(),
+        }
+        (self.folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+
+
+def _new_unet(config: TrainingConfig, sources: Sources) -> RepresentationUNet:
+    arguments = unet_arguments(
+        config.resolution,
+        channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        attention_resolutions=config.attention_resolutions,
+        patch_size=config.patch_size,
+    )
+    return RepresentationUNet(sources.widths(), arguments, patch_size=config.patch_size)
+
+
+def _measure_statistics(unet: RepresentationUNet, sources: Sources, images: Tensor) -> None:
+    """Give the denoiser the mean and deviation of every representation over training images [N,3,H,W]."""
+    for name in unet.sources:
+        h = torch.cat([sources.encode(chunk, name) for chunk in images.split(256)])
+        unet.set_statistics(name, h.mean(0), h.std(0))
