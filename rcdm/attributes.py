@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from rcdm.readers import load_reader
 
 @dataclass(frozen=True)
 class Attributes:
-    """`read(images [N,3,H,W])` -> name -> φ [N,P]; `spread`: name -> Var φ over data images, what retention divides by."""
+    """`read(images [N,3,H,W])` -> name -> φ [N,P]; `spread`: name -> Var φ over data images."""
 
     read: Callable[[Tensor], dict[str, Tensor]]
     spread: Mapping[str, float]

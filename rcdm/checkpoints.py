@@ -33,7 +33,7 @@ def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMP
     if folder is not None and not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is no checkpoint: it has no model_index.json. Train one with train_rcdm.py.")
     pipe = RCDMPipeline.from_pretrained(folder or str(name))
-    pipe.unet.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    pipe.unet.float().eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 

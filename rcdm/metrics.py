@@ -65,7 +65,7 @@ def cycle_error(drawn: Tensor, given: Tensor) -> Number:
 
 
 def ranks(queries: Tensor, gallery: Tensor, *, chunk: int = 1024) -> Tensor:
-    """Rank of row i of the gallery for query i by cosine distance, half a rank per tie: [N,D], [N,D] -> float [N] >= 1."""
+    """Rank of gallery row i for query i by cosine distance, half a rank per tie: [N,D], [N,D] -> float [N] >= 1."""
     queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
     result = []
     for rows in torch.arange(len(queries)).split(chunk):
@@ -77,7 +77,7 @@ def ranks(queries: Tensor, gallery: Tensor, *, chunk: int = 1024) -> Tensor:
 
 
 def retrieval(drawn: Tensor, gallery: Tensor) -> dict[str, Number]:
-    """`mrr` and `recall_at_1` of finding the given image from its draw, standardised [N,D]; null: chance in a gallery of N."""
+    """`mrr` and `recall_at_1` of finding the given image from its draw, standardised [N,D]; null: chance among N."""
     n = len(gallery)
     r = ranks(drawn, gallery)
     chance = float((1 / torch.arange(1, n + 1, dtype=torch.float64)).mean())
@@ -102,7 +102,7 @@ def retention(drawn: Tensor, given: Tensor) -> Number:
 
 
 def calibration(drawn: Tensor, given: Tensor) -> Number:
-    """ρ = E‖φ(a(x)) − φ(a(x̂_k))‖² / (2 E Var_k φ(a(x̂_k))): 1 for exact posterior draws, above 1 over-confident or biased.
+    """ρ = E‖φ(a(x)) − φ(a(x̂_k))‖² / (2 E Var_k φ(a(x̂_k))): 1 for exact posterior draws, more if over-confident.
 
     Null: the images shuffled. Shapes as in `retention`. Where nothing varies over the draws the ratio is not finite.
     """
@@ -114,6 +114,4 @@ def calibration(drawn: Tensor, given: Tensor) -> Number:
 def calibration_difference(drawn: Tensor, given: Tensor) -> Number:
     """|E‖Δφ‖² − 2 E Var_k| / (2 Var φ(a(x))): calibration where retention is above 0.9; 0 is exact. Shapes as above."""
     errors, within = (drawn - given[:, None]).square().sum(-1).mean(1), variance(drawn, 1)
-    return bootstrap(
-        lambda i: (errors[i].mean() - 2 * within[i].mean()).abs() / (2 * variance(given[i])), len(given)
-    )
+    return bootstrap(lambda i: (errors[i].mean() - 2 * within[i].mean()).abs() / (2 * variance(given[i])), len(given))

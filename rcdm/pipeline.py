@@ -63,14 +63,12 @@ class RCDMPipeline(DiffusionPipeline):
         return self.unet.image_size
 
     @torch.no_grad()
-    def encode(
-        self, images: Tensor | Image.Image | Sequence[Image.Image], source: str | Sequence[str]
-    ) -> Tensor:
+    def encode(self, images: Tensor | Image.Image | Sequence[Image.Image], source: str | Sequence[str]) -> Tensor:
         """PIL, list of PIL, or [B,3,H,W] in [-1,1] -> [B,D] float32, raw, on the pipeline's device.
 
         PIL images go through the source's own preprocessing from full resolution; a tensor is only resized. `source` is
-        one name, or one name per image: then narrower rows are padded with zeros to the widest. Raises ValueError for an
-        unknown source or a number of names that does not fit.
+        one name, or one name per image: then narrower rows are padded with zeros to the widest. Raises ValueError for
+        an unknown source or a number of names that does not fit.
         """
         return self.sources.encode(images, source)
 

@@ -14,7 +14,7 @@ from rcdm.metrics import Number, bootstrap, variance
 
 
 def ridge_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Number:
-    """Held-out R² of ridge regression from h [N,D] (standardised) to φ [N,P]; the penalty by generalised cross-validation."""
+    """Held-out R² of ridge regression from standardised h [N,D] to φ [N,P], the penalty by cross-validation."""
     model = RidgeCV(alphas=(1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)).fit(h.numpy(), phi.numpy())
     return r_squared(_predict(model, h_test, phi_test), phi_test)
 

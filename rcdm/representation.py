@@ -90,7 +90,7 @@ class RepresentationSource(nn.Module):
         return (h.mean((2, 3)) if h.ndim == 4 else h).float()
 
 
-class _Reached(Exception):  # noqa: N818 - a signal, not an error
+class _Reached(Exception):
     """Ends a forward pass at the level that was asked for: nothing deeper is computed."""
 
 
@@ -112,7 +112,7 @@ def _output_of(module: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
 
 
 def projector_from(tensors: dict[str, Tensor]) -> nn.Sequential:
-    """An MLP from the names and shapes of its weights: `K.I.weight` is layer I of block K; all but the last end in ReLU.
+    """An MLP from its weights: `K.I.weight` is layer I of block K; all blocks but the last end in ReLU.
 
     A matrix is a Linear layer, a vector with running statistics a BatchNorm. Raises ValueError for anything else.
     """
@@ -137,7 +137,7 @@ def projector_from(tensors: dict[str, Tensor]) -> nn.Sequential:
 
 
 def save_network(folder: Path, network: SSLNetwork, config: dict[str, Any]) -> None:
-    """Write a source folder: `model.safetensors` and `config.json` (architecture, arguments, preprocessing, training)."""
+    """Write a source folder: `model.safetensors`, `config.json` (architecture, preprocessing, training)."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")

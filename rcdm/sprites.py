@@ -183,7 +183,7 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def phi(factors: Factors) -> dict[str, Tensor]:
-    """The truth in the form in which factors are compared: a number as [N,1], an angle as (cos, sin), a class one-hot."""
+    """The truth as it is compared: a number as [N,1], an angle as (cos, sin) [N,2], a class one-hot [N,C]."""
     result = {}
     for name, kind in KINDS.items():
         value = getattr(factors, name)

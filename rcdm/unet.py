@@ -32,7 +32,7 @@ def unet_arguments(
     """The UNet2DModel arguments of an ADM network (Dhariwal & Nichol 2021) whose embedding takes a representation.
 
     `attention_resolutions` are sizes of feature maps; attention heads are 64 wide. With `patch_size` p the network
-    sees p x p pixels as one position of 3 p² channels. The U-Net divides the map by 2 at each further entry of `channels`.
+    sees p x p pixels as one position of 3 p² channels; each further entry of `channels` halves the map.
     """
     sizes = [sample_size // patch_size // 2**k for k in range(len(channels))]
     attends = [size in attention_resolutions for size in sizes]
@@ -149,7 +149,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
 
 
 class _StandardisedLinear(nn.Module):
-    """(h - mean) / std, then a Linear without bias, so that no representation is the zero embedding for every source."""
+    """(h - mean) / std, then a Linear without bias: no representation is the zero embedding for every source."""
 
     mean: Tensor
     std: Tensor

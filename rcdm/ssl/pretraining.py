@@ -1,15 +1,13 @@
-"""Pretrain a small backbone with an SSL objective: images -> two views -> backbone -> projector -> loss -> source folder."""
+"""Pretrain a small backbone: images -> two views -> backbone -> projector -> SSL loss -> source folder."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from rcdm.backbones import build_backbone

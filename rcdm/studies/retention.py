@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rcdm import images as im
@@ -47,9 +46,7 @@ def study(
     for source in sources:
         on_progress(source)
         h = encode_all(pipe, images, source)
-        draws = pipe.draw(
-            h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=num_inference_steps
-        )
+        draws = pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=num_inference_steps)
         shown[source] = draws[: 4 * len(seeds)]
         read = attributes.read(draws)
         probes = {} if probe_images is None else _probes(pipe, attributes, probe_images, images, source)

@@ -1,0 +1,335 @@
+"""The command line: `rcdm sample | study | pretrain | train | evaluate | serve`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import platform
+import sys
+import time
+import types
+import typing
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import rcdm
+from rcdm import images as im
+from rcdm.attributes import attributes_of, kept_by_draws
+from rcdm.metrics import similarity
+from rcdm.pipeline import RCDMPipeline
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; bad input ends with one sentence on stderr and exit status 2."""
+    parser = argparse.ArgumentParser(prog="rcdm", description="See what a representation keeps.")
+    parser.add_argument("--version", action="version", version=f"rcdm {rcdm.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_sample, _add_study, _add_pretrain, _add_train, _add_evaluate, _add_serve):
+        add(commands)
+    _run(parser, arguments)
+
+
+def train_main(arguments: Sequence[str] | None = None) -> None:
+    """`rcdm train` as a script of its own."""
+    parser = argparse.ArgumentParser(description="Train a denoiser on the representations of frozen networks.")
+    _train_options(parser)
+    _run(parser, arguments)
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> None:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_drawing_options(parser: argparse.ArgumentParser, *, samples: int) -> None:
+    parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
+    parser.add_argument("--source", nargs="+", default=[], help="NETWORK/LEVEL …; all if none is given")
+    parser.add_argument("--samples", type=int, default=samples, help="images drawn per photograph and source")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first draw; the next use the next numbers")
+    parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
+    parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+# sample
+
+
+def _add_sample(commands: Any) -> None:
+    parser = _command(commands, "sample", "Draw images that share the representation of photographs.", _sample)
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
+    _add_drawing_options(parser, samples=8)
+    parser.add_argument("--guidance-scale", type=float, default=1.0, help="1 is off")
+    parser.add_argument("--out", type=Path, default=Path("sample.png"), help="grid; FILE.json is written beside it")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    photos = [im.decode(path) for path in options.photos]
+    if options.samples < 1:
+        raise ValueError("--samples must be at least 1.")
+    pipe = rcdm.load(options.checkpoint, device=options.device)
+    sources = options.source or list(pipe.sources.names)
+    seeds = list(range(options.seed, options.seed + options.samples))
+    steps = options.steps or pipe.config.default_steps
+    drawings = len(photos) * len(sources)
+    drawn, numbers = [], []
+    with tqdm(total=drawings * steps, unit="step", desc="drawing") as bar:
+        for photo, path in zip(photos, options.photos, strict=True):
+            for source in sources:
+                images = pipe(
+                    photo,
+                    source=source,
+                    seeds=seeds,
+                    num_inference_steps=steps,
+                    guidance_scale=options.guidance_scale,
+                    output_type="pt",
+                    batch_size=len(seeds),
+                    callback_on_step_end=lambda *_: bar.update(),
+                ).images
+                drawn.append([im.centre_crop(photo, 4 * pipe.image_size), *im.to_pil(images)])
+                numbers.append({"photo": str(path), "source": source, **_numbers_of(pipe, photo, source, images)})
+    labels = [f"{Path(n['photo']).name} {n['source']}" for n in numbers]
+    grid = im.grid(drawn, row_labels=labels, column_labels=["given", *(f"seed {seed}" for seed in seeds)])
+    _write_sample(options, grid, {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers})
+
+
+def _numbers_of(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torch.Tensor) -> dict[str, Any]:
+    """Similarity of each draw to the given representation, and what share of each attribute the draws keep."""
+    given = pipe.unet.standardise(pipe.encode(photo, source), source)
+    kept = pipe.unet.standardise(pipe.encode(drawn, source), source)
+    numbers: dict[str, Any] = {"similarity": similarity(kept, given.expand_as(kept)).tolist()}
+    if len(drawn) > 1:
+        try:
+            numbers["kept_by_draws"] = kept_by_draws(attributes_of(pipe), drawn)
+        except ValueError as error:
+            numbers["kept_by_draws_absent"] = str(error)
+    return numbers
+
+
+def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[str, Any]) -> None:
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    grid.save(options.out)
+    settings = {key: str(value) for key, value in vars(options).items() if key != "run"}
+    libraries = {name: version(name) for name in ("torch", "diffusers", "pillow")}
+    versions = {"rcdm": rcdm.__version__, "python": platform.python_version(), **libraries}
+    report = options.out.with_suffix(".json")
+    report.write_text(json.dumps({"settings": settings, "versions": versions, **record}, indent=1) + "\n")
+    print(f"{options.out} and {report}")
+
+
+# study
+
+
+def _add_study(commands: Any) -> None:
+    parser = _command(commands, "study", "Ask one question of a checkpoint; numbers and a figure.", _study)
+    parser.add_argument("study", help="retention")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="image files; else held-out drawn images")
+    _add_drawing_options(parser, samples=16)
+    parser.add_argument("--images", type=int, default=128, help="how many held-out images, when no PHOTO is given")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for NAME.json and NAME.png")
+
+
+def _study(options: argparse.Namespace) -> None:
+    from rcdm.datasets import load_dataset
+    from rcdm.studies import STUDIES
+
+    if options.study not in STUDIES:
+        raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
+    pipe = rcdm.load(options.checkpoint, device=options.device)
+    if options.photos:
+        images = im.to_tensor([im.decode(path) for path in options.photos], pipe.image_size)
+    else:
+        images = load_dataset("sprites", pipe.image_size).held_out(options.images).images
+    result = STUDIES[options.study](
+        pipe,
+        images,
+        sources=options.source or pipe.sources.names,
+        seeds=range(options.seed, options.seed + options.samples),
+        num_inference_steps=options.steps,
+        on_progress=_announce,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    width = len(result.columns)
+    rows = [result.images[i : i + width] for i in range(0, len(result.images), width)]
+    figure, report = (options.out / f"{options.study}.{kind}" for kind in ("png", "json"))
+    im.grid(rows, row_labels=result.rows, column_labels=result.columns).save(figure)
+    report.write_text(json.dumps(result.numbers, indent=1) + "\n")
+    print(f"{figure} and {report}")
+
+
+def _announce(text: str) -> None:
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+
+
+# pretrain
+
+
+def _add_pretrain(commands: Any) -> None:
+    parser = _command(commands, "pretrain", "Pretrain a small backbone; needs the extra `ssl`.", _pretrain)
+    parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")
+    parser.add_argument("--objective", required=True, help="simclr, vicreg, supervised; or reader, for the drawn world")
+    parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument("--out", type=Path, required=True, help="the source folder to write, .../sources/NAME")
+    for name, default, text in (
+        ("crop", 0.5, "largest share of the area cut away"),
+        ("flip", 0.5, "probability"),
+        ("jitter", 0.8, "brightness, contrast and saturation are multiplied by 1 ± JITTER"),
+        ("hue", 0.5, "largest shift in turns"),
+        ("grey", 0.2, "probability"),
+    ):
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"view strength, 0 is off: {text}")
+    parser.add_argument("--steps", type=int, default=1000, help="optimiser steps")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per step")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate of AdamW")
+    parser.add_argument(
+        "--width", type=int, default=16, help="channels of the first stage, an eighth of the backbone's"
+    )
+    parser.add_argument("--projector-dim", type=int, default=64, help="width of the projector's output")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    if options.objective == "reader":
+        from rcdm.readers import save_reader, train_reader
+
+        save_reader(train_reader(steps=options.steps, seed=options.seed), options.out)
+        print((options.out / "metrics.json").read_text())
+        return
+    try:
+        from rcdm.ssl.pretraining import PretrainConfig, pretrain, save_source
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Pretraining needs {error.name}: install it with `pip install -e '.[ssl]'`.") from error
+    from rcdm.datasets import load_dataset
+    from rcdm.ssl.probe_table import format_table, probe_table
+    from rcdm.ssl.views import ViewStrengths
+
+    config = PretrainConfig(
+        objective=options.objective,
+        views=ViewStrengths(**{f.name: getattr(options, f.name) for f in dataclasses.fields(ViewStrengths)}),
+        width=options.width,
+        projector_dim=options.projector_dim,
+        batch_size=options.batch_size,
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+    )
+    dataset = load_dataset(options.data, options.resolution, seed=options.seed)
+    begun = time.monotonic()
+    network = pretrain(dataset, config, device=options.device)
+    save_source(options.out, network, dataset, config, time.monotonic() - begun)
+    table = probe_table(network, dataset)
+    (options.out / "metrics.json").write_text(json.dumps({"ridge_r2": table}, indent=1) + "\n")
+    print(format_table(table))
+
+
+# train
+
+
+def _add_train(commands: Any) -> None:
+    _train_options(_command(commands, "train", "Train a denoiser (the same as train_rcdm.py).", _train))
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    from rcdm.training import TrainingConfig
+
+    parser.set_defaults(run=_train)
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    kinds = typing.get_type_hints(TrainingConfig)
+    for option in dataclasses.fields(TrainingConfig):
+        kind, many = kinds[option.name], False
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+        if typing.get_origin(kind) is tuple:
+            kind, many = typing.get_args(kind)[0], True
+        parser.add_argument(
+            f"--{option.name}",
+            type=kind,
+            nargs="*" if many else None,
+            default=option.default,
+            help=option.metadata["help"],
+        )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from rcdm.training import TrainingConfig, TrainingDiverged, train
+
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainingConfig)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        print(train(TrainingConfig(**values)))
+    except TrainingDiverged as error:
+        raise ValueError(str(error)) from error
+
+
+# evaluate
+
+
+def _add_evaluate(commands: Any) -> None:
+    from rcdm.evaluation import EvaluationSize
+
+    parser = _command(commands, "evaluate", "Measure a checkpoint; writes metrics.json and prints tables.", _evaluate)
+    parser.add_argument("checkpoint", nargs="?", default="sprites-32", help="name or folder")
+    parser.add_argument("--data", default="sprites", help="what the checkpoint was trained on: 'sprites' or a folder")
+    for option in dataclasses.fields(EvaluationSize):
+        name = option.name.replace("_", "-")
+        parser.add_argument(f"--{name}", type=int, default=option.default, help="how many")
+    parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
+    parser.add_argument("--out", type=Path, default=None, help="folder for metrics.json; the checkpoint's if not given")
+    parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from rcdm.checkpoints import checkpoint_folder
+    from rcdm.datasets import load_dataset
+    from rcdm.evaluation import EvaluationSize, evaluate, markdown_tables, write_metrics
+
+    pipe = rcdm.load(options.checkpoint, device=options.device)
+    dataset = load_dataset(options.data, pipe.image_size)
+    sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
+    metrics = evaluate(pipe, dataset, EvaluationSize(**sizes), num_inference_steps=options.steps, on_progress=_announce)
+    folder = options.out or checkpoint_folder(options.checkpoint)
+    if folder is None:
+        raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    print(markdown_tables(metrics))
+    print(write_metrics(metrics, folder), file=sys.stderr)
+
+
+# serve
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _command(commands, "serve", "Open the page.", _serve)
+    parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=None, help="port; the first free one from 7860 if not given")
+    parser.add_argument("--share", action="store_true", help="make a public link")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from rcdm.ui import serve
+
+    serve(options.checkpoint, host=options.host, port=options.port, share=options.share)
+
+
+if __name__ == "__main__":
+    main()

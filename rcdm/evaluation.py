@@ -1,0 +1,121 @@
+"""Everything a checkpoint is measured by, written as its metrics.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcdm.datasets import Dataset
+from rcdm.faithfulness import encode_all, faithfulness
+from rcdm.metrics import cycle_error
+from rcdm.pipeline import RCDMPipeline
+from rcdm.studies import retention
+
+
+@dataclass(frozen=True)
+class EvaluationSize:
+    """How much is drawn; the defaults are what the published tables use."""
+
+    gallery: int = 1000
+    retention_images: int = 128
+    retention_draws: int = 16
+    probe_images: int = 4096
+
+
+def evaluate(
+    pipe: RCDMPipeline,
+    dataset: Dataset,
+    size: EvaluationSize | None = None,
+    *,
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure every source on images that nothing was trained on; the result is what metrics.json holds.
+
+    Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
+    pixel instead of drawn), `mrr`, `recall_at_1`, and per attribute `retention` with probe and calibration.
+    """
+    size = size or EvaluationSize()
+    begun = time.monotonic()
+    held_out = dataset.held_out(size.gallery).images
+    numbers: dict[str, Any] = {}
+    for source in pipe.sources.names:
+        on_progress(f"{source}: one draw of each of {size.gallery} images")
+        found = faithfulness(pipe, held_out, source, num_inference_steps=num_inference_steps)
+        numbers[source] = {name: number.to_json() for name, number in found.items()}
+        numbers[source] |= _references(pipe, held_out, source)
+    kept = retention.study(
+        pipe,
+        held_out[: size.retention_images],
+        sources=pipe.sources.names,
+        seeds=range(size.retention_draws),
+        probe_images=dataset.batch(0, size.probe_images).images,
+        num_inference_steps=num_inference_steps,
+        on_progress=lambda name: on_progress(f"retention: {name}"),
+    )
+    for source, attributes in kept.numbers["sources"].items():
+        numbers[source]["retention"] = attributes
+    return {
+        "n": size.gallery,
+        "data": dataset.name,
+        "num_inference_steps": num_inference_steps or pipe.config.default_steps,
+        "retention_images": size.retention_images,
+        "retention_draws": size.retention_draws,
+        "seconds": round(time.monotonic() - begun),
+        "torch_threads": torch.get_num_threads(),
+        "sources": numbers,
+    }
+
+
+def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, Any]:
+    """Cycle error of the wrong image (null) and of the right one moved by a pixel (floor)."""
+    given = pipe.unet.standardise(encode_all(pipe, images, source), source).cpu()
+    moved = pipe.unet.standardise(encode_all(pipe, images.roll(1, 3), source), source).cpu()
+    shuffled = cycle_error(given.roll(1, 0), given).to_json()
+    shuffled.pop("null")
+    floor = cycle_error(moved, given).to_json()
+    floor.pop("null")
+    return {"cycle_error_shuffled": shuffled, "cycle_error_shifted": floor}
+
+
+def markdown_tables(metrics: dict[str, Any]) -> str:
+    """metrics.json as two Markdown tables: source x faithfulness, and source x attribute."""
+    sources = metrics["sources"]
+    lines = [
+        "| source | cycle error (95 %) | shuffled | shifted 1 px | MRR (95 %) | R@1 | chance MRR |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, m in sources.items():
+        lines.append(
+            f"| {name} | {_interval(m['cycle_error'])} | {m['cycle_error_shuffled']['value']:.2f} "
+            f"| {m['cycle_error_shifted']['value']:.3f} | {_interval(m['mrr'])} "
+            f"| {m['recall_at_1']['value']:.2f} | {m['mrr']['null']:.4f} |"
+        )
+    attributes = list(next(iter(sources.values()))["retention"])
+    lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
+    for name, m in sources.items():
+        cells = []
+        for attribute in attributes:
+            r = m["retention"][attribute]
+            honest = f"ρ {r['calibration']:.2f}" if r["value"] <= 0.9 else f"δ {r['calibration_difference']:.2f}"
+            cells.append(f"{r['value']:.2f} · {r['probe']:.2f} · {honest}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _interval(number: dict[str, Any]) -> str:
+    return f"{number['value']:.3f} ({number['low']:.3f}–{number['high']:.3f})"
+
+
+def write_metrics(metrics: dict[str, Any], folder: Path) -> Path:
+    """Write metrics.json into a checkpoint folder."""
+    target = folder / "metrics.json"
+    target.write_text(json.dumps(metrics, indent=1) + "\n")
+    return target

@@ -1,0 +1,150 @@
+"""The command line, and the README that tells how to use it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import rcdm
+from rcdm import cli, sprites
+from rcdm import images as im
+from rcdm.studies import STUDIES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "photo.jpg"
+    im.to_pil(sprites.render(sprites.sample_factors(1, seed=9), 64))[0].save(file)
+    return file
+
+
+def sample(photo: Path, checkpoint: Path, out: Path, *more: str) -> dict:
+    cli.main(["sample", str(photo), "--checkpoint", str(checkpoint), "--device", "cpu", "--out", str(out), *more])
+    return json.loads(out.with_suffix(".json").read_text())
+
+
+def test_sample_writes_a_grid_and_every_setting(photo, tiny_checkpoint, tmp_path):
+    out = tmp_path / "deep" / "grid.png"
+    report = sample(photo, tiny_checkpoint, out, "--samples", "3", "--source", "tiny/backbone", "tiny/projector")
+    assert Image.open(out).format == "PNG"
+    assert report["seeds"] == [0, 1, 2] and report["steps"] == 4 and report["versions"]["rcdm"] == rcdm.__version__
+    assert [draw["source"] for draw in report["draws"]] == ["tiny/backbone", "tiny/projector"]
+    assert all(len(draw["similarity"]) == 3 and -1 <= min(draw["similarity"]) <= 1 for draw in report["draws"])
+
+
+def test_sample_draws_what_python_draws(photo, tiny_checkpoint, tmp_path, monkeypatch):
+    grids = []
+    monkeypatch.setattr(im, "grid", lambda rows, **_: grids.append(rows) or Image.new("RGB", (4, 4)))
+    sample(photo, tiny_checkpoint, tmp_path / "a.png", "--seed", "5", "--samples", "2", "--source", "tiny/layer2")
+    pipe = rcdm.load(tiny_checkpoint, device="cpu")
+    drawn = pipe(im.decode(photo), source="tiny/layer2", seeds=[5, 6]).images
+    assert [image.tobytes() for image in grids[0][0][1:]] == [image.tobytes() for image in drawn]
+
+
+def test_sample_takes_several_photographs_and_all_sources(photo, tiny_checkpoint, tmp_path):
+    second = tmp_path / "second.png"
+    Image.new("RGBA", (30, 50), (200, 10, 10, 128)).save(second)
+    out = tmp_path / "out.png"
+    cli.main(["sample", str(photo), str(second), "--checkpoint", str(tiny_checkpoint), "--samples", "1"]
+             + ["--device", "cpu", "--out", str(out)])  # fmt: skip
+    draws = json.loads(out.with_suffix(".json").read_text())["draws"]
+    assert len(draws) == 2 * 3 and len({draw["photo"] for draw in draws}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sample", "nowhere.jpg"], "nowhere.jpg"),
+        (["sample", "PHOTO", "--source", "tiny/none"], "no level 'none'"),
+        (["sample", "PHOTO", "--samples", "0"], "at least 1"),
+        (["sample", "PHOTO", "--checkpoint", "nothing"], "no checkpoint 'nothing'"),
+        (["study", "astrology"], "retention"),
+        (["evaluate", "nothing"], "no checkpoint"),
+        (["train", "--output_dir", "x"], "sources_dir"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_status_two(arguments, words, photo, tiny_checkpoint, capsys):
+    arguments = [str(photo) if argument == "PHOTO" else argument for argument in arguments]
+    if arguments[0] == "sample" and "--checkpoint" not in arguments:
+        arguments += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and words in message and "Traceback" not in message
+
+
+class FakeReader:
+    """Reads the mean colour; stands in for the trained reader on 16 px random pictures."""
+
+    size = 16
+
+    def read(self, images):
+        return {"red": images[:, :1].mean((2, 3)), "sky": images[:, 2:, :8].mean((2, 3))}
+
+
+@pytest.fixture
+def with_reader(tiny_checkpoint, monkeypatch):
+    (tiny_checkpoint / "reader").mkdir(exist_ok=True)
+    monkeypatch.setattr("rcdm.attributes.load_reader", lambda folder: FakeReader())
+    yield tiny_checkpoint
+    (tiny_checkpoint / "reader").rmdir()
+
+
+def test_retention_study_has_the_shape_it_promises(with_reader):
+    pipe = rcdm.load(with_reader, device="cpu")
+    images = sprites.render(sprites.sample_factors(5, seed=0), 16)
+    result = STUDIES["retention"](pipe, images, sources=["tiny/backbone"], seeds=[7, 8, 9], probe_images=images)
+    assert len(result.images) == len(result.rows) * len(result.columns) and result.columns[0] == "seed 7"
+    red = result.numbers["sources"]["tiny/backbone"]["red"]
+    assert {"value", "low", "high", "n", "null", "calibration", "ridge", "probe"} <= set(red) and red["n"] == 5
+
+
+def test_retention_of_a_pipeline_that_ignores_h_is_its_null(with_reader):
+    pipe = rcdm.load(with_reader, device="cpu")
+    for projection in pipe.unet.projections.values():
+        torch.nn.init.zeros_(projection.linear.weight)
+    images = sprites.render(sprites.sample_factors(6, seed=0), 16)
+    numbers = STUDIES["retention"](pipe, images, sources=["tiny/projector"], seeds=[0, 1]).numbers["sources"]
+    for attribute in numbers["tiny/projector"].values():
+        assert attribute["value"] == pytest.approx(attribute["null"], abs=1e-4)
+
+
+def test_evaluate_writes_every_number_with_n_and_null(with_reader, tmp_path, capsys):
+    sizes = ["--gallery", "6", "--retention-images", "4", "--retention-draws", "2", "--probe-images", "40"]
+    cli.main(["evaluate", str(with_reader), "--device", "cpu", "--out", str(tmp_path), *sizes])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["n"] == 6 and metrics["num_inference_steps"] == 4
+    for source in metrics["sources"].values():
+        assert source["cycle_error"]["n"] == 6 and source["mrr"]["null"] == pytest.approx(0.408, abs=1e-3)
+        assert source["cycle_error_shuffled"]["value"] > source["cycle_error_shifted"]["value"]
+        assert set(source["retention"]) == {"red", "sky"}
+    assert "| tiny/projector |" in capsys.readouterr().out
+
+
+def test_study_command_writes_numbers_and_figure(with_reader, photo, tmp_path):
+    cli.main(["study", "retention", str(photo), str(photo), "--checkpoint", str(with_reader), "--samples", "2"]
+             + ["--source", "tiny/projector", "--device", "cpu", "--out", str(tmp_path)])  # fmt: skip
+    assert Image.open(tmp_path / "retention.png").size[0] > 100
+    assert "tiny/projector" in json.loads((tmp_path / "retention.json").read_text())["sources"]
+
+
+def readme_command(name: str) -> str:
+    found = re.findall(rf"<!-- {name} -->\n```bash\n(.+)\n```", (ROOT / "README.md").read_text())
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_readme_has_one_command_for_the_page_and_one_for_the_tests():
+    assert readme_command("page").endswith("python app.py") and (ROOT / "app.py").is_file()
+    assert readme_command("test").startswith('pip install -e ".[dev]"') and "pytest" in readme_command("test")
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "README.md" in script and "<!-- test -->" in script
+    assert 'eval "$command"' in script and "pytest" not in script

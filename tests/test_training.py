@@ -1,0 +1,216 @@
+"""A run that is killed and resumed ends where an uninterrupted one does; damage and NaN lose nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_tiny_sources
+from PIL import Image
+from safetensors.torch import load_file
+
+import rcdm
+from rcdm import images as im
+from rcdm import sprites
+from rcdm.datasets import load_dataset
+from rcdm.resume import saved_states
+from rcdm.training import TrainingConfig, TrainingDiverged, _Run, train
+
+
+@pytest.fixture(scope="module")
+def sources_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    make_tiny_sources().save_pretrained(folder)
+    return folder
+
+
+def tiny(sources_dir: Path, output_dir: Path, **changes) -> TrainingConfig:
+    options = {
+        "sources_dir": str(sources_dir), "output_dir": str(output_dir), "resolution": 16, "channels": (8, 16),
+        "attention_resolutions": (4,), "train_batch_size": 4, "max_train_steps": 8, "checkpointing_steps": 2,
+        "num_statistics_images": 16, "validation_steps": 4, "num_validation_images": 4, "num_inference_steps": 2,
+    }  # fmt: skip
+    return TrainingConfig(**(options | changes))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(sources_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny(sources_dir, tmp_path_factory.mktemp("whole")))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_writes_a_checkpoint_that_draws(uninterrupted: Path):
+    pipe = rcdm.load(uninterrupted, device="cpu")
+    assert pipe.sources.names == ("tiny/backbone", "tiny/projector") and pipe.config.default_steps == 2
+    x = sprites.render(sprites.sample_factors(1, seed=0), 16)
+    drawn = pipe(x, source="tiny/projector", seeds=[0, 1], output_type="pt").images
+    assert drawn.shape == (2, 3, 16, 16) and torch.isfinite(drawn).all()
+    assert (uninterrupted / "validation" / "step-0000004.png").is_file()
+    assert all(tensor.dtype == torch.float16 for tensor in weights(uninterrupted).values())
+
+
+def test_statistics_are_those_of_the_training_images(uninterrupted: Path):
+    pipe = rcdm.load(uninterrupted, device="cpu")
+    images = load_dataset("sprites", 16).batch(0, 16).images
+    h = pipe.unet.standardise(pipe.encode(images, "tiny/backbone"), "tiny/backbone")
+    used = h.std(0) > 1e-3  # a dead unit stays at zero
+    assert h.mean(0).abs().max() < 0.01 and torch.allclose(h.std(0)[used], torch.ones(used.sum()), atol=0.02)
+
+
+def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(sources_dir, uninterrupted, tmp_path):
+    options = tiny(sources_dir, tmp_path / "killed", max_train_steps=8)
+    arguments = [sys.executable, "-c", _CHILD, options.sources_dir, options.output_dir]
+    environment = os.environ | {"PYTHONPATH": str(Path(rcdm.__file__).parents[1])}
+    child = subprocess.Popen(arguments, env=environment)
+    deadline = time.monotonic() + 120
+    while not saved_states(tmp_path / "killed"):
+        assert child.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "killed" / "model_index.json").exists()
+    resumed = train(tiny(sources_dir, tmp_path / "killed", resume_from_checkpoint="latest"))
+    assert same(resumed, uninterrupted)
+
+
+_CHILD = """
+import sys, time, torch
+torch.set_num_threads(1)
+from rcdm import training
+step = training._Run._step
+def slow(self):  # leaves time to be killed between two steps
+    time.sleep(0.5)
+    return step(self)
+training._Run._step = slow
+training.train(training.TrainingConfig(
+    sources_dir=sys.argv[1], output_dir=sys.argv[2], resolution=16, channels=(8, 16), attention_resolutions=(4,),
+    train_batch_size=4, max_train_steps=8, checkpointing_steps=2, num_statistics_images=16, validation_steps=4,
+    num_validation_images=4, num_inference_steps=2))
+"""
+
+
+@pytest.fixture
+def half_way(sources_dir: Path, tmp_path: Path, monkeypatch) -> Path:
+    """A run of eight steps that stopped after six, with the states of steps 4 and 6."""
+    step = _Run._step
+
+    def stop_at_six(self):
+        if self.progress.step == 6:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(_Run, "_step", stop_at_six)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(sources_dir, tmp_path / "run"))
+    monkeypatch.setattr(_Run, "_step", step)
+    assert [state.name for state in saved_states(tmp_path / "run")] == ["checkpoint-4", "checkpoint-6"]
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_checkpoint_is_passed_over(half_way, sources_dir, uninterrupted, caplog, damage):
+    file = half_way / "checkpoint-6" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    if damage == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif damage == "flipped":
+        data[-5] ^= 1
+        file.write_bytes(data)
+    else:
+        file.unlink()
+    resumed = train(tiny(sources_dir, half_way, resume_from_checkpoint="latest"))
+    assert "checkpoint-6 is damaged" in caplog.text and "Resumed from" in caplog.text
+    assert same(resumed, uninterrupted)
+
+
+def test_when_every_checkpoint_is_damaged_nothing_is_overwritten(half_way, sources_dir):
+    for state in saved_states(half_way):
+        (state / "optimizer.bin").unlink()
+    with pytest.raises(ValueError, match="damaged"):
+        train(tiny(sources_dir, half_way, resume_from_checkpoint="latest"))
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(sources_dir, tmp_path, monkeypatch):
+    loss = _Run._loss
+    monkeypatch.setattr(_Run, "_loss", lambda self, place: loss(self, place) * (float("nan") if place >= 5 else 1.0))
+    with pytest.raises(TrainingDiverged, match="last good checkpoint"):
+        train(tiny(sources_dir, tmp_path))
+    assert [state.name for state in saved_states(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
+    tensors = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_a_time_budget_ends_with_a_finished_schedule(sources_dir, tmp_path):
+    config = tiny(sources_dir, tmp_path, max_train_steps=None, max_train_minutes=0.02, validation_steps=10**6)
+    folder = train(config)
+    run_log = (folder / "training.json").read_text()
+    assert '"max_train_minutes": 0.02' in run_log and (folder / "model_index.json").is_file()
+
+
+def test_accumulated_batches_are_one_larger_batch(sources_dir, tmp_path):
+    two = train(
+        tiny(sources_dir, tmp_path / "two", gradient_accumulation_steps=2, max_train_steps=3, validation_steps=99)
+    )
+    assert '"images": 24' in (two / "training.json").read_text()
+
+
+def test_training_needs_an_end_and_a_batch_for_all_sources(sources_dir, tmp_path):
+    with pytest.raises(ValueError, match="how long"):
+        tiny(sources_dir, tmp_path, max_train_steps=None)
+    with pytest.raises(ValueError, match="covers all sources"):
+        train(tiny(sources_dir, tmp_path, train_batch_size=1))
+
+
+def photographs(folder: Path, n: int = 12) -> Path:
+    for i, image in enumerate(im.to_pil(sprites.render(sprites.sample_factors(n, seed=1), 24))):
+        target = folder / ("a" if i % 2 else "b") / f"{i}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image.save(target)
+    return folder
+
+
+def test_a_folder_of_images_is_trained_on(sources_dir, tmp_path):
+    data = photographs(tmp_path / "data")
+    folder = train(tiny(sources_dir, tmp_path / "out", train_data_dir=str(data), max_train_steps=2))
+    assert rcdm.load(folder, device="cpu").image_size == 16
+
+
+def test_a_folder_gives_each_image_once_per_epoch_and_holds_some_out(tmp_path):
+    data = load_dataset(str(photographs(tmp_path)), 16, seed=3)
+    assert data.classes == 2
+    seen = torch.cat([data.batch(step, 5).images for step in range(4)])[:11].flatten(1)
+    assert len(seen.unique(dim=0)) == 11
+    held_out = data.held_out(5).images.flatten(1)
+    assert len(held_out) == 1 and (seen - held_out).abs().sum(1).min() > 0
+    assert torch.equal(data.batch(7, 5).images, load_dataset(str(tmp_path), 16, seed=3).batch(7, 5).images)
+
+
+def test_a_parquet_file_is_the_same_data(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(photographs(tmp_path / "data").rglob("*.png"))
+    table = pa.table({"image": [f.read_bytes() for f in files], "label": list(range(len(files)))})
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    batch = load_dataset(str(tmp_path / "train-0.parquet"), 24).batch(0, 11)
+    for image, label in zip(batch.images, batch.labels, strict=True):
+        assert torch.equal(image, im.to_tensor(Image.open(files[label]))[0])
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_data_that_is_not_there_is_named(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=name):
+        load_dataset(str(tmp_path / name), 16)
