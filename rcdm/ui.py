@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from abc import ABCMeta
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from html import escape
@@ -39,6 +39,7 @@ BATCH = 64  # images drawn together
 PREVIEW_SECONDS, PREVIEW_PIXELS = 0.7, 64  # least time between two previews; largest side of their images
 IDLE_SECONDS = 0.25  # how soon a closed tab is noticed while a step takes long
 SPRITE_PIXELS = 256
+NOT_SHOWN_BY_BROWSERS = (".tif", ".tiff", ".heic", ".heif")
 
 TITLE = """# What does this representation keep?
 Give an image. A frozen network turns it into a vector, its representation; images that share it are drawn here."""
@@ -193,7 +194,7 @@ def _measured(pipe: RCDMPipeline, attributes: Attributes | None, source: str, h:
     return Column(source, im.to_pil(drawn), similarity(again, given.expand_as(again)).tolist(), kept)
 
 
-def in_background(work: Callable[[Callable[[Any], None], Callable[[], None]], Any]) -> Iterator[Any]:
+def in_background(work: Callable[[Callable[[Any], None], Callable[[], None]], Any]) -> Generator[Any, None, None]:
     """Run `work(show, check)` in a thread; yield the latest thing it shows, None while nothing is new, then its result.
 
     Once this generator is closed, `check()` raises in the thread, so that work nobody waits for ends. Errors of the
@@ -371,12 +372,16 @@ def build(pipe: RCDMPipeline) -> gr.Blocks:
 
     def look(photo: str | None) -> tuple[Any, str]:
         """What networks see of a new image; a file that cannot be read is put away with a warning."""
+        if photo is None:
+            return None, ""
         try:
-            picture = None if photo is None else read_photo(photo)
+            picture = read_photo(photo)
         except ValueError as error:
             gr.Warning(escape(str(error), quote=False))
             return None, ""
-        return gr.skip(), "" if picture is None else view_of(picture)
+        png_fits = 3 * picture.width * picture.height < im.MAX_BYTES
+        convert = png_fits and Path(photo).suffix.lower() in NOT_SHOWN_BY_BROWSERS
+        return picture if convert else gr.skip(), view_of(picture)
 
     def sprite(
         shape: str,

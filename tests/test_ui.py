@@ -50,11 +50,8 @@ def photo(tmp_path: Path) -> Path:
 
 def _gradient(width: int = 60, height: int = 40) -> Image.Image:
     """Red from left to right, green from top to bottom."""
-    red, green = (
-        Image.linear_gradient("L").rotate(90).resize((width, height)),
-        Image.linear_gradient("L").resize((width, height)),
-    )
-    return Image.merge("RGB", (red, green, Image.new("L", (width, height))))
+    ramp, size = Image.linear_gradient("L"), (width, height)
+    return Image.merge("RGB", (ramp.rotate(90).resize(size), ramp.resize(size), Image.new("L", size)))
 
 
 def _saved(image: Image.Image, path: Path, **options: Any) -> Path:
@@ -121,10 +118,23 @@ def test_what_is_kept_is_shown_as_it_is_and_its_bar_is_clamped(client: Client, p
     assert 'class="kept"' not in _draw(client, photo, number=1)[2]  # one draw shows no variance
 
 
+def _slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
+    """Make every step of the denoiser take longer; the times at which steps begin are appended to the result."""
+    begun: list[float] = []
+    forward = rcdm.RepresentationUNet.forward
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        begun.append(time.monotonic())
+        time.sleep(seconds)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(rcdm.RepresentationUNet, "forward", slow)
+    return begun
+
+
 def test_columns_fill_in_while_drawing(client: Client, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ui, "PREVIEW_SECONDS", 0.0)
-    forward = rcdm.RepresentationUNet.forward
-    monkeypatch.setattr(rcdm.RepresentationUNet, "forward", lambda *a, **k: time.sleep(0.1) or forward(*a, **k))
+    _slow_down(monkeypatch, 0.1)
     job = client.submit(handle_file(photo), BOTH, 3, 4, 0, api_name="/draw")
     job.result()
     sheets = [_images(output[2]) for output in job.outputs() if isinstance(output[2], str)]
@@ -132,15 +142,7 @@ def test_columns_fill_in_while_drawing(client: Client, photo: Path, monkeypatch:
 
 
 def test_a_cancelled_drawing_ends_within_one_step(client: Client, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[float] = []
-    forward = rcdm.RepresentationUNet.forward
-
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        steps.append(time.monotonic())
-        time.sleep(0.3)
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(rcdm.RepresentationUNet, "forward", slow)
+    steps = _slow_down(monkeypatch, 0.3)
     job = client.submit(handle_file(photo), BOTH, 1, 50, 0, api_name="/draw")
     while not steps:
         time.sleep(0.05)
@@ -281,15 +283,8 @@ def test_an_odd_file_is_seen_as_it_should_look(client: Client, tmp_path: Path, n
 
 
 def test_a_sprite_is_drawn_from_its_factors(client: Client) -> None:
-    values = {
-        "hue": 0.3,
-        "size": 0.5,
-        "rotation": 0.1,
-        "x": 0.1,
-        "y": -0.2,
-        "ground_hue": 0.8,
-        "ground_brightness": 0.5,
-    }
+    colours = {"hue": 0.3, "ground_hue": 0.8, "ground_brightness": 0.5}
+    values: dict[str, Any] = {"size": 0.5, "rotation": 0.1, "x": 0.1, "y": -0.2, **colours}
     path = client.predict(shape="drop", **values, api_name="/sprite")
     with Image.open(path) as image:
         assert image.format == "PNG"
@@ -301,15 +296,8 @@ def test_a_sprite_is_drawn_from_its_factors(client: Client) -> None:
 
 def test_only_the_stable_endpoints_are_public(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/draw", "/sprite"}
-    assert [p["parameter_name"] for p in endpoints["/draw"]["parameters"]] == [
-        "image",
-        "sources",
-        "number",
-        "steps",
-        "seed",
-    ]
-    assert [p["parameter_name"] for p in endpoints["/sprite"]["parameters"]] == list(sprites.KINDS)
+    names = {name: [p["parameter_name"] for p in endpoint["parameters"]] for name, endpoint in endpoints.items()}
+    assert names == {"/draw": ["image", "sources", "number", "steps", "seed"], "/sprite": list(sprites.KINDS)}
 
 
 def test_a_checkpoint_without_a_reader_shows_no_shares(tiny_checkpoint: Path) -> None:
