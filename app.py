@@ -11,4 +11,7 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's servers")
     arguments = parser.parse_args()
-    serve(arguments.checkpoint, host=arguments.host, port=arguments.port, share=arguments.share)
+    try:
+        serve(arguments.checkpoint, host=arguments.host, port=arguments.port, share=arguments.share)
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")

@@ -427,7 +427,7 @@ def build(pipe: RCDMPipeline) -> gr.Blocks:
                 status = gr.HTML(_status_html(""))
                 sheet = gr.HTML(EMPTY)
                 with gr.Accordion("As one picture, and the numbers", open=False):
-                    grid = gr.Image(format="png", type="pil", label="Grid", interactive=False)
+                    grid = gr.Image(format="png", label="Grid", interactive=False, buttons=["download", "fullscreen"])
                     numbers = gr.JSON(label="Numbers")
 
         start.click(None, None, status, js=f"() => {json.dumps(_status_html('Waiting …'))}")  # gone once it is its turn
