@@ -34,6 +34,7 @@ RANGES = {"size": (0.42, 0.68), "x": (-0.3, 0.3), "y": (-0.3, 0.3), "ground_brig
 _SATURATION, _BRIGHTNESS, _GROUND_SATURATION = 0.85, 0.95, 0.5
 _WAVES = 3  # soft plane waves that make up the texture of the ground
 _TEXTURE = 0.06  # peak relative brightness of one wave
+_DARKEST = 0.86  # times the lowest ground brightness: above 0.3, so that the hue can be read
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def _ground(factors: Factors, x: Tensor, y: Tensor) -> Tensor:
     frequency = 2 + pace / 2  # radians per unit of length: at most about 1.6 periods over the image
     along = (angle.cos() * frequency)[..., None, None] * x + (angle.sin() * frequency)[..., None, None] * y
     wave = 1 + _TEXTURE * (along + phase[..., None, None]).sin().sum(1)
+    wave = wave.clamp(min=_DARKEST)
     saturation = torch.full_like(factors.hue, _GROUND_SATURATION)
     base = hsv_to_rgb(torch.stack([factors.ground_hue, saturation, factors.ground_brightness], 1)[:, :, None, None])
     return (base * wave[:, None]).clamp(0, 1)
@@ -133,7 +135,7 @@ def _coverage(factors: Factors, x: Tensor, y: Tensor) -> Tensor:
     return cover
 
 
-# Signed distances to the outlines in a shape's own frame (exact or a bound near the outline), all within the unit disc.
+# Signed distances to the outlines in a shape's own frame (exact or a bound near the outline), about the unit disc.
 
 
 def _disc(u: Tensor, v: Tensor, radius: float) -> Tensor:

@@ -57,7 +57,7 @@ def test_retrieval_is_perfect_for_the_same_and_chance_for_noise():
     assert chance.null == pytest.approx((torch.log(torch.tensor(300.0)) + 0.577).item() / 300, rel=0.01)
 
 
-def draws_of_a_gaussian(kept: float, n: int = 2000, k: int = 16):
+def draws_of_a_gaussian(kept: float, n: int = 10000, k: int = 8):
     """x = m + e with Var m = kept, Var e = 1 - kept, where h fixes m: (exact draws [n,k,1], x [n,1])."""
     m = torch.randn(n, 1) * kept**0.5
     x = m + torch.randn(n, 1) * (1 - kept) ** 0.5
