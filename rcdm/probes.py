@@ -22,7 +22,9 @@ def ridge_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Num
 def mlp_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Number:
     """Held-out R² of a network with one hidden layer of 256, stopped early on a tenth of the training rows."""
     scale = phi.std(0).clamp(min=1e-6)
-    model = MLPRegressor(hidden_layer_sizes=(256,), early_stopping=True, max_iter=60, n_iter_no_change=5, random_state=0, alpha=1e-3)
+    model = MLPRegressor(
+        hidden_layer_sizes=(256,), early_stopping=True, max_iter=60, n_iter_no_change=5, random_state=0, alpha=1e-3
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         target = (phi / scale).numpy()

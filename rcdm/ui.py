@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import math
-import queue
 import threading
 import time
 from abc import ABCMeta
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
 from PIL import Image
-from torch import Tensor
 
 from rcdm import images as im
 from rcdm import sprites
-from rcdm.attributes import Attributes, attributes_of, kept_by_draws
+from rcdm.attributes import attributes_of
 from rcdm.checkpoints import load
-from rcdm.metrics import similarity
+from rcdm.drawing import Drawing, Request, draw_columns, in_background
 from rcdm.pipeline import RCDMPipeline
+from rcdm.sheet import CSS, EMPTY, SEEN, given_html, labelled_grid, numbers_of, sheet_html, status_html
 
 EXAMPLES = [Path(__file__).parent / "examples" / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")]
 SPRITE = {
@@ -35,74 +29,15 @@ SPRITE = {
     "ground_brightness": 0.7,
 }  # fmt: skip
 MOST_IMAGES, MOST_STEPS, LARGEST_SEED = 16, 100, 2**31 - 1
-BATCH = 64  # images drawn together
-PREVIEW_SECONDS, PREVIEW_PIXELS = 0.7, 64  # least time between two previews; largest side of their images
-IDLE_SECONDS = 0.25  # how soon a closed tab is noticed while a step takes long
 SPRITE_PIXELS = 256
 NOT_SHOWN_BY_BROWSERS = (".tif", ".tiff", ".heic", ".heif")
 
 TITLE = """# What does this representation keep?
 Give an image. A frozen network turns it into a vector, its representation; images that share it are drawn here."""
-READING = """<p><b>What stays the same over a column is in the representation; what varies is not.</b></p>
-<p>Each image of a column is drawn from the representation of the given image alone. The same place in every column
-starts from the same noise: columns differ by nothing but what their representations hold.</p>"""
-SEEN = "The central square, {0} × {0} pixels: all that the networks see."
-LEGEND = """<p class="legend"><b>Similarity</b>, under each image: cosine between the representation of the drawn image
-and the given one, standardised; 1 is the same.{kept}</p>"""
-LEGEND_KEPT = """ <b>Kept</b>: the share of an attribute’s variance that these draws hold fixed. At 1 it never varies,
-at 0 it varies as much as over all images. From {n} draws of one image it is a rough reading, and may fall below 0."""
-
-EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.<br>
-What stays the same over a column is in the representation; what varies is not.</div></div></div>"""
 
 THEME = gr.themes.Default(
     primary_hue="teal", neutral_hue="slate", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
 )
-CSS = """
-.gradio-container { max-width: 1280px !important; }
-#controls { flex: 0 1 336px !important; }
-#results { flex: 1 1 480px !important; }
-#results .html-container, #controls .html-container { padding: 0; }
-#examples button { width: 66px; height: 66px; padding: 0; overflow: hidden; }
-#examples button span, #examples button div { display: block; width: 100%; height: 100%; max-height: none; }
-#examples img { width: 100%; height: 100%; max-width: none; max-height: none; object-fit: cover; }
-.rcdm { --quiet: color-mix(in srgb, var(--body-text-color) 68%, transparent); color: var(--body-text-color);
-  font-size: 14px; line-height: 1.5; }
-.rcdm img { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; border-radius: 4px; }
-.rcdm figure { margin: 0; min-width: 0; }
-.rcdm p { margin: 0 0 6px; max-width: 80ch; }
-.rcdm figcaption, .rcdm .meta, .rcdm .legend, .rcdm.view, .rcdm.status { color: var(--quiet); font-size: 12px; }
-.rcdm figcaption { display: flex; justify-content: space-between; margin-top: 2px; font-variant-numeric: tabular-nums; }
-.rcdm .given { display: flex; gap: 16px; align-items: center; margin-bottom: 14px; }
-.rcdm .given img { flex: none; width: 112px; }
-.rcdm.view .given { gap: 10px; margin: 0; }
-.rcdm.view .given img { width: 56px; }
-.rcdm .columns { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(190px, 1fr); gap: 12px;
-  overflow-x: auto; }
-.rcdm section { padding: 12px; border: 1px solid var(--border-color-primary);
-  border-radius: 8px; background: var(--background-fill-primary); }
-.rcdm h3 { margin: 0; font-size: 15px; font-weight: 600; overflow-wrap: anywhere; color: var(--body-text-color); }
-.rcdm .draws { display: grid; gap: 8px; grid-template-columns: repeat(var(--across), 1fr); }
-.rcdm .kept { display: grid; grid-template-columns: auto minmax(24px, 1fr) auto; gap: 4px 8px; align-items: center;
-  margin-top: 12px; padding-top: 10px; border-top: 1px solid var(--border-color-primary); font-size: 12px; }
-.rcdm .kept b { grid-column: 1 / -1; }
-.rcdm .kept .number { text-align: right; font-variant-numeric: tabular-nums; }
-.rcdm .track { height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
-.rcdm .track i { display: block; height: 100%; border-radius: 3px; background: var(--color-accent); }
-.rcdm .legend { margin: 12px 0 0; max-width: 100ch; }
-.rcdm.status { min-height: 26px; }
-.rcdm .empty { display: grid; place-items: center; min-height: 300px; padding: 24px; text-align: center;
-  border: 1px dashed var(--border-color-primary); border-radius: 8px; color: var(--quiet); }
-@media (max-width: 640px) {
-  .rcdm section { padding: 8px; }
-  .rcdm .columns { gap: 8px; grid-auto-columns: minmax(150px, 1fr); }
-  .rcdm .draws { grid-template-columns: repeat(2, 1fr); }
-  .rcdm .kept { grid-template-columns: 1fr auto; grid-auto-flow: row dense; gap: 2px 8px; }
-  .rcdm .kept .track { grid-column: 1 / -1; margin-bottom: 4px; }
-  .rcdm .given { align-items: flex-start; }
-  .rcdm .given img { width: 80px; }
-}
-"""
 
 
 def _untouched(_component: gr.Image, payload: Any) -> str | None:
@@ -112,125 +47,6 @@ def _untouched(_component: gr.Image, payload: Any) -> str | None:
 # gr.Image, but it hands over the uploaded file unopened: `images.decode` alone opens it. Made past the last step of its
 # metaclass, which would write a stub file beside this module. `is_template`: shown by the front end of gr.Image.
 Photo = ABCMeta.__new__(type(gr.Image), "Photo", (gr.Image,), {"preprocess": _untouched, "is_template": True})
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to draw: one image per (source, seed)."""
-
-    picture: Image.Image
-    sources: list[str]
-    seeds: list[int]
-    steps: int
-
-
-@dataclass(frozen=True)
-class Column:
-    """The drawn images of one source and, once they are finished, their similarities and the shares that are kept."""
-
-    source: str
-    images: list[Image.Image]
-    similarity: list[float] = field(default_factory=list)
-    kept: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Columns after `done` of `total` steps; `finished` with everything measured."""
-
-    columns: list[Column]
-    done: int
-    total: int
-    finished: bool = False
-
-
-class _Stopped(Exception):
-    """Raised inside the pipeline when nobody waits for its images any more."""
-
-
-def draw_columns(
-    pipe: RCDMPipeline,
-    attributes: Attributes | None,
-    request: Request,
-    show: Callable[[Drawing], None],
-    check: Callable[[], None],
-) -> Drawing:
-    """Draw all columns together, each row from the same noise; `check()` runs after every step and may raise."""
-    names, count = request.sources, len(request.seeds)
-    h = pipe.encode([request.picture] * len(names), names)  # [S,D], narrower rows end in zeros
-    size = min(pipe.image_size, PREVIEW_PIXELS)
-    canvas = torch.zeros(len(names) * count, 3, size, size)
-    done, total, shown = 0, request.steps * -(-len(canvas) // BATCH), -math.inf
-
-    def on_step_end(_pipe: RCDMPipeline, _step: int, _timestep: int, tensors: dict[str, Tensor]) -> None:
-        nonlocal done, shown
-        check()
-        done += 1
-        canvas[tensors["index"].cpu()] = im.resize(tensors["denoised"].float(), size).cpu()
-        if time.monotonic() - shown >= PREVIEW_SECONDS:
-            shown = time.monotonic()
-            columns = [Column(s, im.to_pil(part)) for s, part in zip(names, canvas.split(count), strict=True)]
-            show(Drawing(columns, done, total))
-
-    drawn = pipe(
-        representation=h,
-        source=names,
-        seeds=request.seeds,
-        num_inference_steps=request.steps,
-        output_type="pt",
-        batch_size=BATCH,
-        callback_on_step_end=on_step_end,
-    ).images
-    assert isinstance(drawn, Tensor)
-    columns = [_measured(pipe, attributes, s, h[i], drawn.split(count)[i]) for i, s in enumerate(names)]
-    return Drawing(columns, total, total, finished=True)
-
-
-def _measured(pipe: RCDMPipeline, attributes: Attributes | None, source: str, h: Tensor, drawn: Tensor) -> Column:
-    """Drawn images [K,3,H,W] of one source, and h [D], perhaps padded -> their column with its numbers."""
-    given = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
-    again = pipe.unet.standardise(pipe.encode(drawn, source), source)
-    kept = kept_by_draws(attributes, drawn) if attributes is not None and len(drawn) > 1 else {}
-    return Column(source, im.to_pil(drawn), similarity(again, given.expand_as(again)).tolist(), kept)
-
-
-def in_background(work: Callable[[Callable[[Any], None], Callable[[], None]], Any]) -> Generator[Any, None, None]:
-    """Run `work(show, check)` in a thread; yield the latest thing it shows, None while nothing is new, then its result.
-
-    Once this generator is closed, `check()` raises in the thread, so that work nobody waits for ends. Errors of the
-    work are raised here.
-    """
-    box: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
-    closed = threading.Event()
-
-    def put(kind: str, item: Any) -> None:
-        with suppress(queue.Empty):
-            box.get_nowait()  # only the latest matters, and nothing piles up
-        box.put((kind, item))
-
-    def check() -> None:
-        if closed.is_set():
-            raise _Stopped
-
-    def run() -> None:
-        try:
-            put("result", work(lambda item: put("shown", item), check))
-        except Exception as error:
-            put("error", error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        kind = "shown"
-        while kind == "shown":
-            try:
-                kind, item = box.get(timeout=IDLE_SECONDS)
-            except queue.Empty:
-                item = None
-            if kind == "error":
-                raise item
-            yield item
-    finally:
-        closed.set()
 
 
 @contextmanager
@@ -274,64 +90,6 @@ def default_sources(names: Sequence[str]) -> list[str]:
     return pair or list(names[:2])
 
 
-def _img(image: Image.Image, words: str) -> str:
-    """An <img> that carries its lossless PNG."""
-    file = io.BytesIO()
-    image.save(file, "png")
-    return f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="{escape(words)}">'
-
-
-def given_html(given: Image.Image, words: str) -> str:
-    """The given image as the networks see it, with words beside it."""
-    return f'<div class="given">{_img(given, "the given image, cropped")}<div>{words}</div></div>'
-
-
-def _column_html(column: Column, seeds: Sequence[int]) -> str:
-    network, _, level = column.source.partition("/")
-    likeness = column.similarity
-    mean = f"mean similarity {sum(likeness) / len(likeness):.2f}" if likeness else "preview"
-    figures = ""
-    for i, image in enumerate(column.images):
-        caption = f"<span>#{seeds[i]}</span>" + (f"<b>{likeness[i]:.2f}</b>" if likeness else "")
-        drawn = _img(image, f"drawn from {column.source} with seed {seeds[i]}")
-        figures += f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
-    bars = ""
-    for name, value in column.kept.items():
-        width = 100 * min(max(value, 0.0), 1.0) if math.isfinite(value) else 0
-        bars += f"<span>{escape(name.replace('_', ' '))}</span>"
-        bars += f'<div class="track"><i style="width:{width:.0f}%"></i></div><span class="number">{value:.2f}</span>'
-    kept = f'<div class="kept"><b>Kept</b>{bars}</div>' if bars else ""
-    head = f'<h3>{escape(network)} <span>{escape(level)}</span></h3><p class="meta">{mean}</p>'
-    return f'<section>{head}<div class="draws">{figures}</div>{kept}</section>'
-
-
-def sheet_html(given: Image.Image, columns: Sequence[Column], seeds: Sequence[int]) -> str:
-    """Everything that is shown of a drawing: the given image, one column per source, and how to read them."""
-    body = "".join(_column_html(column, seeds) for column in columns)
-    across = {1: 8, 2: 4}.get(len(columns), 2)  # images beside each other in a column, on a wide screen
-    columns_html = f'<div class="columns" style="--across: {across}">{body}</div>'
-    kept = LEGEND_KEPT.format(n=len(seeds)) if any(column.kept for column in columns) else ""
-    legend = LEGEND.format(kept=kept) if any(column.similarity for column in columns) else ""
-    return f'<div class="rcdm">{given_html(given, READING)}{columns_html}{legend}</div>'
-
-
-def _status_html(words: str, share: float | None = None) -> str:
-    track = "" if share is None else f'<div class="track"><i style="width:{100 * share:.0f}%"></i></div>'
-    return f'<div class="rcdm status" role="status">{words}{track}</div>'
-
-
-def _grid(given: Image.Image, columns: Sequence[Column], seeds: Sequence[int]) -> Image.Image:
-    """One labelled picture: a row per seed, a column per source, the given image in front of the first row."""
-    rows = [[given if i == 0 else None, *(column.images[i] for column in columns)] for i in range(len(seeds))]
-    labels = ["given", *(column.source for column in columns)]
-    return im.grid(rows, row_labels=[f"seed {seed}" for seed in seeds], column_labels=labels)
-
-
-def _numbers(request: Request, columns: Sequence[Column]) -> dict[str, Any]:
-    sources = {column.source: {"similarity": column.similarity, "kept": column.kept} for column in columns}
-    return {"seeds": request.seeds, "steps": request.steps, "sources": sources}
-
-
 def build(pipe: RCDMPipeline) -> gr.Blocks:
     """The page of one pipeline, to be launched with `launch`. Endpoints: `/draw` and `/sprite`."""
     names, turn = list(pipe.sources.names), threading.Lock()
@@ -352,7 +110,7 @@ def build(pipe: RCDMPipeline) -> gr.Blocks:
                     check()
                     return draw_columns(pipe, attributes, request, show, check)
 
-            yield gr.skip(), gr.skip(), gr.skip(), _status_html(f"Drawing {task} …", 0)
+            yield gr.skip(), gr.skip(), gr.skip(), status_html(f"Drawing {task} …", 0)
             for drawing in in_background(work):
                 if drawing is None:
                     yield gr.skip()
@@ -360,11 +118,11 @@ def build(pipe: RCDMPipeline) -> gr.Blocks:
                 sheet = sheet_html(given, drawing.columns, request.seeds)
                 if not drawing.finished:
                     words = f"Drawing {task}: step {drawing.done} of {drawing.total}"
-                    yield gr.skip(), gr.skip(), sheet, _status_html(words, drawing.done / drawing.total)
+                    yield gr.skip(), gr.skip(), sheet, status_html(words, drawing.done / drawing.total)
                     continue
-                status = _status_html(f"{task} in {time.monotonic() - begun:.1f} s")
-                grid, numbers = _grid(given, drawing.columns, request.seeds), _numbers(request, drawing.columns)
-                yield grid, numbers, sheet, status
+                status = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
+                grid = labelled_grid(given, drawing.columns, request.seeds)
+                yield grid, numbers_of(request, drawing.columns), sheet, status
 
     def view_of(picture: Image.Image) -> str:
         square = seen(pipe, picture, names[0])
@@ -424,13 +182,13 @@ def build(pipe: RCDMPipeline) -> gr.Blocks:
                     start = gr.Button("Draw", variant="primary", min_width=80)
                     stop = gr.Button("Stop", min_width=80)
             with gr.Column(elem_id="results", min_width=300):
-                status = gr.HTML(_status_html(""))
+                status = gr.HTML(status_html(""))
                 sheet = gr.HTML(EMPTY)
                 with gr.Accordion("As one picture, and the numbers", open=False):
                     grid = gr.Image(format="png", label="Grid", interactive=False, buttons=["download", "fullscreen"])
                     numbers = gr.JSON(label="Numbers")
 
-        start.click(None, None, status, js=f"() => {json.dumps(_status_html('Waiting …'))}")  # gone once it is its turn
+        start.click(None, None, status, js=f"() => {json.dumps(status_html('Waiting …'))}")  # gone once it is its turn
         drawing = start.click(
             draw,
             [photo, chosen, number, steps, seed],
@@ -440,9 +198,9 @@ def build(pipe: RCDMPipeline) -> gr.Blocks:
             concurrency_id="gpu",
             show_progress="hidden",
         )
-        drawing.failure(None, None, status, js=f"() => {json.dumps(_status_html(''))}")
+        drawing.failure(None, None, status, js=f"() => {json.dumps(status_html(''))}")
         stop.click(
-            lambda: _status_html("Stopped."), None, status, cancels=[drawing], queue=False, api_visibility="private"
+            lambda: status_html("Stopped."), None, status, cancels=[drawing], queue=False, api_visibility="private"
         )
         sprite_drawn = gr.on(
             [control.input for control in factors],

@@ -19,8 +19,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import rcdm
+from rcdm import drawing, sheet, sprites, ui
 from rcdm import images as im
-from rcdm import sprites, ui
 
 BOTH = ["tiny/backbone", "tiny/projector"]
 KEPT = {"hue": 1.0, "ground_hue": -0.1}
@@ -32,7 +32,7 @@ def client(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         patch.setattr(ui, "attributes_of", lambda pipe: "attributes")
-        patch.setattr(ui, "kept_by_draws", lambda attributes, draws: KEPT)
+        patch.setattr(drawing, "kept_by_draws", lambda attributes, draws: KEPT)
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
@@ -133,7 +133,7 @@ def _slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
 
 
 def test_columns_fill_in_while_drawing(client: Client, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ui, "PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr(drawing, "PREVIEW_SECONDS", 0.0)
     _slow_down(monkeypatch, 0.1)
     job = client.submit(handle_file(photo), BOTH, 3, 4, 0, api_name="/draw")
     job.result()
@@ -165,7 +165,7 @@ def test_work_that_nobody_waits_for_is_told_to_end() -> None:
         finally:
             ended.set()
 
-    stream = ui.in_background(work)
+    stream = drawing.in_background(work)
     next(stream)
     stream.close()
     assert ended.wait(1)
@@ -181,7 +181,7 @@ def test_only_the_latest_preview_waits_and_errors_come_through() -> None:
         time.sleep(0.1)
         raise ValueError("no")
 
-    stream = ui.in_background(work)
+    stream = drawing.in_background(work)
     first = next(stream)
     assert shown.wait(1)
     with pytest.raises(ValueError, match="no"):
@@ -303,7 +303,7 @@ def test_only_the_stable_endpoints_are_public(client: Client) -> None:
 def test_a_checkpoint_without_a_reader_shows_no_shares(tiny_checkpoint: Path) -> None:
     page = ui.build(rcdm.load(tiny_checkpoint, device="cpu"))
     assert page.config["title"] == "RCDM"
-    assert "kept" not in ui.sheet_html(_gradient(), [ui.Column("a/b", [_gradient()], [1.0])], [0])
+    assert "kept" not in sheet.sheet_html(_gradient(), [drawing.Column("a/b", [_gradient()], [1.0])], [0])
 
 
 def test_the_first_backbone_and_its_projector_are_chosen() -> None:
