@@ -94,16 +94,15 @@ def _sample(options: argparse.Namespace) -> None:
     with tqdm(total=drawings * steps, unit="step", desc="drawing") as bar:
         for photo, path in zip(photos, options.photos, strict=True):
             for source in sources:
-                images = pipe(
-                    photo,
-                    source=source,
-                    seeds=seeds,
+                images = pipe.draw(
+                    pipe.encode(photo, source).expand(len(seeds), -1),
+                    source,
+                    seeds,
                     num_inference_steps=steps,
                     guidance_scale=options.guidance_scale,
-                    output_type="pt",
                     batch_size=len(seeds),
                     callback_on_step_end=lambda *_: bar.update(),
-                ).images
+                )
                 drawn.append([im.centre_crop(photo, 4 * pipe.image_size), *im.to_pil(images)])
                 numbers.append({"photo": str(path), "source": source, **_numbers_of(pipe, photo, source, images)})
     labels = [f"{Path(n['photo']).name} {n['source']}" for n in numbers]

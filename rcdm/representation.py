@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import ModelMixin
@@ -188,7 +188,8 @@ class Sources(ModelMixin):
         network, _, level = name.partition("/")
         if network not in self.networks:
             raise ValueError(f"There is no source {name!r}; choose one of {', '.join(self.names)}.")
-        return RepresentationSource(name, self.networks[network], level, self._preprocessing[network])
+        module = cast(SSLNetwork, self.networks[network])
+        return RepresentationSource(name, module, level, self._preprocessing[network])
 
     @torch.no_grad()
     def encode(self, images: Tensor | Image.Image | Sequence[Image.Image], source: str | Sequence[str]) -> Tensor:
@@ -225,7 +226,7 @@ class Sources(ModelMixin):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for name, network in self.networks.items():
-            save_network(folder / name, network, self._configs[name])
+            save_network(folder / name, cast(SSLNetwork, network), self._configs[name])
         config = {"sources": list(self.names), "networks": list(self.networks)}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

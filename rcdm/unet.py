@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +142,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
     def _projection(self, source: str, *, width: int | None = None) -> _StandardisedLinear:
         if source not in self.config.sources:
             raise ValueError(f"There is no source {source!r}; choose one of {', '.join(self.sources)}.")
-        projection = self.projections[_key(source)]
+        projection = cast(_StandardisedLinear, self.projections[_key(source)])
         if width is not None and width != len(projection.mean):
             raise ValueError(f"A representation of {source} has {len(projection.mean)} dimensions, not {width}.")
         return projection

@@ -98,7 +98,8 @@ def with_reader(tiny_checkpoint, monkeypatch):
 def test_retention_study_has_the_shape_it_promises(with_reader):
     pipe = rcdm.load(with_reader, device="cpu")
     images = sprites.render(sprites.sample_factors(5, seed=0), 16)
-    result = STUDIES["retention"](pipe, images, sources=["tiny/backbone"], seeds=[7, 8, 9], probe_images=images.repeat(8, 1, 1, 1))
+    more = sprites.render(sprites.sample_factors(40, seed=1), 16)
+    result = STUDIES["retention"](pipe, images, sources=["tiny/backbone"], seeds=[7, 8, 9], probe_images=more)
     assert len(result.images) == len(result.rows) * len(result.columns) and result.columns[0] == "seed 7"
     red = result.numbers["sources"]["tiny/backbone"]["red"]
     assert {"value", "low", "high", "n", "null", "calibration", "ridge", "probe"} <= set(red) and red["n"] == 5

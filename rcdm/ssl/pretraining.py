@@ -45,7 +45,7 @@ def pretrain(dataset: Dataset, config: PretrainConfig, *, device: torch.device |
     arguments: dict[str, Any] = {"width": config.width, "stem_stride": config.stem_stride}
     backbone = build_backbone("small_resnet", **arguments)
     objective = OBJECTIVES[config.objective](8 * config.width, config.projector_dim, dataset.classes)
-    backbone.to(device, memory_format=torch.channels_last)
+    backbone.to(device).to(memory_format=torch.channels_last)
     objective.to(device)
     parameters = [*backbone.parameters(), *objective.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
