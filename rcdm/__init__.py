@@ -1,5 +1,6 @@
 """rcdm shows what a self-supervised representation keeps, by drawing the images that share it."""
 
+from rcdm import studies
 from rcdm.checkpoints import load, load_source
 from rcdm.pipeline import RCDMPipeline, RCDMPipelineOutput
 from rcdm.representation import RepresentationSource, Sources
@@ -14,4 +15,5 @@ __all__ = [
     "Sources",
     "load",
     "load_source",
+    "studies",
 ]

@@ -154,7 +154,7 @@ def _study(options: argparse.Namespace) -> None:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
     pipe = rcdm.load(options.checkpoint, device=options.device)
     if options.photos:
-        images = im.to_tensor([im.decode(path) for path in options.photos], pipe.image_size)
+        images: Any = [im.decode(path) for path in options.photos]
     else:
         images = load_dataset("sprites", pipe.image_size).held_out(options.images).images
     result = STUDIES[options.study](

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,17 +16,24 @@ from rcdm.pipeline import RCDMPipeline
 def faithfulness(
     pipe: RCDMPipeline, images: Tensor, source: str, *, num_inference_steps: int | None = None
 ) -> dict[str, Number]:
-    """One draw per image [N,3,H,W], image i from seed i: `cycle_error`, and `mrr` and `recall_at_1` among the N."""
+    """One draw per image [N,3,H,W], image i from seed i: `cycle_error`, `mrr` and `recall_at_1` among the N.
+
+    `mrr_data_to_drawn` looks the other way: from the image for its draw.
+    """
     h = encode_all(pipe, images, source)
     drawn = pipe.draw(h, source, seeds=range(len(h)), num_inference_steps=num_inference_steps)
     given = pipe.unet.standardise(h, source).cpu()
     kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source).cpu()
-    return {"cycle_error": cycle_error(kept, given), **retrieval(kept, given)}
+    backwards = retrieval(given, kept)["mrr"]
+    return {"cycle_error": cycle_error(kept, given), **retrieval(kept, given), "mrr_data_to_drawn": backwards}
 
 
-def encode_all(pipe: RCDMPipeline, images: Tensor, source: str, *, batch_size: int = 256) -> Tensor:
-    """`pipe.encode` in pieces that fit the memory: [N,3,H,W] -> [N,D]."""
-    return torch.cat([pipe.encode(chunk, source) for chunk in images.split(batch_size)])
+def encode_all(
+    pipe: RCDMPipeline, images: Tensor | Sequence[Image.Image], source: str, *, batch_size: int = 256
+) -> Tensor:
+    """`pipe.encode` in pieces that fit the memory: [N,3,H,W], or N PIL images, -> [N,D]."""
+    starts = range(0, len(images), batch_size)
+    return torch.cat([pipe.encode(images[i : i + batch_size], source) for i in starts])
 
 
 def comparison_grid(pipe: RCDMPipeline, images: Tensor) -> Image.Image:
@@ -34,3 +43,10 @@ def comparison_grid(pipe: RCDMPipeline, images: Tensor) -> Image.Image:
         columns.append(im.to_pil(pipe.draw(pipe.encode(images, name), name, seeds=range(len(images)))))
     rows = [list(row) for row in zip(*columns, strict=True)]
     return im.grid(rows, column_labels=("image", *pipe.sources.names))
+
+
+def pixels_of(pipe: RCDMPipeline, images: Tensor | Sequence[Image.Image]) -> Tensor:
+    """What attributes are read from: [N,3,S,S] at the size of the drawn images."""
+    if isinstance(images, Tensor):
+        return im.resize(images, pipe.image_size)
+    return im.to_tensor(list(images), pipe.image_size)

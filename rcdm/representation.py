@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from diffusers import ModelMixin
@@ -161,9 +161,10 @@ def load_network(folder: Path) -> tuple[SSLNetwork, Preprocessing]:
 
 
 class Sources(ModelMixin):
-    """The frozen networks of a pipeline and the levels at which they are read: `sources["simclr/backbone"]`.
+    """The frozen networks of a pipeline and the levels at which they are read.
 
-    A source's name is `NETWORK/LEVEL`. Saved as one folder per network beside `config.json`, which lists the names.
+    Behaves as the tuple of its names, `NETWORK/LEVEL` each; `sources["simclr/backbone"]` is the source of that name.
+    Saved as one folder per network beside `config.json`, which lists the names.
     """
 
     def __init__(
@@ -184,7 +185,27 @@ class Sources(ModelMixin):
     def train(self, mode: bool = True) -> Sources:
         return super().train(False)  # frozen: batch statistics must never move
 
-    def __getitem__(self, name: str) -> RepresentationSource:
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return self.names == other if isinstance(other, tuple) else self is other
+
+    __hash__ = ModelMixin.__hash__
+
+    @overload
+    def __getitem__(self, name: str) -> RepresentationSource: ...
+    @overload
+    def __getitem__(self, name: int) -> str: ...
+    @overload
+    def __getitem__(self, name: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, name: str | int | slice) -> RepresentationSource | str | tuple[str, ...]:
+        if not isinstance(name, str):
+            return self.names[name]
         network, _, level = name.partition("/")
         if network not in self.networks:
             raise ValueError(f"There is no source {name!r}; choose one of {', '.join(self.names)}.")

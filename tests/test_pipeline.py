@@ -167,6 +167,12 @@ def test_what_cannot_be_drawn_is_refused_in_words(pipe, options, words):
         pipe(photos(1), **{"source": BACKBONE, "seeds": [0], **options})
 
 
+def test_sources_behave_as_the_tuple_of_their_names(pipe):
+    assert pipe.sources == TINY_SOURCES and tuple(pipe.sources) == TINY_SOURCES and len(pipe.sources) == 3
+    assert BACKBONE in pipe.sources and pipe.sources[0] == BACKBONE and pipe.sources[:2] == TINY_SOURCES[:2]
+    assert pipe.sources[PROJECTOR].level == "projector"
+
+
 def test_an_unknown_checkpoint_names_what_there_is():
     with pytest.raises(ValueError, match="There is no checkpoint 'nothing'"):
         rcdm.load("nothing")

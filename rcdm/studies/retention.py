@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
-from rcdm.faithfulness import encode_all
+from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.metrics import calibration, calibration_difference, retention
 from rcdm.pipeline import RCDMPipeline
 from rcdm.probes import mlp_probe, ridge_probe
@@ -18,7 +19,7 @@ from rcdm.studies.result import StudyResult
 
 def study(
     pipe: RCDMPipeline,
-    images: Tensor,
+    images: Tensor | Sequence[Image.Image],
     *,
     sources: Sequence[str],
     seeds: Sequence[int],
@@ -26,7 +27,9 @@ def study(
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
-    """Draw every image [N,3,H,W] with every seed from every source and read the attributes of the draws.
+    """Draw every image with every seed from every source and read the attributes of the draws.
+
+    Images: N PIL images, or [N,3,H,W] in [-1,1].
 
     Numbers: `sources` -> source -> attribute -> retention (`value`, `low`, `high`, `n`, `null`) with `calibration`,
     `calibration_difference`, and, where `probe_images` [M,3,H,W] are given to train them on, `ridge` and `probe` (MLP).
@@ -37,7 +40,7 @@ def study(
     if len(seeds) < 2:
         raise ValueError("Retention needs at least two seeds: it is about what varies over the draws.")
     attributes = attributes_of(pipe)
-    given = attributes.read(images)
+    given = attributes.read(pixels_of(pipe, images))
     noise = [seeds[0] + i * len(seeds) + k for i in range(len(images)) for k in range(len(seeds))]
     on_progress("unconditional draws")
     free = attributes.read(pipe.draw(None, None, noise, num_inference_steps=num_inference_steps))
@@ -73,11 +76,11 @@ def _numbers(drawn: Tensor, free: Tensor, given: Tensor, k: int) -> dict[str, An
 
 
 def _probes(
-    pipe: RCDMPipeline, attributes: Attributes, train: Tensor, test: Tensor, source: str
+    pipe: RCDMPipeline, attributes: Attributes, train: Tensor, test: Tensor | Sequence[Image.Image], source: str
 ) -> dict[str, dict[str, float]]:
     """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader."""
     h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
-    phi, phi_test = attributes.read(train), attributes.read(test)
+    phi, phi_test = attributes.read(train), attributes.read(pixels_of(pipe, test))
     return {
         name: {
             "ridge": ridge_probe(h, phi[name], h_test, phi_test[name]).value,
