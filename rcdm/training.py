@@ -19,6 +19,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
+from rcdm.checkpoints import checkpoint_folder
 from rcdm.datasets import Dataset, load_dataset
 from rcdm.faithfulness import comparison_grid, faithfulness
 from rcdm.pipeline import RCDMPipeline
@@ -40,6 +41,7 @@ class TrainingConfig:
     sources_dir: str = _option("", "folder with one source folder per network (see `rcdm pretrain`)")
     output_dir: str = _option("", "where the run and, at its end, the checkpoint are written")
     train_data_dir: str = _option("sprites", "'sprites', a folder of images, a parquet file or a folder of them")
+    pretrained_model_name_or_path: str | None = _option(None, "checkpoint whose denoiser the run starts from")
     sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …; empty: backbone and projector of every network")
     resolution: int = _option(32, "side of the images in pixels")
     channels: tuple[int, ...] = _option((48, 96, 160), "channels at each resolution of the U-Net")
@@ -141,6 +143,8 @@ class _Run:
         self.config, self.accelerator, self.dataset, self.sources = config, accelerator, dataset, sources
         self.folder = Path(config.output_dir)
         unet = _new_unet(config, sources)
+        if config.pretrained_model_name_or_path is not None:
+            _start_from(unet, config.pretrained_model_name_or_path)
         _measure_statistics(unet, sources, dataset.batch(0, config.num_statistics_images).images)
         unet.to(accelerator.device, memory_format=_memory_format(accelerator.device))
         optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay)
@@ -320,6 +324,17 @@ def _new_unet(config: TrainingConfig, sources: Sources) -> RepresentationUNet:
         patch_size=config.patch_size,
     )
     return RepresentationUNet(sources.widths(), arguments, patch_size=config.patch_size)
+
+
+def _start_from(unet: RepresentationUNet, checkpoint: str) -> None:
+    """Copy the weights of a checkpoint's denoiser. Raises ValueError when it is of another shape."""
+    folder = checkpoint_folder(checkpoint)
+    if folder is None:
+        raise ValueError(f"There is no checkpoint {checkpoint!r} to start from.")
+    try:
+        unet.load_state_dict(RepresentationUNet.from_pretrained(folder / "unet").float().state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"The denoiser of {checkpoint} has another shape than this run's: {error}") from error
 
 
 def _measure_statistics(unet: RepresentationUNet, sources: Sources, images: Tensor) -> None:

@@ -61,6 +61,13 @@ def test_training_writes_a_checkpoint_that_draws(uninterrupted: Path):
     assert all(tensor.dtype == torch.float16 for tensor in weights(uninterrupted).values())
 
 
+def test_a_run_can_start_from_the_weights_of_a_checkpoint(sources_dir, uninterrupted, tmp_path):
+    changes = {"pretrained_model_name_or_path": str(uninterrupted), "learning_rate": 0.0, "max_train_steps": 2}
+    assert same(train(tiny(sources_dir, tmp_path / "next", **changes)), uninterrupted)
+    with pytest.raises(ValueError, match="another shape"):
+        train(tiny(sources_dir, tmp_path / "wide", **changes, channels=(8, 24)))
+
+
 def test_statistics_are_those_of_the_training_images(uninterrupted: Path):
     pipe = rcdm.load(uninterrupted, device="cpu")
     images = load_dataset("sprites", 16).batch(0, 16).images
