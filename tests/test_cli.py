@@ -11,6 +11,7 @@ from PIL import Image
 import rcdm
 from rcdm import cli, sprites
 from rcdm import images as im
+from rcdm.evaluation import markdown_tables
 from rcdm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,3 +150,20 @@ def test_ci_runs_the_test_command_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     assert "README.md" in script and "<!-- test -->" in script
     assert 'eval "$command"' in script and "pytest" not in script
+
+
+@pytest.mark.parametrize("page", ["README.md", "checkpoints/sprites-32/README.md"])
+def test_the_tables_are_those_of_metrics_json(page):
+    metrics = json.loads((ROOT / "checkpoints" / "sprites-32" / "metrics.json").read_text())
+    assert markdown_tables(metrics) in (ROOT / page).read_text()
+
+
+def test_the_shipped_checkpoint_is_small_and_draws(tmp_path):
+    folder = ROOT / "checkpoints" / "sprites-32"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png"}
+    report = sample(
+        ROOT / "rcdm" / "examples" / "caps.jpg", folder, tmp_path / "a.png", "--samples", "2", "--steps", "2"
+    )
+    assert len(report["draws"]) == 8 and set(report["draws"][0]["kept_by_draws"]) == set(sprites.KINDS)
