@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from rcdm.memory import keep_freed_memory
 from rcdm.pipeline import RCDMPipeline
 from rcdm.representation import RepresentationSource, load_network
 
@@ -32,6 +33,7 @@ def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMP
         raise ValueError(f"There is no checkpoint {str(name)!r}; here are: {', '.join(available()) or 'none'}.")
     if folder is not None and not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is no checkpoint: it has no model_index.json. Train one with train_rcdm.py.")
+    keep_freed_memory()
     pipe = RCDMPipeline.from_pretrained(folder or str(name))
     pipe.unet.float().eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)

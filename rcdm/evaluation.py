@@ -89,6 +89,9 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
     """metrics.json as two Markdown tables: source x faithfulness, and source x attribute."""
     sources = metrics["sources"]
     lines = [
+        f"Gallery of {metrics['n']} held-out images, one draw each; retention on {metrics['retention_images']} images "
+        f"x {metrics['retention_draws']} draws; {metrics['num_inference_steps']} steps.",
+        "",
         "| source | cycle error (95 %) | shuffled | shifted 1 px | MRR (95 %) | R@1 | chance MRR |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from rcdm.checkpoints import checkpoint_folder
 from rcdm.datasets import Dataset, load_dataset
 from rcdm.faithfulness import comparison_grid, faithfulness
+from rcdm.memory import keep_freed_memory
 from rcdm.pipeline import RCDMPipeline
 from rcdm.representation import Sources, read_sources
 from rcdm.resume import load_state, save_state
@@ -116,6 +117,7 @@ def train(config: TrainingConfig) -> Path:
     Every random number of step k comes from a stream seeded with (seed, k), so an interrupted run that is resumed ends
     with the same weights. Raises TrainingDiverged when the loss is not finite, leaving the last good checkpoint.
     """
+    keep_freed_memory()
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
