@@ -191,6 +191,9 @@ class Sources(ModelMixin):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
+    def __repr__(self) -> str:
+        return repr(self.names)
+
     def __eq__(self, other: object) -> bool:
         return self.names == other if isinstance(other, tuple) else self is other
 
@@ -267,7 +270,7 @@ def read_sources(folder: Path, names: Sequence[str] | None = None) -> Sources:
     """
     found = sorted(path.parent.name for path in folder.glob("*/model.safetensors"))
     if not found:
-        raise ValueError(f"{folder} holds no source folder; make one with `rcdm pretrain --out {folder}`.")
+        raise ValueError(f"{folder} holds no source folder; make one with `rcdm pretrain --out {folder}/NAME`.")
     names = names or [f"{network}/{level}" for network in found for level in ("backbone", "projector")]
     wanted = list(dict.fromkeys(name.partition("/")[0] for name in names))
     if missing := [network for network in wanted if network not in found]:

@@ -25,7 +25,7 @@ from rcdm.faithfulness import comparison_grid, faithfulness
 from rcdm.memory import keep_freed_memory
 from rcdm.pipeline import RCDMPipeline
 from rcdm.representation import Sources, read_sources
-from rcdm.resume import load_state, save_state
+from rcdm.resume import load_state, save_state, saved_states
 from rcdm.unet import RepresentationUNet, unet_arguments
 
 log = logging.getLogger(__name__)
@@ -256,6 +256,11 @@ class _Run:
     def resume(self) -> None:
         """Continue from `resume_from_checkpoint`; a damaged checkpoint is passed over for the one before it."""
         wish = self.config.resume_from_checkpoint
+        if wish is None and saved_states(self.folder):
+            raise ValueError(
+                f"{self.folder} holds a run already: continue it with --resume_from_checkpoint latest, "
+                "or choose another output_dir."
+            )
         if wish is not None and load_state(self.accelerator, self.folder, wish):
             self.ema.to(self.accelerator.device)
 

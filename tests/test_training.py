@@ -159,6 +159,11 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(sources_dir, tmp_p
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
+def test_a_finished_run_is_not_overwritten(sources_dir, uninterrupted):
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(tiny(sources_dir, uninterrupted))
+
+
 def test_a_time_budget_ends_with_a_finished_schedule(sources_dir, tmp_path):
     config = tiny(sources_dir, tmp_path, max_train_steps=None, max_train_minutes=0.02, validation_steps=10**6)
     folder = train(config)
