@@ -251,7 +251,7 @@ def _add_train(commands: Any) -> None:
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
-    from rcdm.training import TrainingConfig
+    from rcdm.training_config import TrainingConfig
 
     parser.set_defaults(run=_train)
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
@@ -272,7 +272,8 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from rcdm.training import TrainingConfig, TrainingDiverged, train
+    from rcdm.training import TrainingDiverged, train
+    from rcdm.training_config import TrainingConfig
 
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainingConfig)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -18,7 +18,8 @@ from rcdm import images as im
 from rcdm import sprites
 from rcdm.datasets import load_dataset
 from rcdm.resume import saved_states
-from rcdm.training import TrainingConfig, TrainingDiverged, _Run, train
+from rcdm.training import TrainingDiverged, _Run, train
+from rcdm.training_config import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +97,13 @@ _CHILD = """
 import sys, time, torch
 torch.set_num_threads(1)
 from rcdm import training
+from rcdm.training_config import TrainingConfig
 step = training._Run._step
 def slow(self):  # leaves time to be killed between two steps
     time.sleep(0.5)
     return step(self)
 training._Run._step = slow
-training.train(training.TrainingConfig(
+training.train(TrainingConfig(
     sources_dir=sys.argv[1], output_dir=sys.argv[2], resolution=16, channels=(8, 16), attention_resolutions=(4,),
     train_batch_size=4, max_train_steps=8, checkpointing_steps=2, num_statistics_images=16, validation_steps=4,
     num_validation_images=4, num_inference_steps=2))
