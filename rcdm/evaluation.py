@@ -110,6 +110,8 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             honest = f"ρ {r['calibration']:.2f}" if r["value"] <= 0.9 else f"δ {r['calibration_difference']:.2f}"
             cells.append(f"{r['value']:.2f} · {r['probe']:.2f} · {honest}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    null = [f"{next(iter(sources.values()))['retention'][attribute]['null']:.2f}" for attribute in attributes]
+    lines.append("| *unconditional draws (null of retention)* | " + " | ".join(null) + " |")
     return "\n".join(lines)
 
 
