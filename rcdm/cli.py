@@ -9,8 +9,6 @@ import logging
 import platform
 import sys
 import time
-import types
-import typing
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +22,11 @@ import rcdm
 from rcdm import images as im
 from rcdm.attributes import attributes_of, kept_by_draws
 from rcdm.metrics import similarity
+from rcdm.options import add_options, given
 from rcdm.pipeline import RCDMPipeline
+from rcdm.ssl.pretraining_config import PretrainConfig
+from rcdm.ssl.views import ViewStrengths
+from rcdm.training_config import TrainingConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -184,63 +186,32 @@ def _announce(text: str) -> None:
 
 
 def _add_pretrain(commands: Any) -> None:
-    parser = _command(commands, "pretrain", "Pretrain a small backbone; needs the extra `ssl`.", _pretrain)
+    parser = _command(commands, "pretrain", "Pretrain small backbones; needs the extra `ssl`.", _pretrain)
+    parser.formatter_class = argparse.HelpFormatter  # the defaults depend on the data
     parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")
-    parser.add_argument("--objective", required=True, help="simclr, vicreg, supervised; or reader, for the drawn world")
-    parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--out", type=Path, required=True, help="the source folder to write, .../sources/NAME")
-    for name, default, text in (
-        ("crop", 0.5, "largest share of the area cut away"),
-        ("flip", 0.5, "probability"),
-        ("jitter", 0.8, "brightness, contrast and saturation are multiplied by 1 ± JITTER"),
-        ("hue", 0.5, "largest shift in turns"),
-        ("grey", 0.2, "probability"),
-    ):
-        parser.add_argument(f"--{name}", type=float, default=default, help=f"view strength, 0 is off: {text}")
-    parser.add_argument("--steps", type=int, default=1000, help="optimiser steps")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per step")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument(
-        "--width", type=int, default=16, help="channels of the first stage, an eighth of the backbone's"
+        "--objective", required=True, nargs="+", help="one or more of them (an unknown one lists all), or reader"
     )
-    parser.add_argument("--projector-dim", type=int, default=64, help="width of the projector's output")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, required=True, help="folder of source folders: writes OUT/NAME for each")
+    parser.add_argument("--name", nargs="+", help="names of the source folders; the objectives' names if not given")
+    parser.add_argument("--resolution", type=int, help="side of the images in pixels (sprites: 32, photographs: 64)")
+    parser.add_argument("--resume", action="store_true", help="continue what was interrupted, skip what is finished")
+    add_options(parser, ViewStrengths, blank=True)
+    add_options(parser, PretrainConfig, leave_out=("objective", "views"), blank=True)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    if options.objective == "reader":
+    if options.objective == ["reader"]:
         from rcdm.readers import save_reader, train_reader
 
-        save_reader(train_reader(steps=options.steps, seed=options.seed), options.out)
-        print((options.out / "metrics.json").read_text())
+        save_reader(train_reader(steps=options.max_steps or 2000, seed=options.seed or 0), options.out / "reader")
+        print((options.out / "reader" / "metrics.json").read_text())
         return
     try:
-        from rcdm.ssl.pretraining import PretrainConfig, pretrain, save_source
+        from rcdm.ssl.command import pretrain_all
     except ModuleNotFoundError as error:
         raise ValueError(f"Pretraining needs {error.name}: install it with `pip install -e '.[ssl]'`.") from error
-    from rcdm.datasets import load_dataset
-    from rcdm.ssl.probe_table import format_table, probe_table
-    from rcdm.ssl.views import ViewStrengths
-
-    config = PretrainConfig(
-        objective=options.objective,
-        views=ViewStrengths(**{f.name: getattr(options, f.name) for f in dataclasses.fields(ViewStrengths)}),
-        width=options.width,
-        projector_dim=options.projector_dim,
-        batch_size=options.batch_size,
-        steps=options.steps,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
-    dataset = load_dataset(options.data, options.resolution, seed=options.seed)
-    begun = time.monotonic()
-    network = pretrain(dataset, config, device=options.device)
-    save_source(options.out, network, dataset, config, time.monotonic() - begun)
-    table = probe_table(network, dataset)
-    (options.out / "metrics.json").write_text(json.dumps({"ridge_r2": table}, indent=1) + "\n")
-    print("ridge R² on held-out images (1 read perfectly, 0 not at all)")
-    print(format_table(table))
+    pretrain_all(options)
 
 
 # train
@@ -251,34 +222,16 @@ def _add_train(commands: Any) -> None:
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
-    from rcdm.training_config import TrainingConfig
-
     parser.set_defaults(run=_train)
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    kinds = typing.get_type_hints(TrainingConfig)
-    for option in dataclasses.fields(TrainingConfig):
-        kind, many = kinds[option.name], False
-        if isinstance(kind, types.UnionType):
-            kind = typing.get_args(kind)[0]
-        if typing.get_origin(kind) is tuple:
-            kind, many = typing.get_args(kind)[0], True
-        parser.add_argument(
-            f"--{option.name}",
-            type=kind,
-            nargs="*" if many else None,
-            default=option.default,
-            help=option.metadata["help"],
-        )
+    add_options(parser, TrainingConfig)
 
 
 def _train(options: argparse.Namespace) -> None:
     from rcdm.training import TrainingDiverged, train
-    from rcdm.training_config import TrainingConfig
 
-    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainingConfig)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        print(train(TrainingConfig(**values)))
+        print(train(TrainingConfig(**given(options, TrainingConfig))))
     except TrainingDiverged as error:
         raise ValueError(str(error)) from error
 
@@ -290,7 +243,9 @@ def _add_evaluate(commands: Any) -> None:
     from rcdm.evaluation import EvaluationSize
 
     parser = _command(commands, "evaluate", "Measure a checkpoint; writes metrics.json and prints tables.", _evaluate)
-    parser.add_argument("checkpoint", nargs="?", default="sprites-32", help="name or folder")
+    parser.add_argument(
+        "checkpoint", nargs="?", default="sprites-32", help="name or folder, of a pipeline or of backbones"
+    )
     parser.add_argument("--data", default="sprites", help="what the checkpoint was trained on: 'sprites' or a folder")
     for option in dataclasses.fields(EvaluationSize):
         name = option.name.replace("_", "-")
@@ -305,16 +260,28 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rcdm.datasets import load_dataset
     from rcdm.evaluation import EvaluationSize, evaluate, markdown_tables, write_metrics
 
+    folder = checkpoint_folder(options.checkpoint)
+    if folder is not None and (folder / "sources").is_dir() and not (folder / "model_index.json").is_file():
+        _evaluate_sources(folder / "sources", options.data)
+        return
     pipe = rcdm.load(options.checkpoint, device=options.device)
     dataset = load_dataset(options.data, pipe.image_size)
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
     metrics = evaluate(pipe, dataset, EvaluationSize(**sizes), num_inference_steps=options.steps, on_progress=_announce)
-    folder = options.out or checkpoint_folder(options.checkpoint)
+    folder = options.out or folder
     if folder is None:
         raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
     folder.mkdir(parents=True, exist_ok=True)
     print(markdown_tables(metrics))
     print(write_metrics(metrics, folder), file=sys.stderr)
+
+
+def _evaluate_sources(folder: Path, data: str) -> None:
+    try:
+        from rcdm.ssl.command import evaluate_sources
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Measuring backbones needs {error.name}: `pip install -e '.[ssl]'`.") from error
+    evaluate_sources(folder, data)
 
 
 # serve

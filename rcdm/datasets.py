@@ -5,6 +5,7 @@ A dataset is a pure function of (step, batch size): nothing has to be saved to c
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -27,22 +28,35 @@ class Batch(NamedTuple):
 
 
 class Dataset(Protocol):
-    """`batch` gives training images; `held_out` gives images that `batch` never gives."""
+    """`batch` gives training images; `held_out` gives images that `batch` never gives.
+
+    `to` moves the data, so that batches are made on the device that trains.
+    """
 
     name: str
     size: int
     classes: int
+    n_train: int | None  # how many different training images there are; None: there is no end
 
     def batch(self, step: int, batch_size: int) -> Batch: ...
 
     def held_out(self, n: int) -> Batch: ...
 
+    def to(self, device: torch.device | str) -> Dataset: ...
+
 
 class Sprites:
     """The drawn world: endless fresh images; the label is the shape."""
 
+    n_train = None
+
     def __init__(self, size: int, *, seed: int = 0) -> None:
         self.name, self.size, self.classes, self.seed = "sprites", size, len(sprites.SHAPES), seed
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> Sprites:
+        self._device = torch.device(device)
+        return self
 
     def batch(self, step: int, batch_size: int) -> Batch:
         return self._draw(batch_size, (self.seed * 1_000_003 + step) % HELD_OUT_SEED)
@@ -51,45 +65,72 @@ class Sprites:
         return self._draw(n, HELD_OUT_SEED)
 
     def _draw(self, n: int, seed: int) -> Batch:
-        factors = sprites.sample_factors(n, seed)
+        factors = sprites.sample_factors(n, seed).to(self._device)
         return Batch(sprites.render(factors, self.size), factors.shape)
 
 
 class Photographs:
-    """Images decoded once into one uint8 array [N,3,S,S]; the last `held_out_share` of a fixed shuffle is held out."""
+    """Images decoded once into one uint8 array [N,3,S,S]; `labels` int64 [N]. `held_out` is not trained on."""
 
-    def __init__(
-        self, pixels: Tensor, labels: Tensor, *, name: str, classes: int, seed: int = 0, held_out_share: float = 0.1
-    ) -> None:
-        if len(pixels) < 2:
-            raise ValueError(f"{name} holds {len(pixels)} images; at least 2 are needed, better thousands.")
-        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-        n_train = min(len(pixels) - 1, round(len(pixels) * (1 - held_out_share)))
-        self._train, self._held_out = order[:n_train], order[n_train:]
-        self._pixels, self._labels = pixels, labels
-        self.name, self.size, self.classes, self.seed = name, pixels.shape[-1], classes, seed
+    def __init__(self, train: Pixels, held_out: Pixels, *, name: str, classes: int, seed: int = 0) -> None:
+        self._train, self._held_out = train, held_out
+        self.name, self.size, self.classes, self.seed = name, train.images.shape[-1], classes, seed
+        self.n_train = len(train.images)
+        self._orders: dict[int, Tensor] = {}
+
+    def to(self, device: torch.device | str) -> Photographs:
+        self._train, self._held_out = self._train.to(device), self._held_out.to(device)
+        return self
 
     def batch(self, step: int, batch_size: int) -> Batch:
         """Every image once per epoch, in an order that (seed, epoch) fixes."""
-        n = len(self._train)
-        places = range(step * batch_size, (step + 1) * batch_size)
-        orders = {epoch: self._order(epoch) for epoch in {place // n for place in places}}
-        return self._take(self._train[torch.stack([orders[place // n][place % n] for place in places])])
+        places = torch.arange(step * batch_size, (step + 1) * batch_size)
+        epochs = places // self.n_train
+        rows = [self._order(e)[places[epochs == e] % self.n_train] for e in range(int(epochs[0]), int(epochs[-1]) + 1)]
+        return self._train.take(torch.cat(rows))
 
     def held_out(self, n: int) -> Batch:
-        return self._take(self._held_out[:n])
+        """The first n of the held-out images, fewer where there are not so many."""
+        return self._held_out.take(torch.arange(min(n, len(self._held_out.images))))
 
     def _order(self, epoch: int) -> Tensor:
-        stream = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(len(self._train), generator=stream)
+        if epoch not in self._orders:
+            stream = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            newest = list(self._orders.items())[-1:]
+            self._orders = dict([*newest, (epoch, torch.randperm(self.n_train, generator=stream))])
+        return self._orders[epoch]
 
-    def _take(self, rows: Tensor) -> Batch:
-        return Batch(self._pixels[rows].float() / 127.5 - 1, self._labels[rows])
+
+class Pixels(NamedTuple):
+    """Decoded images, uint8 [N,3,S,S], with their labels, int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def take(self, rows: Tensor) -> Batch:
+        rows = rows.to(self.images.device)
+        return Batch(self.images[rows].float() / 127.5 - 1, self.labels[rows])
+
+    def to(self, device: torch.device | str) -> Pixels:
+        return Pixels(self.images.to(device), self.labels.to(device))
+
+
+def split(pixels: Pixels, *, held_out_share: float = 0.1) -> tuple[Pixels, Pixels]:
+    """Training images and held-out ones by a fixed shuffle. Raises ValueError for fewer than 2 images."""
+    n = len(pixels.images)
+    if n < 2:
+        raise ValueError(f"There are {n} images; at least 2 are needed, better thousands.")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    n_train = min(n - 1, round(n * (1 - held_out_share)))
+    train, held_out = order[:n_train], order[n_train:]
+    return Pixels(pixels.images[train], pixels.labels[train]), Pixels(pixels.images[held_out], pixels.labels[held_out])
 
 
 def load_dataset(name: str, size: int, *, seed: int = 0) -> Dataset:
     """`sprites`, a folder of images (sub-folders are classes), a parquet file, or a folder of parquet files.
 
+    Held out are the parquet files whose names begin with val, test or dev, or the folder `val` where it stands beside a
+    folder `train`; otherwise a tenth of the images.
     A parquet file has a column `image` (encoded bytes, or a struct with `bytes`) and may have an integer `label`.
     Raises ValueError, saying what was looked for, when no image is found.
     """
@@ -97,25 +138,45 @@ def load_dataset(name: str, size: int, *, seed: int = 0) -> Dataset:
         return Sprites(size, seed=seed)
     path = Path(name)
     if path.suffix == ".parquet" and path.is_file():
-        return _from_parquet([path], size, seed)
+        return _from_parquet([path], [], size, seed)
     if not path.is_dir():
         raise ValueError(f"{name} is neither 'sprites' nor a folder of images nor a .parquet file.")
     shards = sorted(path.glob("*.parquet"))
-    training = [s for s in shards if s.name.startswith("train")]
-    return _from_parquet(training or shards, size, seed) if shards else _from_folder(path, size, seed)
+    held_out = [s for s in shards if re.match(r"val|test|dev", s.name)]
+    training = [s for s in shards if s not in held_out]
+    if not shards:
+        return _from_folder(path, size, seed)
+    return _from_parquet(training or shards, held_out if training else [], size, seed)
 
 
 def _from_folder(folder: Path, size: int, seed: int) -> Photographs:
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in im.IMAGE_EXTENSIONS)
-    if not files:
-        raise ValueError(f"{folder} holds no image files and no .parquet files.")
-    names = sorted({str(f.parent) for f in files})
-    labels = torch.tensor([names.index(str(f.parent)) for f in files])
-    pixels = _decode_all(files, size)
-    return Photographs(pixels, labels, name=folder.name, classes=len(names), seed=seed)
+    """Sub-folders are classes; `train` and `val` are split first where both are there."""
+    parts = [folder / "train", folder / "val"]
+    parts = parts if all(part.is_dir() for part in parts) else [folder]
+    found = [sorted(f for f in part.rglob("*") if f.suffix.lower() in im.IMAGE_EXTENSIONS) for part in parts]
+    for part, files in zip(parts, found, strict=True):
+        if not files:
+            raise ValueError(f"{part} holds no image files and no .parquet files.")
+    classes = [[str(f.parent.relative_to(part)) for f in files] for part, files in zip(parts, found, strict=True)]
+    names = sorted({name for part in classes for name in part})
+    pixels = [
+        Pixels(_decode_all(files, size), torch.tensor([names.index(c) for c in of_files]))
+        for files, of_files in zip(found, classes, strict=True)
+    ]
+    train, held_out = pixels if len(pixels) == 2 else split(pixels[0])
+    return Photographs(train, held_out, name=folder.name, classes=len(names), seed=seed)
 
 
-def _from_parquet(shards: list[Path], size: int, seed: int) -> Photographs:
+def _from_parquet(shards: list[Path], held_out_shards: list[Path], size: int, seed: int) -> Photographs:
+    """Without shards that are named as held out, a tenth of the images is."""
+    train = _read_parquet(shards, size)
+    train, held_out = (train, _read_parquet(held_out_shards, size)) if held_out_shards else split(train)
+    name = shards[0].parent.name if len(shards) > 1 else shards[0].stem
+    classes = 1 + int(max(train.labels.max(), held_out.labels.max()))
+    return Photographs(train, held_out, name=name, classes=classes, seed=seed)
+
+
+def _read_parquet(shards: list[Path], size: int) -> Pixels:
     import pyarrow.parquet as pq
 
     encoded: list[bytes] = []
@@ -127,9 +188,7 @@ def _from_parquet(shards: list[Path], size: int, seed: int) -> Photographs:
         cells = table.column("image").to_pylist()
         encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
         labels += table.column("label").to_pylist() if "label" in table.column_names else [0] * len(cells)
-    pixels = _decode_all(encoded, size)
-    name = shards[0].parent.name if len(shards) > 1 else shards[0].stem
-    return Photographs(pixels, torch.tensor(labels), name=name, classes=max(labels) + 1, seed=seed)
+    return Pixels(_decode_all(encoded, size), torch.tensor(labels))
 
 
 def _decode_all(sources: list[Path] | list[bytes], size: int) -> Tensor:
@@ -138,6 +197,9 @@ def _decode_all(sources: list[Path] | list[bytes], size: int) -> Tensor:
     def one(source: Path | bytes) -> np.ndarray:
         return np.asarray(im.centre_crop(im.decode(source), size)).transpose(2, 0, 1)
 
+    pixels = np.empty((len(sources), 3, size, size), np.uint8)
     with ThreadPoolExecutor() as pool:
-        arrays = list(tqdm(pool.map(one, sources), total=len(sources), desc="decoding images", leave=False))
-    return torch.from_numpy(np.stack(arrays))
+        arrays = pool.map(one, sources)
+        for k, array in enumerate(tqdm(arrays, total=len(sources), desc="decoding images", leave=False)):
+            pixels[k] = array
+    return torch.from_numpy(pixels)

@@ -115,3 +115,26 @@ def calibration_difference(drawn: Tensor, given: Tensor) -> Number:
     """|E‖Δφ‖² − 2 E Var_k| / (2 Var φ(a(x))): calibration where retention is above 0.9; 0 is exact. Shapes as above."""
     errors, within = (drawn - given[:, None]).square().sum(-1).mean(1), variance(drawn, 1)
     return bootstrap(lambda i: (errors[i].mean() - 2 * within[i].mean()).abs() / (2 * variance(given[i])), len(given))
+
+
+def effective_rank(h: Tensor) -> float:
+    """exp(H(p)), p = σ²/Σσ² over the singular values of centred h [N,D], not standardised: 1 … D (Roy 2007)."""
+    centred = h.double() - h.double().mean(0)
+    energy = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0)
+    return float(torch.exp(torch.special.entr(energy / energy.sum()).sum()))
+
+
+def cosines(a: Tensor, b: Tensor) -> dict[str, Number]:
+    """Mean cosine of matching rows (`positive`), of other rows (`random`), the difference (`margin`): [N,D] twice."""
+    positive, other = similarity(a, b), similarity(a, b.roll(1, 0))
+    return {
+        "positive": bootstrap(lambda i: positive[i].mean(), len(a)),
+        "random": bootstrap(lambda i: other[i].mean(), len(a)),
+        "margin": bootstrap(lambda i: (positive[i] - other[i]).mean(), len(a), null=0.0),
+    }
+
+
+def accuracy(predicted: Tensor, labels: Tensor, classes: int) -> Number:
+    """Share of equal entries of two int64 [N]; null: chance among the classes."""
+    right = (predicted == labels).float()
+    return bootstrap(lambda i: right[i].mean(), len(labels), null=1 / classes)

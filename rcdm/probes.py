@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 
 import torch
+import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import RidgeCV
 from sklearn.neural_network import MLPRegressor
-from torch import Tensor
+from torch import Tensor, nn
 
-from rcdm.metrics import Number, bootstrap, variance
+from rcdm.metrics import Number, accuracy, bootstrap, variance
 
 
 def ridge_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Number:
@@ -30,6 +31,41 @@ def mlp_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Numbe
         target = (phi / scale).numpy()
         model.fit(h.numpy(), target[:, 0] if target.shape[1] == 1 else target)
     return r_squared(_predict(model, h_test, phi_test) * scale, phi_test)
+
+
+def linear_probe(
+    h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, *, penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+) -> Number:
+    """Held-out top-1 accuracy of logistic regression from h [N,D] to classes, int64 [N], on the device of h.
+
+    h is standardised; the weight of ‖W‖² is the one of `penalties` that serves a tenth of the training rows best.
+    """
+    mean, std = h.mean(0), h.std(0).clamp(min=1e-6)
+    h, h_test = (h - mean) / std, (h_test - mean) / std
+    classes = 1 + int(max(labels.max(), labels_test.max()))
+    order = torch.randperm(len(h), generator=torch.Generator().manual_seed(0)).to(h.device)
+    trial, rest = order[: len(h) // 10], order[len(h) // 10 :]
+    models = [_logistic_regression(h[rest], labels[rest], classes, penalty) for penalty in penalties]
+    best = max(models, key=lambda model: float((model(h[trial]).argmax(1) == labels[trial]).float().mean()))
+    with torch.no_grad():
+        return accuracy(best(h_test).argmax(1).cpu(), labels_test.cpu(), classes)
+
+
+def _logistic_regression(h: Tensor, labels: Tensor, classes: int, penalty: float) -> nn.Linear:
+    model = nn.Linear(h.shape[1], classes, device=h.device)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=60, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(h), labels) + penalty * model.weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[arg-type]
+    return model
 
 
 def _predict(model: RidgeCV | MLPRegressor, h: Tensor, like: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, overload
@@ -54,6 +54,21 @@ class SSLNetwork(nn.Module):
         hidden = [f"projector.{name}" for name, _ in list(self.projector.named_children())[:-1]]
         return (*stages, "backbone", *hidden, "projector")
 
+    def all_levels(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised images [B,3,H,W] -> level -> [B,D] float32, in one pass; maps are averaged over positions."""
+        reached: dict[str, Tensor] = {}
+
+        def keep(level: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            return lambda _module, _inputs, output: reached.__setitem__(level, _pooled(output))
+
+        hooks = [self.at(level).register_forward_hook(keep(level)) for level in self.levels()]
+        try:
+            self(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {level: reached[level] for level in self.levels()}
+
     def at(self, level: str) -> nn.Module:
         """The module whose output a level is."""
         return self.get_submodule(level if level.startswith(("backbone", "projector")) else f"backbone.{level}")
@@ -86,8 +101,12 @@ class RepresentationSource(nn.Module):
     def forward(self, images: Tensor | Image.Image | Sequence[Image.Image]) -> Tensor:
         if not isinstance(images, Tensor):
             images = self.preprocessing.to_tensor(images).to(next(self.network.parameters()).device)
-        h = _output_of(self.network.at(self.level), self.network, self.preprocessing(images))
-        return (h.mean((2, 3)) if h.ndim == 4 else h).float()
+        return _pooled(_output_of(self.network.at(self.level), self.network, self.preprocessing(images)))
+
+
+def _pooled(h: Tensor) -> Tensor:
+    """[B,D,H,W] or [B,D] -> [B,D] float32."""
+    return (h.mean((2, 3)) if h.ndim == 4 else h).float()
 
 
 class _Reached(Exception):
@@ -137,11 +156,20 @@ def projector_from(tensors: dict[str, Tensor]) -> nn.Sequential:
 
 
 def save_network(folder: Path, network: SSLNetwork, config: dict[str, Any]) -> None:
-    """Write a source folder: `model.safetensors`, `config.json` (architecture, preprocessing, training)."""
+    """Write a source folder: `model.safetensors`, `config.json` (architecture, preprocessing, training).
+
+    Tensors that fp16 holds exactly are stored in it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors")
+    save_file({name: _compact(tensor) for name, tensor in network.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.is_floating_point() and torch.equal(tensor.half().to(tensor.dtype), tensor):
+        return tensor.half()
+    return tensor
 
 
 def load_network(folder: Path) -> tuple[SSLNetwork, Preprocessing]:

@@ -7,9 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +18,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
+from rcdm.budget import Budget, Progress
 from rcdm.checkpoints import checkpoint_folder
 from rcdm.datasets import Dataset, load_dataset
 from rcdm.faithfulness import comparison_grid, faithfulness
@@ -30,23 +30,6 @@ from rcdm.training_config import TrainingConfig
 from rcdm.unet import RepresentationUNet, unet_arguments
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    images: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 class TrainingDiverged(RuntimeError):
@@ -97,13 +80,16 @@ class _Run:
             raise ValueError(f"train_batch_size must be at least {len(sources.names)}: every batch covers all sources.")
         self.config, self.accelerator, self.dataset, self.sources = config, accelerator, dataset, sources
         self.folder = Path(config.output_dir)
+        self.budget = Budget(config.max_train_steps, config.max_train_minutes, config.lr_warmup_steps)
         unet = _new_unet(config, sources)
         if config.pretrained_model_name_or_path is not None:
             _start_from(unet, config.pretrained_model_name_or_path)
         _measure_statistics(unet, sources, dataset.batch(0, config.num_statistics_images).images)
         unet.to(accelerator.device, memory_format=_memory_format(accelerator.device))
-        optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay)
-        self.ema = EMAModel(unet.parameters(), decay=config.ema_decay)
+        optimizer = torch.optim.AdamW(
+            unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay, fused=True
+        )
+        self.ema = EMAModel(unet.parameters(), decay=config.ema_decay, foreach=True)
         self.progress = Progress()
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
         accelerator.register_for_checkpointing(self.progress, self.ema)
@@ -142,19 +128,10 @@ class _Run:
         bar.close()
 
     def _finished(self) -> bool:
-        return self._share_done() >= 1
-
-    def _share_done(self) -> float:
-        """Share of the budget that is used: of the steps or of the minutes, whichever is further."""
-        steps, minutes = self.config.max_train_steps, self.config.max_train_minutes
-        by_steps = self.progress.step / steps if steps else 0.0
-        by_time = self.progress.seconds / (60 * minutes) if minutes else 0.0
-        return max(by_steps, by_time)
+        return self.budget.finished(self.progress)
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, then a cosine that reaches zero when the budget is used up."""
-        warm = min(1.0, (self.progress.step + 1) / max(1, self.config.lr_warmup_steps))
-        return self.config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self._share_done())))
+        return self.config.learning_rate * self.budget.rate(self.progress)
 
     def _step(self) -> Tensor:
         """One optimiser step; returns the loss (on the device, not synchronised)."""

@@ -2,88 +2,300 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import logging
 import math
-from dataclasses import asdict, dataclass, field
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.utils.lars import LARS
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from rcdm.backbones import build_backbone
-from rcdm.datasets import Dataset
+from rcdm.budget import Budget, Progress
+from rcdm.datasets import Dataset, Sprites
+from rcdm.memory import keep_freed_memory
 from rcdm.representation import Preprocessing, SSLNetwork, save_network
+from rcdm.resume import load_state, save_state, saved_states
 from rcdm.ssl.objectives import OBJECTIVES
-from rcdm.ssl.views import ViewStrengths, random_view
+from rcdm.ssl.pretraining_config import PretrainConfig
+from rcdm.ssl.source_metrics import knn
+from rcdm.ssl.views import random_view
+from rcdm.throughput import count_flops, matrix_rate
+
+log = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr),
+    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9),
+    "lars": lambda groups, lr: LARS(groups, lr=lr, momentum=0.9),
+}
+"""Name -> constructor (parameter groups, peak learning rate)."""
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
-    """How a backbone is pretrained; the defaults suit the drawn world at 32 px."""
-
-    objective: str = "simclr"
-    views: ViewStrengths = field(default_factory=ViewStrengths)
-    width: int = 16
-    stem_stride: int = 1
-    projector_dim: int = 64
-    batch_size: int = 256
-    steps: int = 1000
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    warmup_steps: int = 50
-    seed: int = 0
+class PretrainingDiverged(RuntimeError):
+    """The loss is no longer a finite number."""
 
 
-def pretrain(dataset: Dataset, config: PretrainConfig, *, device: torch.device | str = "cpu") -> SSLNetwork:
-    """Train backbone and projector together; returns them in eval mode. Raises ValueError for an unknown objective.
+def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: bool = False) -> SSLNetwork:
+    """Train backbone and projector together and write the source folder; returns them in eval mode.
 
-    AdamW with linear warm-up and cosine decay, bf16 autocast, channels_last. Deterministic given the seed.
+    States of the run lie in `folder` until it is finished; with `resume` it continues from the last whole one. What
+    happens in step k depends on (seed, k) alone. Raises ValueError for an unknown name or a folder that is in use, and
+    PretrainingDiverged when the loss is not finite.
     """
-    if config.objective not in OBJECTIVES:
-        raise ValueError(f"There is no objective {config.objective!r}; choose one of {', '.join(OBJECTIVES)}.")
-    torch.manual_seed(config.seed)
-    arguments: dict[str, Any] = {"width": config.width, "stem_stride": config.stem_stride}
-    backbone = build_backbone("small_resnet", **arguments)
-    objective = OBJECTIVES[config.objective](8 * config.width, config.projector_dim, dataset.classes)
-    backbone.to(device).to(memory_format=torch.channels_last)
-    objective.to(device)
-    parameters = [*backbone.parameters(), *objective.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, config))
-    stream = torch.Generator(device).manual_seed(config.seed)
-    progress = tqdm(range(config.steps), desc=config.objective, unit="step")
-    for step in progress:
-        images, labels = (t.to(device) for t in dataset.batch(step, config.batch_size))
-        views = [random_view(images, config.views, stream) for _ in range(objective.views)]
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-            z = objective.projector(backbone(torch.cat(views).contiguous(memory_format=torch.channels_last)))
-        z = z.float()
-        loss = objective(z[: len(images)], z[-len(images) :], labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return SSLNetwork(backbone, objective.projector).eval().requires_grad_(False)
+    for name, registry in ((config.objective, OBJECTIVES), (config.optimizer, OPTIMIZERS)):
+        if name not in registry:
+            raise ValueError(f"There is no {name!r}; choose one of {', '.join(registry)}.")
+    if not resume and (saved_states(folder) or (folder / "model.safetensors").exists()):
+        raise ValueError(f"{folder} is in use: continue with --resume, or choose another name.")
+    keep_freed_memory()
+    run = _Run(dataset, config, folder)
+    if resume and saved_states(folder):
+        load_state(run.accelerator, folder, "latest")
+    run.loop()
+    return run.finish()
 
 
-def _warm_cosine(step: int, config: PretrainConfig) -> float:
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    return warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+class _Learner(nn.Module):
+    """What is trained in one forward pass: backbone, projector, objective, and a linear probe that only looks on."""
+
+    def __init__(self, dataset: Dataset, config: PretrainConfig) -> None:
+        super().__init__()
+        self.backbone = build_backbone("small_resnet", **config.architecture())
+        width = 8 * config.width
+        self.objective = OBJECTIVES[config.objective](
+            width, config.projector_dim, dataset.classes, config.projector_hidden_dim
+        )
+        self.probe = nn.Linear(width, dataset.classes)
+        self.target: SSLNetwork | None = None
+        if self.objective.momentum is not None:
+            self.target = SSLNetwork(copy.deepcopy(self.backbone), copy.deepcopy(self.objective.projector))
+            deactivate_requires_grad(self.target)
+
+    def forward(self, views: Tensor, labels: Tensor) -> Tensor:
+        """Views [V*B,3,H,W], one after the other, and labels [B] -> loss (scalar); the probe's is added to it."""
+        h = self.backbone(views)
+        z = self.objective.projector(h)
+        targets = None
+        if self.target is not None:
+            with torch.no_grad():
+                seen_a, seen_b = self.target(views).float().chunk(2)
+            targets = (seen_a, seen_b)
+        with torch.autocast(views.device.type, enabled=False):  # the losses are sums over a batch: in full precision
+            z, n = z.float(), len(labels)
+            loss = self.objective(z[:n], z[-n:], labels, targets)
+            return loss + F.cross_entropy(self.probe(h[:n].detach().float()), labels)
+
+    def network(self) -> SSLNetwork:
+        return SSLNetwork(self.backbone, self.objective.projector)
 
 
-def save_source(folder: Path, network: SSLNetwork, dataset: Dataset, config: PretrainConfig, seconds: float) -> None:
-    """Write the source folder of a pretrained backbone, with how it came about."""
+class _Run:
+    """The pieces of one pretraining run and what is done with them."""
+
+    def __init__(self, dataset: Dataset, config: PretrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.device = self.accelerator.device
+        self.dataset = dataset.to(self.device)
+        torch.manual_seed(config.seed)
+        learner = _Learner(dataset, config)
+        if self.accelerator.num_processes > 1:
+            learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
+        learner.to(self.device, memory_format=torch.channels_last)
+        rate = config.learning_rate * config.batch_size / 256
+        optimizer = OPTIMIZERS[config.optimizer](_groups(learner, config.weight_decay), rate)
+        self.peak = rate
+        self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
+        self.step_module = torch.compile(self.learner) if config.compile else self.learner
+        self.budget = Budget(config.max_steps, config.max_minutes, config.warmup_steps)
+        self.progress = Progress()
+        self.accelerator.register_for_checkpointing(self.progress)
+
+    def loop(self) -> None:
+        progress, config, accelerator = self.progress, self.config, self.accelerator
+        bar = tqdm(
+            total=config.max_steps,
+            initial=progress.step,
+            desc=self.folder.name,
+            unit="step",
+            disable=not accelerator.is_main_process,
+        )
+        begun, seconds_before = time.monotonic(), progress.seconds
+        last_save = last_look = begun
+        losses: list[Tensor] = []
+        shown: dict[str, str] = {}
+        while not self.budget.finished(progress):
+            losses.append(self._step())
+            progress.step += 1
+            progress.images += config.batch_size * accelerator.num_processes
+            now = time.monotonic()
+            progress.seconds = seconds_before + now - begun
+            bar.update()
+            save = now - last_save > 60 * config.checkpointing_minutes
+            look = now - last_look > 60 * config.monitor_minutes
+            if progress.step % 20 == 0 or save or self.budget.finished(progress):
+                shown["loss"] = f"{self._mean_loss(losses):.3f}"
+                shown["images/s"] = f"{progress.images / progress.seconds:.0f}"
+                bar.set_postfix(shown, refresh=False)
+                losses = []
+            if look:
+                shown["kNN"] = f"{self._look()['knn20']:.3f}"
+                last_look = time.monotonic()
+            if save:
+                save_state(accelerator, self.folder, progress.step, keep=1)
+                last_save = time.monotonic()
+        bar.close()
+
+    def _step(self) -> Tensor:
+        """One optimiser step; returns the loss (on the device, not synchronised)."""
+        accelerator = self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak * self.budget.rate(self.progress)
+        views, labels = self._views(self.progress.step)
+        loss = self.step_module(views, labels)
+        accelerator.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        learner = accelerator.unwrap_model(self.learner)
+        if learner.target is not None:
+            share = min(1.0, self.budget.share(self.progress))
+            slow = 1 - (1 - learner.objective.momentum) * 0.5 * (1 + math.cos(math.pi * share))  # to 1 at the end
+            update_momentum(learner.backbone, learner.target.backbone, slow)
+            update_momentum(learner.objective.projector, learner.target.projector, slow)
+        return loss.detach()
+
+    def _views(self, step: int) -> tuple[Tensor, Tensor]:
+        """The views of step k, one after the other [V*B,3,H,W], and the labels [B]."""
+        place = step * self.accelerator.num_processes + self.accelerator.process_index
+        images, labels = self.dataset.batch(place, self.config.batch_size)
+        stream = torch.Generator(self.device).manual_seed((self.config.seed + 1) * 1_000_003 + place)
+        objective = self.accelerator.unwrap_model(self.learner).objective
+        views = [random_view(images, self.config.views, stream)]
+        if objective.views == 2:
+            if objective.pairs_by_label:
+                images = images[_partners(labels, stream)]
+            views.append(random_view(images, self.config.views, stream))
+        return torch.cat(views).contiguous(memory_format=torch.channels_last), labels
+
+    def _mean_loss(self, losses: list[Tensor]) -> float:
+        loss = float(torch.stack(losses).mean())
+        if not math.isfinite(loss):
+            raise PretrainingDiverged(
+                f"The loss of {self.folder.name} is {loss} at step {self.progress.step}; lower the learning rate."
+            )
+        return loss
+
+    @torch.no_grad()
+    def _look(self) -> dict[str, float]:
+        """kNN and the online linear probe on at most 2000 held-out images, against 10,000 training images."""
+        learner = self.accelerator.unwrap_model(self.learner).eval()
+        held_out = self.dataset.held_out(2000)
+        bank = [self.dataset.batch(step, 500) for step in range(20)]
+        h = torch.cat([self._encode(learner, batch.images) for batch in bank])
+        test = torch.cat([self._encode(learner, part) for part in held_out.images.split(500)])
+        labels = torch.cat([batch.labels for batch in bank])
+        nearest = knn(h, labels, test, held_out.labels, self.dataset.classes)
+        linear = (learner.probe(test).argmax(1) == held_out.labels).float().mean()
+        learner.train()
+        record = {"step": float(self.progress.step), "knn20": nearest.value, "online_linear_top1": float(linear)}
+        self.progress.history.append(record)
+        return record
+
+    def _encode(self, learner: _Learner, images: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            return learner.backbone(images.contiguous(memory_format=torch.channels_last)).float()
+
+    def finish(self) -> SSLNetwork:
+        """Write the source folder, print how fast the run was, and remove its states."""
+        learner = self.accelerator.unwrap_model(self.learner)
+        if self.progress.step:
+            self._look()
+            log.warning("%s: %s", self.folder.name, self._throughput())
+        network = learner.network().eval().requires_grad_(False)
+        if self.accelerator.is_main_process:
+            save_source(self.folder, network, self.dataset, self.config, self.progress)
+            for state in saved_states(self.folder):
+                shutil.rmtree(state)
+        self.accelerator.wait_for_everyone()
+        return network
+
+    def _throughput(self) -> str:
+        """Images per second, and the share of what this device multiplies at best."""
+        views, labels = self._views(0)
+        few = max(2, len(labels) // 8)
+        views = torch.cat([part[:few] for part in views.chunk(len(views) // len(labels))])
+        learner = self.accelerator.unwrap_model(self.learner).train()
+        state = copy.deepcopy(learner.state_dict())
+        flops = count_flops(lambda: learner(views, labels[:few]).backward()) / few
+        learner.zero_grad(set_to_none=True)
+        learner.load_state_dict(state)
+        half = self.config.mixed_precision == "bf16"
+        rate = matrix_rate(self.device, torch.bfloat16 if half else torch.float32)
+        per_second = self.progress.images / self.progress.seconds / self.accelerator.num_processes
+        return (
+            f"{per_second:.0f} images/s, {flops / 1e9:.2f} GFLOP each, "
+            f"{100 * per_second * flops / rate:.0f} % of the {rate / 1e12:.2f} TFLOP/s that matrix products reach here"
+        )
+
+
+def _groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; vectors do not, and LARS leaves those alone (You et al. 2017)."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _partners(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """For each row another row of the batch with the same label, int64 [B]; itself where it is alone."""
+    same = labels[:, None] == labels
+    others = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    choice = torch.where(others.any(1, keepdim=True), others, same)
+    return torch.multinomial(choice.float(), 1, generator=generator)[:, 0]
+
+
+def save_source(
+    folder: Path, network: SSLNetwork, dataset: Dataset, config: PretrainConfig, progress: Progress
+) -> None:
+    """Write the source folder of a pretrained backbone, with how it came about; `network` takes the saved precision."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:  # matrices and kernels are shipped as fp16
+            parameter.data = parameter.data.half().float()
     save_network(
         folder,
         network,
         {
             "architecture": "small_resnet",
-            "arguments": {"width": config.width, "stem_stride": config.stem_stride},
+            "arguments": config.architecture(),
             "levels": list(network.levels()),
             "preprocessing": asdict(Preprocessing(dataset.size)),
-            "training": {"data": dataset.name, **asdict(config), "seconds": round(seconds)},
-            "licence": "MIT",
+            "training": {
+                "data": dataset.name,
+                **asdict(config),
+                "steps": progress.step,
+                "images": progress.images,
+                "epochs": round(progress.images / dataset.n_train, 2) if dataset.n_train else None,
+                "seconds": round(progress.seconds),
+                "history": progress.history,
+            },
+            "licence": "MIT" if isinstance(dataset, Sprites) else f"the terms of the training data, {dataset.name}",
         },
     )
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """How the network of a source folder was trained: the `training` part of its config.json."""
+    return dict(json.loads((folder / "config.json").read_text())["training"])

@@ -1,0 +1,154 @@
+"""What is known of a pretrained network: classes, transformations, rank and invariance at each of its levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightly.utils.benchmarking.knn import knn_predict
+from torch import Tensor
+
+from rcdm.datasets import Dataset, Sprites
+from rcdm.metrics import Number, accuracy, cosines, effective_rank
+from rcdm.probes import linear_probe
+from rcdm.representation import Preprocessing, SSLNetwork
+from rcdm.ssl.probe_table import probe_table
+from rcdm.ssl.views import ViewStrengths, random_view
+from rcdm.transformations import TELLING
+
+Levels = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SourceEvaluationSize:
+    """How many images are looked at; all held-out images where there are fewer."""
+
+    train_images: int = 100_000
+    test_images: int = 10_000
+    transformation_images: int = 4000
+    probe_images: int = 4096
+
+
+def measure_source(
+    network: SSLNetwork,
+    preprocessing: Preprocessing,
+    dataset: Dataset,
+    views: ViewStrengths,
+    size: SourceEvaluationSize | None = None,
+    *,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """What metrics.json of a source folder holds.
+
+    `levels`: level -> `knn20` and `linear_top1` (top-1 on held-out images), `effective_rank`, `positive`, `random` and
+    `margin` cosine of two views, and `transformation_probe`: name -> accuracy at telling which case was applied; on the
+    drawn world also `ridge_r2`: level -> factor -> R².
+    """
+    size = size or SourceEvaluationSize()
+    device = next(network.parameters()).device
+    dataset = dataset.to(device)
+    on_progress("representations of the training images")
+    train, labels = _levels_of_training(network, preprocessing, dataset, size.train_images)
+    held_out = dataset.held_out(size.test_images)
+    on_progress("representations of the held-out images")
+    test = _levels(network, preprocessing, held_out.images)
+    stream = torch.Generator(device).manual_seed(0)
+    first, second = (
+        _levels(network, preprocessing, held_out.images, lambda images: random_view(images, views, stream))
+        for _ in range(2)
+    )
+    levels: dict[str, Any] = {}
+    for level in network.levels():
+        on_progress(f"probes at {level}")
+        numbers = {
+            "knn20": knn(train[level], labels, test[level], held_out.labels, dataset.classes),
+            "linear_top1": linear_probe(train[level], labels, test[level], held_out.labels),
+            **cosines(first[level].cpu(), second[level].cpu()),
+        }
+        levels[level] = {name: number.to_json() for name, number in numbers.items()}
+        levels[level]["effective_rank"] = {"value": effective_rank(test[level]), "n": len(test[level])}
+        levels[level]["width"] = test[level].shape[1]
+        levels[level]["transformation_probe"] = {}
+    for name in TELLING:
+        on_progress(f"transformation probe: {name}")
+        found = _transformation_probe(network, preprocessing, dataset, name, size.transformation_images)
+        for level, number in found.items():
+            levels[level]["transformation_probe"][name] = number.to_json()
+    result: dict[str, Any] = {"data": dataset.name, "n_train": len(labels), "n": len(held_out.labels), "levels": levels}
+    if isinstance(dataset, Sprites):
+        result["ridge_r2"] = probe_table(network, dataset, n=size.probe_images)
+    return result
+
+
+def knn(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, classes: int, *, k: int = 20) -> Number:
+    """Top-1 accuracy of the k nearest neighbours by cosine, weighted by exp(cos / 0.1) (Wu et al. 2018)."""
+    bank = F.normalize(h, dim=1).T.contiguous()
+    parts = [
+        knn_predict(F.normalize(rows, dim=1), bank, labels, classes, knn_k=min(k, len(h)), knn_t=0.1)[:, 0]
+        for rows in h_test.split(500)
+    ]
+    return accuracy(torch.cat(parts).cpu(), labels_test.cpu(), classes)
+
+
+@torch.no_grad()
+def _levels(
+    network: SSLNetwork,
+    preprocessing: Preprocessing,
+    images: Tensor,
+    change: Callable[[Tensor], Tensor] = lambda images: images,
+) -> Levels:
+    """[N,3,H,W] in [-1,1] -> level -> [N,D]."""
+    parts = [network.all_levels(preprocessing(change(chunk))) for chunk in images.split(500)]
+    return {level: torch.cat([part[level] for part in parts]) for level in network.levels()}
+
+
+def _levels_of_training(
+    network: SSLNetwork, preprocessing: Preprocessing, dataset: Dataset, n: int
+) -> tuple[Levels, Tensor]:
+    """The first n training images of the dataset's order, at every level, and their labels."""
+    chunk = min(500, n, dataset.n_train or n)
+    n = min(n, dataset.n_train or 20_000)
+    batches = (dataset.batch(step, chunk) for step in range(n // chunk))
+    parts, labels = [], []
+    for batch in batches:
+        parts.append(_levels(network, preprocessing, batch.images))
+        labels.append(batch.labels)
+    return {level: torch.cat([part[level] for part in parts]) for level in network.levels()}, torch.cat(labels)
+
+
+def _transformation_probe(
+    network: SSLNetwork, preprocessing: Preprocessing, dataset: Dataset, name: str, n: int
+) -> dict[str, Number]:
+    """Level -> accuracy at telling which case of a transformation was applied, from h alone, on held-out images."""
+    transform, cases = TELLING[name]
+    parts = []
+    for images in (dataset.batch(0, n).images, dataset.held_out(n // 2).images):
+        seen = [_levels(network, preprocessing, transform(images, k)) for k in range(cases)]
+        labels = torch.arange(cases, device=images.device).repeat_interleave(len(images))
+        parts.append(({level: torch.cat([part[level] for part in seen]) for level in seen[0]}, labels))
+    (train, labels), (test, labels_test) = parts
+    return {level: linear_probe(train[level], labels, test[level], labels_test) for level in network.levels()}
+
+
+def format_levels(levels: dict[str, Any]) -> str:
+    """The `levels` of `measure_source` as text, one row per level; accuracies are top-1."""
+    columns: dict[str, Callable[[dict[str, Any]], float]] = {
+        "width": lambda m: m["width"],
+        "rank": lambda m: m["effective_rank"]["value"],
+        "kNN-20": lambda m: m["knn20"]["value"],
+        "linear": lambda m: m["linear_top1"]["value"],
+        "positive": lambda m: m["positive"]["value"],
+        "random": lambda m: m["random"]["value"],
+        **{name: lambda m, name=name: m["transformation_probe"][name]["value"] for name in TELLING},  # type: ignore[misc]
+    }
+    lines = [" " * 12 + "".join(name.rjust(10) for name in columns)]
+    for level, numbers in levels.items():
+        cells = (
+            f"{column(numbers):10.0f}" if name == "width" else f"{column(numbers):10.3f}"
+            for name, column in columns.items()
+        )
+        lines.append(level.ljust(12) + "".join(cells))
+    return "\n".join(lines)

@@ -1,0 +1,37 @@
+"""How fast a device multiplies, and how many floating-point operations a step costs: what a run could reach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def matrix_rate(device: torch.device | str, dtype: torch.dtype, *, seconds: float = 0.5) -> float:
+    """Measured operations per second (2 per multiply-add) of square matrix products on a device."""
+    device = torch.device(device)
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(side, side, device=device).to(dtype)
+    for _ in range(3):
+        a @ a
+    count, begun = 0, _now(device)
+    while (spent := _now(device) - begun) < seconds:
+        for _ in range(5):
+            a @ a
+        count += 5
+    return count * 2 * side**3 / spent
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Floating-point operations (2 per multiply-add) of the matrix products and convolutions that `work` runs."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
