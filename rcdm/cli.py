@@ -111,7 +111,7 @@ def _sample(options: argparse.Namespace) -> None:
                 numbers.append({"photo": str(path), "source": source, **_numbers_of(pipe, photo, source, images)})
     labels = [f"{Path(n['photo']).name} {n['source']}" for n in numbers]
     grid = im.grid(drawn, row_labels=labels, column_labels=["given", *(f"seed {seed}" for seed in seeds)])
-    _write_sample(options, grid, {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers})
+    _write_sample(options, grid, {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers}, pipe.caution)
 
 
 def _numbers_of(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torch.Tensor) -> dict[str, Any]:
@@ -127,15 +127,17 @@ def _numbers_of(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torc
     return numbers
 
 
-def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[str, Any]) -> None:
+def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[str, Any], caution: str) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     grid.save(options.out)
-    settings = {key: str(value) for key, value in vars(options).items() if key != "run"}
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "run"}
     libraries = {name: version(name) for name in ("torch", "diffusers", "pillow")}
     versions = {"rcdm": rcdm.__version__, "python": platform.python_version(), **libraries}
     report = options.out.with_suffix(".json")
     report.write_text(json.dumps({"settings": settings, "versions": versions, **record}, indent=1) + "\n")
     print(f"{options.out} and {report}")
+    if caution:
+        print(f"Note: {caution}", file=sys.stderr)
 
 
 # study
@@ -175,6 +177,7 @@ def _study(options: argparse.Namespace) -> None:
     figure, report = (options.out / f"{options.study}.{kind}" for kind in ("png", "json"))
     im.grid(rows, row_labels=result.rows, column_labels=result.columns).save(figure)
     report.write_text(json.dumps(result.numbers, indent=1) + "\n")
+    print(result.summary)
     print(f"{figure} and {report}")
 
 

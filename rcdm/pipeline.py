@@ -35,17 +35,23 @@ class RCDMPipeline(DiffusionPipeline):
         unet: the denoiser. scheduler: any diffusers scheduler that fits its prediction type.
         sources: the frozen networks that turn images into representations.
         default_steps: number of denoising steps when a call names none.
+        trained_on: name of the data that the denoiser learnt from.
     """
 
     model_cpu_offload_seq = "sources->unet"
 
     def __init__(
-        self, unet: RepresentationUNet, scheduler: SchedulerMixin, sources: Sources, default_steps: int = 20
+        self,
+        unet: RepresentationUNet,
+        scheduler: SchedulerMixin,
+        sources: Sources,
+        default_steps: int = 20,
+        trained_on: str = "",
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_modules(sources=sources)
-        self.register_to_config(default_steps=default_steps)
+        self.register_to_config(default_steps=default_steps, trained_on=trained_on)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RCDMPipeline:
@@ -56,6 +62,16 @@ class RCDMPipeline(DiffusionPipeline):
             folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns))
         kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(str(folder), **kwargs)
+
+    @property
+    def caution(self) -> str:
+        """A sentence for whoever gives it a photograph that it cannot draw; empty where there is nothing to say."""
+        if self.config.trained_on != "sprites":
+            return ""
+        return (
+            "This checkpoint has only ever seen drawn shapes. Of any other image it draws the shapes whose "
+            "representation comes closest, and the similarity under them is low."
+        )
 
     @property
     def image_size(self) -> int:

@@ -199,7 +199,8 @@ class _Run:
         unet = self.accelerator.unwrap_model(self.unet)
         self.ema.store(unet.parameters())
         self.ema.copy_to(unet.parameters())
-        pipe = RCDMPipeline(unet.eval(), self.scheduler, self.sources, self.config.num_inference_steps)
+        steps, data = self.config.num_inference_steps, self.dataset.name
+        pipe = RCDMPipeline(unet.eval(), self.scheduler, self.sources, steps, data)
         pipe.set_progress_bar_config(disable=True)
         try:
             use(pipe)

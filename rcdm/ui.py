@@ -158,7 +158,7 @@ def build(pipe: RCDMPipeline) -> gr.Blocks:
         return im.to_pil(sprites.render(factors, SPRITE_PIXELS))[0]
 
     with gr.Blocks(title="RCDM", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.Markdown(TITLE)
+        gr.Markdown(f"{TITLE} {pipe.caution}")
         with gr.Row():
             with gr.Column(elem_id="controls", min_width=300):
                 photo = Photo(

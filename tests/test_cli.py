@@ -33,6 +33,7 @@ def test_sample_writes_a_grid_and_every_setting(photo, tiny_checkpoint, tmp_path
     out = tmp_path / "deep" / "grid.png"
     report = sample(photo, tiny_checkpoint, out, "--samples", "3", "--source", "tiny/backbone", "tiny/projector")
     assert Image.open(out).format == "PNG"
+    assert report["settings"]["samples"] == 3 and report["settings"]["source"] == ["tiny/backbone", "tiny/projector"]
     assert report["seeds"] == [0, 1, 2] and report["steps"] == 4 and report["versions"]["rcdm"] == rcdm.__version__
     assert [draw["source"] for draw in report["draws"]] == ["tiny/backbone", "tiny/projector"]
     assert all(len(draw["similarity"]) == 3 and -1 <= min(draw["similarity"]) <= 1 for draw in report["draws"])
@@ -102,7 +103,7 @@ def test_retention_study_has_the_shape_it_promises(with_reader):
     images = sprites.render(sprites.sample_factors(5, seed=0), 16)
     more = sprites.render(sprites.sample_factors(40, seed=1), 16)
     result = STUDIES["retention"](pipe, images, sources=["tiny/backbone"], seeds=[7, 8, 9], probe_images=more)
-    assert len(result.images) == len(result.rows) * len(result.columns) and result.columns[0] == "seed 7"
+    assert len(result.images) == len(result.rows) * len(result.columns) and result.columns[:2] == ("given", "draw 0")
     red = result.numbers["sources"]["tiny/backbone"]["red"]
     assert {"value", "low", "high", "n", "null", "calibration", "ridge", "probe"} <= set(red) and red["n"] == 5
 
@@ -129,10 +130,11 @@ def test_evaluate_writes_every_number_with_n_and_null(with_reader, tmp_path, cap
     assert "| tiny/projector |" in capsys.readouterr().out
 
 
-def test_study_command_writes_numbers_and_figure(with_reader, photo, tmp_path):
+def test_study_command_writes_numbers_and_figure(with_reader, photo, tmp_path, capsys):
     cli.main(["study", "retention", str(photo), str(photo), "--checkpoint", str(with_reader), "--samples", "2"]
              + ["--source", "tiny/projector", "--device", "cpu", "--out", str(tmp_path)])  # fmt: skip
     assert Image.open(tmp_path / "retention.png").size[0] > 100
+    assert "tiny/projector" in (printed := capsys.readouterr().out) and "With 2 images" in printed
     assert "tiny/projector" in json.loads((tmp_path / "retention.json").read_text())["sources"]
 
 

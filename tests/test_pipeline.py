@@ -176,3 +176,9 @@ def test_sources_behave_as_the_tuple_of_their_names(pipe):
 def test_an_unknown_checkpoint_names_what_there_is():
     with pytest.raises(ValueError, match="There is no checkpoint 'nothing'"):
         rcdm.load("nothing")
+
+
+def test_only_a_checkpoint_of_drawn_shapes_asks_for_caution(pipe):
+    assert pipe.caution == ""
+    pipe.register_to_config(trained_on="sprites")
+    assert "drawn shapes" in pipe.caution

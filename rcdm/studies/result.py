@@ -10,9 +10,10 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Images row-major over (rows, columns), their labels, and the numbers (JSON-ready)."""
+    """Images row-major over (rows, columns), their labels, the numbers (JSON-ready), and a `summary` in words."""
 
     images: list[Image.Image] = field(default_factory=list)
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""

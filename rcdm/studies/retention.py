@@ -57,10 +57,30 @@ def study(
             name: {**_numbers(read[name], free[name], given[name], len(seeds)), **probes.get(name, {})}
             for name in given
         }
-    grid = [image for source in sources for image in im.to_pil(shown[source])]
-    columns = tuple(f"seed {seed}" for seed in seeds)
-    rows = tuple(f"{source}, image {i}" for source in sources for i in range(min(4, len(images))))
-    return StudyResult(grid, rows, columns, {"sources": numbers, "images": len(images), "draws": len(seeds)})
+    few = im.to_pil(pixels_of(pipe, images[:4]))
+    grid = []
+    for source in sources:
+        drawn = im.to_pil(shown[source])
+        for i, image in enumerate(few):
+            grid += [image, *drawn[i * len(seeds) : (i + 1) * len(seeds)]]
+    columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
+    rows = tuple(f"{source}, image {i}" for source in sources for i in range(len(few)))
+    found = {"sources": numbers, "images": len(images), "draws": len(seeds)}
+    return StudyResult(grid, rows, columns, found, _summary(numbers, len(images), len(seeds)))
+
+
+def _summary(numbers: dict[str, Any], n: int, k: int) -> str:
+    """A line per source and attribute: retention with its interval and null, then calibration."""
+    lines = [f"Retention on {n} images x {k} draws: value (95 % interval), unconditional draws, calibration"]
+    if n < 30:
+        lines.append(f"With {n} images the intervals are wide; numbers worth quoting need about a hundred.")
+    for source, attributes in numbers.items():
+        for name, r in attributes.items():
+            interval = f"({r['low']:.2f} … {r['high']:.2f})"
+            lines.append(
+                f"{source:24} {name:18} {r['value']:6.2f} {interval:18} {r['null']:6.2f}  {r['calibration']:.2f}"
+            )
+    return "\n".join(lines)
 
 
 def _numbers(drawn: Tensor, free: Tensor, given: Tensor, k: int) -> dict[str, Any]:
@@ -72,19 +92,19 @@ def _numbers(drawn: Tensor, free: Tensor, given: Tensor, k: int) -> dict[str, An
         "calibration_interval": [ratio.low, ratio.high],
         "calibration_null": ratio.null,
         "calibration_difference": difference.value,
+        "calibration_difference_interval": [difference.low, difference.high],
     }
 
 
 def _probes(
     pipe: RCDMPipeline, attributes: Attributes, train: Tensor, test: Tensor | Sequence[Image.Image], source: str
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader."""
     h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
     phi, phi_test = attributes.read(train), attributes.read(pixels_of(pipe, test))
-    return {
-        name: {
-            "ridge": ridge_probe(h, phi[name], h_test, phi_test[name]).value,
-            "probe": mlp_probe(h, phi[name], h_test, phi_test[name]).value,
-        }
-        for name in phi
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for name in phi:
+        ridge = ridge_probe(h, phi[name], h_test, phi_test[name])
+        mlp = mlp_probe(h, phi[name], h_test, phi_test[name])
+        found[name] = {"ridge": ridge.value, "probe": mlp.value, "probe_interval": [mlp.low, mlp.high]}
+    return found
