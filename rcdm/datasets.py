@@ -36,7 +36,10 @@ class Dataset(Protocol):
     name: str
     size: int
     classes: int
-    n_train: int | None  # how many different training images there are; None: there is no end
+
+    @property
+    def n_train(self) -> int | None:
+        """How many different training images there are; None where there is no end."""
 
     def batch(self, step: int, batch_size: int) -> Batch: ...
 

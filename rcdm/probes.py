@@ -64,7 +64,7 @@ def _logistic_regression(h: Tensor, labels: Tensor, classes: int, penalty: float
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
     return model
 
 

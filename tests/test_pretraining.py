@@ -104,7 +104,7 @@ def test_a_time_budget_ends_with_a_finished_schedule():
 
 
 def test_a_diverged_run_says_so_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("rcdm.ssl.command._measure", lambda *_: None)
+    monkeypatch.setattr("rcdm.ssl.source_metrics.measure_folder", lambda *_, **__: "")
     arguments = ["pretrain", "--objective", "vicreg", "simclr", "--resolution", "16", "--out", str(tmp_path)]
     arguments += ["--width", "4", "--batch-size", "8", "--max-steps", "2", "--mixed-precision", "no"]
     monkeypatch.setitem(pretraining.OBJECTIVES, "vicreg", Exploding)
@@ -172,7 +172,7 @@ def test_a_measured_source_has_every_number_with_its_n(tmp_path):
 def test_the_command_trains_several_and_evaluate_measures_them_again(tmp_path, monkeypatch, capsys):
     out = tmp_path / "checkpoint" / "sources"
     small = SourceEvaluationSize(train_images=60, test_images=40, transformation_images=20, probe_images=64)
-    monkeypatch.setattr("rcdm.ssl.command.SourceEvaluationSize", lambda: small)
+    monkeypatch.setattr("rcdm.ssl.source_metrics.SourceEvaluationSize", lambda: small)
     monkeypatch.setattr("rcdm.ssl.source_metrics.TELLING", {"flip": TELLING["flip"]})
     arguments = ["pretrain", "--objective", "simclr", "supervised", "--name", "simclr-nojitter", "supervised"]
     arguments += ["--resolution", "16", "--width", "4", "--max-steps", "2", "--batch-size", "8", "--out", str(out)]
@@ -188,6 +188,11 @@ def test_the_command_trains_several_and_evaluate_measures_them_again(tmp_path, m
     again = json.loads((out / "simclr-nojitter" / "metrics.json").read_text())
     assert again == metrics and (out / "supervised" / "metrics.json").exists()
     assert rcdm.load_source(f"{out.parent}/simclr-nojitter/layer2").dim == 8
+    cli.main(["report", str(out.parent), "--out", str(tmp_path / "report")])
+    table = (tmp_path / "report" / "levels.md").read_text()
+    gap = [100 * again["levels"][level]["linear_top1"]["value"] for level in ("projector", "backbone")]
+    assert f"| {gap[0] - gap[1]:+.1f} |" in table and "N 40" in table
+    assert (tmp_path / "report" / "levels.pdf").read_bytes().startswith(b"%PDF")
     shutil.rmtree(out / "supervised")
     cli.main([*arguments, "--resume", "--jitter", "0", "--hue", "0", "--mixed-precision", "no"])
     assert "finished already" in capsys.readouterr().out and (out / "supervised" / "metrics.json").exists()

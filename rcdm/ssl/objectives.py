@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -128,9 +129,14 @@ class DirectPred(BYOL):
         super().__init__(dim, projector_dim, classes, hidden_dim)
         self.predictor = DirectPredictor(projector_dim)
 
+    @property
+    def direct(self) -> DirectPredictor:
+        """The predictor, as what it is."""
+        return cast(DirectPredictor, self.predictor)
+
     def forward(self, z_a: Tensor, z_b: Tensor, labels: Tensor, targets: Targets | None = None) -> Tensor:
         if self.training:
-            self.predictor.update(torch.cat([z_a, z_b]))
+            self.direct.update(torch.cat([z_a, z_b]))
         return super().forward(z_a, z_b, labels, targets)
 
 
@@ -140,12 +146,12 @@ class IsoLoss(DirectPred):
     def forward(self, z_a: Tensor, z_b: Tensor, labels: Tensor, targets: Targets | None = None) -> Tensor:
         t_a, t_b = _needed(targets)
         if self.training:
-            self.predictor.update(torch.cat([z_a, z_b]))
+            self.direct.update(torch.cat([z_a, z_b]))
         return (self.one_way(z_a, t_b) + self.one_way(z_b, t_a)) / 2
 
     def one_way(self, z: Tensor, target: Tensor) -> Tensor:
         """The loss of z [B,P] against the target [B,P] of the other view."""
-        return isoloss_cosine(z, self.predictor.weight, target)
+        return isoloss_cosine(z, self.direct.weight, target)
 
 
 class EuclideanIsoLoss(IsoLoss):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 import shutil
@@ -113,7 +112,7 @@ class _Run:
         learner = _Learner(dataset, config)
         if self.accelerator.num_processes > 1:
             learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
-        learner.to(self.device, memory_format=torch.channels_last)
+        learner.to(self.device).to(memory_format=torch.channels_last)
         rate = config.learning_rate * config.batch_size / 256
         optimizer = OPTIMIZERS[config.optimizer](_groups(learner, config.weight_decay), rate)
         self.peak = rate
@@ -294,8 +293,3 @@ def save_source(
             "licence": "MIT" if isinstance(dataset, Sprites) else f"the terms of the training data, {dataset.name}",
         },
     )
-
-
-def training_of(folder: Path) -> dict[str, Any]:
-    """How the network of a source folder was trained: the `training` part of its config.json."""
-    return dict(json.loads((folder / "config.json").read_text())["training"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +16,8 @@ from torch import Tensor
 from rcdm.datasets import Dataset, Sprites
 from rcdm.metrics import Number, accuracy, cosines, effective_rank
 from rcdm.probes import linear_probe
-from rcdm.representation import Preprocessing, SSLNetwork
-from rcdm.ssl.probe_table import probe_table
+from rcdm.representation import Preprocessing, SSLNetwork, load_network
+from rcdm.ssl.probe_table import format_table, probe_table
 from rcdm.ssl.views import ViewStrengths, random_view
 from rcdm.transformations import TELLING
 
@@ -131,6 +133,32 @@ def _transformation_probe(
         parts.append(({level: torch.cat([part[level] for part in seen]) for level in seen[0]}, labels))
     (train, labels), (test, labels_test) = parts
     return {level: linear_probe(train[level], labels, test[level], labels_test) for level in network.levels()}
+
+
+def measure_folder(
+    folder: Path,
+    dataset: Dataset,
+    size: SourceEvaluationSize | None = None,
+    *,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Measure the network of a source folder with the views it was trained with; write metrics.json, return a table."""
+    network, preprocessing = load_network(folder)
+    network.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
+    training = json.loads((folder / "config.json").read_text())["training"]
+    metrics = measure_source(
+        network,
+        preprocessing,
+        dataset,
+        ViewStrengths(**training["views"]),
+        size,
+        on_progress=lambda text: on_progress(f"{folder.name}: {text}"),
+    )
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    lines = [f"{folder.name}: held-out images of {metrics['data']}, N {metrics['n']}", format_levels(metrics["levels"])]
+    if "ridge_r2" in metrics:
+        lines += ["ridge R² of each factor (1 read perfectly, 0 not at all)", format_table(metrics["ridge_r2"])]
+    return "\n".join(lines)
 
 
 def format_levels(levels: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ class ViewStrengths:
                 raise ValueError(f"The view strength {option.name} must lie between 0 and {option.metadata['top']:g}.")
 
     def scaled(self, factor: float) -> ViewStrengths:
-        """Every strength times a factor in [0, 1]: 0 is no augmentation."""
+        """Every strength times a factor: 0 is no augmentation. Raises ValueError where one grows too large."""
         return ViewStrengths(**{option.name: factor * getattr(self, option.name) for option in fields(self)})
 
 

@@ -1,13 +1,38 @@
-"""Command-line options made from a dataclass whose fields carry their help texts."""
+"""What commands share: how one is declared, the options of drawing, and options made from a dataclass."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
+import time
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
+
+from tqdm import tqdm
+
+
+def command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int) -> None:
+    parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
+    parser.add_argument("--source", nargs="+", default=[], help="NETWORK/LEVEL …; all if none is given")
+    parser.add_argument("--samples", type=int, default=samples, help="images drawn per photograph and source")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first draw; the next use the next numbers")
+    parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
+    parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+def announce(text: str) -> None:
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
 
 
 def add_options(

@@ -1,0 +1,57 @@
+"""`rcdm evaluate`: the numbers of a checkpoint, or of a folder of backbones, computed again."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import rcdm
+from rcdm.checkpoints import checkpoint_folder
+from rcdm.cli.options import announce, command
+from rcdm.datasets import load_dataset
+from rcdm.evaluation import EvaluationSize, evaluate, markdown_tables, write_metrics
+from rcdm.representation import load_network
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, "evaluate", "Measure a checkpoint; writes metrics.json and prints tables.", _evaluate)
+    parser.add_argument(
+        "checkpoint", nargs="?", default="sprites-32", help="name or folder, of a pipeline or of backbones"
+    )
+    parser.add_argument("--data", default="sprites", help="what the checkpoint was trained on: 'sprites' or a folder")
+    for option in dataclasses.fields(EvaluationSize):
+        name = option.name.replace("_", "-")
+        parser.add_argument(f"--{name}", type=int, default=option.default, help="how many")
+    parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
+    parser.add_argument("--out", type=Path, default=None, help="folder for metrics.json; the checkpoint's if not given")
+    parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    folder = checkpoint_folder(options.checkpoint)
+    if folder is not None and (folder / "sources").is_dir() and not (folder / "model_index.json").is_file():
+        _evaluate_sources(folder / "sources", options.data)
+        return
+    pipe = rcdm.load(options.checkpoint, device=options.device)
+    dataset = load_dataset(options.data, pipe.image_size)
+    sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
+    metrics = evaluate(pipe, dataset, EvaluationSize(**sizes), num_inference_steps=options.steps, on_progress=announce)
+    folder = options.out or folder
+    if folder is None:
+        raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    print(markdown_tables(metrics))
+    print(write_metrics(metrics, folder), file=sys.stderr)
+
+
+def _evaluate_sources(folder: Path, data: str) -> None:
+    try:
+        from rcdm.ssl.source_metrics import measure_folder
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Measuring backbones needs {error.name}: `pip install -e '.[ssl]'`.") from error
+    for source in sorted(path.parent for path in folder.glob("*/model.safetensors")):
+        _, preprocessing = load_network(source)
+        print(measure_folder(source, load_dataset(data, preprocessing.size), on_progress=announce))

@@ -1,0 +1,81 @@
+"""`rcdm pretrain`: several backbones in one call share the decoded data."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from rcdm.cli.options import add_options, announce, command, given
+from rcdm.datasets import load_dataset
+from rcdm.readers import save_reader, train_reader
+from rcdm.ssl.pretraining_config import DRAWN_WORLD, PHOTOGRAPHS, PretrainConfig
+from rcdm.ssl.views import ViewStrengths
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, "pretrain", "Pretrain small backbones; needs the extra `ssl`.", _pretrain)
+    parser.formatter_class = argparse.HelpFormatter  # the defaults depend on the data
+    parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")
+    parser.add_argument(
+        "--objective", required=True, nargs="+", help="one or more of them (an unknown one lists all), or reader"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of source folders: writes OUT/NAME for each")
+    parser.add_argument("--name", nargs="+", help="names of the source folders; the objectives' names if not given")
+    parser.add_argument("--resolution", type=int, help="side of the images in pixels (sprites: 32, photographs: 64)")
+    parser.add_argument("--resume", action="store_true", help="continue what was interrupted, skip what is finished")
+    parser.add_argument("--strength", type=float, default=1.0, help="factor of all view strengths that are not given")
+    add_options(parser, ViewStrengths, blank=True)
+    add_options(parser, PretrainConfig, leave_out=("objective", "views"), blank=True)
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    if options.objective == ["reader"]:
+        save_reader(train_reader(steps=options.max_steps or 2000, seed=options.seed or 0), options.out / "reader")
+        print((options.out / "reader" / "metrics.json").read_text())
+        return
+    try:
+        import lightly  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError("Pretraining needs lightly: install it with `pip install -e '.[ssl]'`.") from error
+    _pretrain_all(options)
+
+
+def _pretrain_all(options: argparse.Namespace) -> None:
+    """One source folder per objective, each with its metrics.json; one that diverges does not stop the others."""
+    from rcdm.ssl.pretraining import PretrainingDiverged, pretrain
+    from rcdm.ssl.source_metrics import measure_folder
+
+    names = options.name or options.objective
+    if len(names) != len(options.objective) or len(set(names)) != len(names):
+        raise ValueError("Give one --name per --objective, all different.")
+    preset = DRAWN_WORLD if options.data == "sprites" else PHOTOGRAPHS
+    configs = [_config(options, objective, preset) for objective in options.objective]
+    size = options.resolution or (32 if options.data == "sprites" else 64)
+    dataset = load_dataset(options.data, size, seed=options.seed or 0)
+    failed = []
+    for name, config in zip(names, configs, strict=True):
+        folder = options.out / name
+        if options.resume and (folder / "metrics.json").exists():
+            print(f"{folder} is finished already.")
+            continue
+        try:
+            if not (options.resume and (folder / "model.safetensors").exists()):
+                pretrain(dataset, config, folder, resume=options.resume)
+            print(measure_folder(folder, dataset, on_progress=announce))
+        except PretrainingDiverged as error:
+            failed.append(str(error))
+            print(error, file=sys.stderr)
+    if failed:
+        raise ValueError(" ".join(failed))
+
+
+def _config(options: argparse.Namespace, objective: str, preset: dict[str, Any]) -> PretrainConfig:
+    fields = {**preset, **given(options, PretrainConfig), "objective": objective}
+    if options.max_steps or options.max_minutes:  # what the user says replaces the preset's budget
+        fields |= {"max_steps": options.max_steps, "max_minutes": options.max_minutes}
+    fields["projector_hidden_dim"] = fields.get("projector_hidden_dim", PretrainConfig.projector_hidden_dim) or None
+    views = preset.get("views", ViewStrengths()).scaled(options.strength)
+    return PretrainConfig(**{**fields, "views": dataclasses.replace(views, **given(options, ViewStrengths))})

@@ -1,0 +1,87 @@
+"""`rcdm sample`: a grid of draws, and every setting and number beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import rcdm
+from rcdm import images as im
+from rcdm.attributes import attributes_of, kept_by_draws
+from rcdm.cli.options import add_drawing_options, command
+from rcdm.metrics import similarity
+from rcdm.pipeline import RCDMPipeline
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, "sample", "Draw images that share the representation of photographs.", _sample)
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
+    add_drawing_options(parser, samples=8)
+    parser.add_argument("--guidance-scale", type=float, default=1.0, help="1 is off")
+    parser.add_argument("--out", type=Path, default=Path("sample.png"), help="grid; FILE.json is written beside it")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    if options.out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, and is {options.out}.")
+    photos = [im.decode(path) for path in options.photos]
+    if options.samples < 1:
+        raise ValueError("--samples must be at least 1.")
+    pipe = rcdm.load(options.checkpoint, device=options.device)
+    sources = options.source or list(pipe.sources.names)
+    seeds = list(range(options.seed, options.seed + options.samples))
+    steps = options.steps or pipe.config.default_steps
+    drawings = len(photos) * len(sources)
+    drawn, numbers = [], []
+    with tqdm(total=drawings * steps, unit="step", desc="drawing") as bar:
+        for photo, path in zip(photos, options.photos, strict=True):
+            for source in sources:
+                images = pipe.draw(
+                    pipe.encode(photo, source).expand(len(seeds), -1),
+                    source,
+                    seeds,
+                    num_inference_steps=steps,
+                    guidance_scale=options.guidance_scale,
+                    batch_size=len(seeds),
+                    callback_on_step_end=lambda *_: bar.update(),
+                )
+                drawn.append([im.centre_crop(photo, 4 * pipe.image_size), *im.to_pil(images)])
+                numbers.append({"photo": str(path), "source": source, **_numbers_of(pipe, photo, source, images)})
+    labels = [f"{Path(n['photo']).name} {n['source']}" for n in numbers]
+    grid = im.grid(drawn, row_labels=labels, column_labels=["given", *(f"seed {seed}" for seed in seeds)])
+    _write_sample(options, grid, {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers}, pipe.caution)
+
+
+def _numbers_of(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torch.Tensor) -> dict[str, Any]:
+    """Similarity of each draw to the given representation, and what share of each attribute the draws keep."""
+    given = pipe.unet.standardise(pipe.encode(photo, source), source)
+    kept = pipe.unet.standardise(pipe.encode(drawn, source), source)
+    numbers: dict[str, Any] = {"similarity": similarity(kept, given.expand_as(kept)).tolist()}
+    if len(drawn) > 1:
+        try:
+            numbers["kept_by_draws"] = kept_by_draws(attributes_of(pipe), drawn)
+        except ValueError as error:
+            numbers["kept_by_draws_absent"] = str(error)
+    return numbers
+
+
+def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[str, Any], caution: str) -> None:
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    grid.save(options.out)
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "run"}
+    libraries = {name: version(name) for name in ("torch", "diffusers", "pillow")}
+    versions = {"rcdm": rcdm.__version__, "python": platform.python_version(), **libraries}
+    report = options.out.with_suffix(".json")
+    report.write_text(json.dumps({"settings": settings, "versions": versions, **record}, indent=1) + "\n")
+    print(f"{options.out} and {report}")
+    if caution:
+        print(f"Note: {caution}", file=sys.stderr)

@@ -1,0 +1,28 @@
+"""`rcdm train`, which is train_rcdm.py too."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rcdm.cli.options import add_options, command, given
+from rcdm.training_config import TrainingConfig
+
+
+def add(commands: Any) -> None:
+    add_training_options(command(commands, "train", "Train a denoiser (the same as train_rcdm.py).", _train))
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_train)
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    add_options(parser, TrainingConfig)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from rcdm.training import TrainingDiverged, train
+
+    try:
+        print(train(TrainingConfig(**given(options, TrainingConfig))))
+    except TrainingDiverged as error:
+        raise ValueError(str(error)) from error
