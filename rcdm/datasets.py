@@ -25,6 +25,7 @@ HELD_OUT_SEED = 2**31
 class Batch(NamedTuple):
     images: Tensor  # float32 [B,3,S,S] in [-1,1]
     labels: Tensor  # int64 [B]
+    rows: Tensor | None = None  # int64 [B]: which training images these are, where there is an end to them
 
 
 class Dataset(Protocol):
@@ -82,6 +83,11 @@ class Photographs:
         self._orders: dict[int, Tensor] = {}
 
     def to(self, device: torch.device | str) -> Photographs:
+        """On a GPU whose memory they would fill by more than a third the images stay where they are."""
+        if torch.device(device).type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if self._train.images.nbytes > free / 3:
+                return self
         self._train, self._held_out = self._train.to(device), self._held_out.to(device)
         return self
 
@@ -90,7 +96,11 @@ class Photographs:
         places = torch.arange(step * batch_size, (step + 1) * batch_size)
         epochs = places // self.n_train
         rows = [self._order(e)[places[epochs == e] % self.n_train] for e in range(int(epochs[0]), int(epochs[-1]) + 1)]
-        return self._train.take(torch.cat(rows))
+        return self.take(torch.cat(rows))
+
+    def take(self, rows: Tensor) -> Batch:
+        """Training images by number, int64 [B] below `n_train`."""
+        return self._train.take(rows)
 
     def held_out(self, n: int) -> Batch:
         """The first n of the held-out images, fewer where there are not so many."""
@@ -112,7 +122,7 @@ class Pixels(NamedTuple):
 
     def take(self, rows: Tensor) -> Batch:
         rows = rows.to(self.images.device)
-        return Batch(self.images[rows].float() / 127.5 - 1, self.labels[rows])
+        return Batch(self.images[rows].float() / 127.5 - 1, self.labels[rows], rows)
 
     def to(self, device: torch.device | str) -> Pixels:
         return Pixels(self.images.to(device), self.labels.to(device))

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -77,7 +78,8 @@ class SSLNetwork(nn.Module):
 class RepresentationSource(nn.Module):
     """A frozen network cut at a level: [B,3,H,W] in [-1,1] -> [B,D] float32, raw (not standardised).
 
-    Maps [B,C,H,W] are averaged over their positions. Gradients flow to the images when autograd is on.
+    Maps [B,C,H,W] are averaged over their positions. Gradients flow to the images when autograd is on. Raises
+    ValueError for a tensor that is not floating-point [B,3,H,W].
     """
 
     def __init__(self, name: str, network: SSLNetwork, level: str, preprocessing: Preprocessing) -> None:
@@ -101,6 +103,11 @@ class RepresentationSource(nn.Module):
     def forward(self, images: Tensor | Image.Image | Sequence[Image.Image]) -> Tensor:
         if not isinstance(images, Tensor):
             images = self.preprocessing.to_tensor(images).to(next(self.network.parameters()).device)
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"{self.name} takes PIL images or a float tensor [B,3,H,W] in [-1,1], not {images.dtype} "
+                f"{list(images.shape)}; `rcdm.images.to_tensor` makes one."
+            )
         return _pooled(_output_of(self.network.at(self.level), self.network, self.preprocessing(images)))
 
 
@@ -188,6 +195,15 @@ def load_network(folder: Path) -> tuple[SSLNetwork, Preprocessing]:
     return network.eval(), preprocessing
 
 
+def runs(names: Sequence[str]) -> Iterator[tuple[str, slice]]:
+    """Neighbours of one name, together: each name with the slice of its rows."""
+    start = 0
+    for name, group in groupby(names):
+        stop = start + len(list(group))
+        yield name, slice(start, stop)
+        start = stop
+
+
 class Sources(ModelMixin):
     """The frozen networks of a pipeline and the levels at which they are read.
 
@@ -254,17 +270,21 @@ class Sources(ModelMixin):
             return self[source](images)
         if len(source) != len(images):
             raise ValueError(f"{len(images)} images came with {len(source)} names of sources.")
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(source):
-            rows.setdefault(name, []).append(row)
-        parts = {
-            name: self[name](images[index] if isinstance(images, Tensor) else [images[i] for i in index])
-            for name, index in rows.items()
-        }
-        h = torch.zeros(len(images), max(part.shape[1] for part in parts.values()), device=self.device)
-        for name, index in rows.items():
-            h[index, : parts[name].shape[1]] = parts[name]
+        parts = [(rows, self[name](images[rows])) for name, rows in runs(source)]
+        h = torch.zeros(len(images), max(part.shape[1] for _, part in parts), device=self.device)
+        for rows, part in parts:
+            h[rows, : part.shape[1]] = part
         return h
+
+    @torch.no_grad()
+    def encode_all(self, images: Tensor) -> dict[str, Tensor]:
+        """[B,3,H,W] in [-1,1] -> name of each source -> [B,D] float32, every network run once."""
+        images = images.to(self.device, torch.float32)
+        levels = {
+            name: cast(SSLNetwork, network).all_levels(self._preprocessing[name](images))
+            for name, network in self.networks.items()
+        }
+        return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in self.names}
 
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""

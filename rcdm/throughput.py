@@ -31,6 +31,17 @@ def count_flops(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+def in_words(images_per_second: float, flops: float, device: torch.device | str, mixed_precision: str) -> str:
+    """A run's images per second, operations per image, and share of the matrix rate measured here and now."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
+    rate = matrix_rate(device, dtype)
+    share = 100 * images_per_second * flops / rate
+    return (
+        f"{images_per_second:.0f} images/s, {flops / 1e9:.2f} GFLOP each, "
+        f"{share:.0f} % of the {rate / 1e12:.2f} TFLOP/s that matrix products reach here"
+    )
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -20,12 +20,14 @@ from tqdm import tqdm
 
 from rcdm.budget import Budget, Progress
 from rcdm.checkpoints import checkpoint_folder
-from rcdm.datasets import Dataset, load_dataset
+from rcdm.datasets import Dataset, Photographs, load_dataset
 from rcdm.faithfulness import comparison_grid, faithfulness
 from rcdm.memory import keep_freed_memory
 from rcdm.pipeline import RCDMPipeline
 from rcdm.representation import Sources, read_sources
+from rcdm.representation_cache import RepresentationCache
 from rcdm.resume import load_state, save_state, saved_states
+from rcdm.throughput import count_flops, in_words
 from rcdm.training_config import TrainingConfig
 from rcdm.unet import RepresentationUNet, unet_arguments
 
@@ -68,6 +70,7 @@ def train(config: TrainingConfig) -> Path:
     if accelerator.is_main_process and config.report_to:
         accelerator.init_trackers("rcdm", config={k: str(v) for k, v in asdict(config).items()})
     run.loop()
+    log.warning("%s", run.throughput())
     accelerator.end_training()
     return run.export()
 
@@ -78,14 +81,21 @@ class _Run:
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, dataset: Dataset, sources: Sources) -> None:
         if config.train_batch_size < len(sources.names):
             raise ValueError(f"train_batch_size must be at least {len(sources.names)}: every batch covers all sources.")
-        self.config, self.accelerator, self.dataset, self.sources = config, accelerator, dataset, sources
+        self.config, self.accelerator, self.sources = config, accelerator, sources
+        self.dataset = dataset.to(accelerator.device)
         self.folder = Path(config.output_dir)
         self.budget = Budget(config.max_train_steps, config.max_train_minutes, config.lr_warmup_steps)
         unet = _new_unet(config, sources)
         if config.pretrained_model_name_or_path is not None:
             _start_from(unet, config.pretrained_model_name_or_path)
-        _measure_statistics(unet, sources, dataset.batch(0, config.num_statistics_images).images)
-        unet.to(accelerator.device, memory_format=_memory_format(accelerator.device))
+        self.cache: RepresentationCache | None = None
+        if isinstance(dataset, Photographs) and config.cache_representations:
+            self.cache = RepresentationCache(sources, dataset, mirrored=config.random_flip)
+        for name in unet.sources:
+            unet.set_statistics(name, *self._statistics(name))
+        unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device))
+        if config.compile:
+            unet.unet.compile()
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay, fused=True
         )
@@ -95,8 +105,7 @@ class _Run:
         accelerator.register_for_checkpointing(self.progress, self.ema)
         self.scheduler = make_scheduler()
         self.signal = self.scheduler.alphas_cumprod.sqrt().to(accelerator.device)
-        names = sources.names
-        self.names = [names[i % len(names)] for i in range(config.train_batch_size)]
+        self.names = sorted(sources.names[i % len(sources.names)] for i in range(config.train_batch_size))
 
     def loop(self) -> None:
         config, progress, accelerator = self.config, self.progress, self.accelerator
@@ -127,6 +136,15 @@ class _Run:
                 last_save = time.monotonic()
         bar.close()
 
+    def throughput(self) -> str:
+        """Images per second, and the share of what this device multiplies at best."""
+        if not self.progress.seconds:
+            return "There was nothing left to train."
+        flops = count_flops(lambda: self.accelerator.backward(self._loss(0))) / self.config.train_batch_size
+        self.optimizer.zero_grad(set_to_none=True)
+        per_second = self.progress.images / self.progress.seconds / self.accelerator.num_processes
+        return in_words(per_second, flops, self.accelerator.device, self.config.mixed_precision)
+
     def _finished(self) -> bool:
         return self.budget.finished(self.progress)
 
@@ -156,14 +174,19 @@ class _Run:
     def _loss(self, place: int) -> Tensor:
         """Mean squared error of v at uniform timesteps for the batch at this place of the run."""
         config, device = self.config, self.accelerator.device
-        stream = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 + place)
-        images = self.dataset.batch(place, config.train_batch_size).images
-        n = len(images)
-        noise = torch.randn(images.shape, generator=stream).to(device)
-        t = torch.randint(len(self.signal), (n,), generator=stream).to(device)
-        drop = (torch.rand(n, generator=stream) < config.representation_dropout).to(device)
-        images = images.to(device)
-        representation = self.sources.encode(images, self.names)
+        stream = torch.Generator(device).manual_seed((config.seed + 1) * 1_000_003 + place)
+        batch = self.dataset.batch(place, config.train_batch_size)
+        images, n = batch.images.to(device), len(batch.images)
+        noise = torch.randn(images.shape, generator=stream, device=device)
+        t = torch.randint(len(self.signal), (n,), generator=stream, device=device)
+        drop = torch.rand(n, generator=stream, device=device) < config.representation_dropout
+        flipped = torch.rand(n, generator=stream, device=device) < (0.5 if config.random_flip else 0)
+        if config.random_flip:
+            images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
+        if self.cache is not None and batch.rows is not None:
+            representation = self.cache(self.names, batch.rows.to(device), flipped if config.random_flip else None)
+        else:
+            representation = self.sources.encode(images, self.names)
         signal = self.signal[t].view(-1, 1, 1, 1)
         sigma = (1 - signal**2).sqrt()
         noisy = (signal * images + sigma * noise).contiguous(memory_format=_memory_format(device))
@@ -173,6 +196,14 @@ class _Run:
             snr = (signal / sigma.clamp(min=1e-8)).flatten() ** 2
             error = error * (snr.clamp(max=config.snr_gamma) / (snr + 1)).clamp(min=0.1)
         return error.mean()
+
+    def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [D] of a source over training images."""
+        if self.cache is not None:
+            return self.cache.statistics(name)
+        images = self.dataset.batch(0, self.config.num_statistics_images).images
+        h = torch.cat([self.sources.encode(chunk, name) for chunk in images.split(256)])
+        return h.mean(0), h.std(0)
 
     def _mean_loss(self, losses: list[Tensor]) -> float:
         loss = float(torch.stack(losses).mean())
@@ -273,10 +304,3 @@ def _start_from(unet: RepresentationUNet, checkpoint: str) -> None:
         unet.load_state_dict(RepresentationUNet.from_pretrained(folder / "unet").float().state_dict())
     except RuntimeError as error:
         raise ValueError(f"The denoiser of {checkpoint} has another shape than this run's: {error}") from error
-
-
-def _measure_statistics(unet: RepresentationUNet, sources: Sources, images: Tensor) -> None:
-    """Give the denoiser the mean and deviation of every representation over training images [N,3,H,W]."""
-    for name in unet.sources:
-        h = torch.cat([sources.encode(chunk, name) for chunk in images.split(256)])
-        unet.set_statistics(name, h.mean(0), h.std(0))

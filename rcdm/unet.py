@@ -13,6 +13,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from rcdm.representation import runs
+
 
 @dataclass
 class RepresentationUNetOutput(BaseOutput):
@@ -126,18 +128,14 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
             return self._projection(source, width=representation.shape[1])(representation)
         if len(source) != len(representation):
             raise ValueError(f"{len(representation)} representations came with {len(source)} names of sources.")
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(source):
-            rows.setdefault(name, []).append(row)
-        widest = max(self.config.sources.get(name, 0) for name in rows)
+        widest = max(self.config.sources.get(name, 0) for name in set(source))
         if representation.shape[1] != widest:
             raise ValueError(f"The widest of these sources has {widest} dimensions, not {representation.shape[1]}.")
-        parts, order = [], []
-        for name, index in rows.items():
+        parts = []
+        for name, rows in runs(source):
             projection = self._projection(name)
-            parts.append(projection(representation[index, : len(projection.mean)]))
-            order += index
-        return torch.cat(parts)[torch.tensor(order, device=representation.device).argsort()]
+            parts.append(projection(representation[rows, : len(projection.mean)]))
+        return torch.cat(parts)
 
     def _projection(self, source: str, *, width: int | None = None) -> _StandardisedLinear:
         if source not in self.config.sources:

@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends where an uninterrupted one does; damage and NaN lose nothing."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import make_tiny_sources
 from PIL import Image
 from safetensors.torch import load_file
@@ -18,6 +20,8 @@ import rcdm
 from rcdm import images as im
 from rcdm import sprites
 from rcdm.datasets import load_dataset
+from rcdm.representation import read_sources, runs
+from rcdm.representation_cache import RepresentationCache
 from rcdm.resume import saved_states
 from rcdm.training import TrainingDiverged, _Run, train
 from rcdm.training_config import TrainingConfig
@@ -228,8 +232,69 @@ def test_a_parquet_file_is_the_same_data(tmp_path):
         assert torch.equal(image, im.to_tensor(Image.open(files[label]))[0])
 
 
+def test_shards_that_are_named_so_are_held_out(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(photographs(tmp_path / "data").rglob("*.png"))
+    for name, part in (("train-0", files[:5]), ("train-1", files[5:8]), ("val", files[8:])):
+        table = pa.table({"image": [f.read_bytes() for f in part], "label": [files.index(f) for f in part]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    data = load_dataset(str(tmp_path), 16)
+    assert data.n_train == 8 and sorted(data.batch(0, 8).labels.tolist()) == list(range(8))
+    assert data.held_out(100).labels.tolist() == list(range(8, len(files))) and data.classes == len(files)
+
+
+def test_folders_of_training_and_validation_images_keep_apart(tmp_path):
+    for part in ("train", "val"):
+        photographs(tmp_path / part)
+    data = load_dataset(str(tmp_path), 16)
+    assert data.n_train == len(data.held_out(100).labels) == 12 and data.classes == 2
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
 def test_data_that_is_not_there_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=name):
         load_dataset(str(tmp_path / name), 16)
+
+
+def test_cached_representations_are_what_the_networks_give(sources_dir, tmp_path):
+    data = load_dataset(str(photographs(tmp_path)), 16)
+    sources = read_sources(sources_dir)
+    cache = RepresentationCache(sources, data, mirrored=True, batch_size=4)
+    batch = data.batch(3, 8)
+    names = sorted(sources.names[i % len(sources)] for i in range(8))
+    flipped = torch.arange(8) % 2 == 1
+    images = torch.where(flipped.view(-1, 1, 1, 1), batch.images.flip(3), batch.images)
+    cached = cache(names, batch.rows, flipped)
+    assert torch.allclose(cached, sources.encode(images, names), atol=5e-3)  # half precision
+    everything = data.take(torch.arange(data.n_train)).images
+    h = sources.encode(torch.cat([everything, everything.flip(3)]), names[0])
+    for kept, expected in zip(cache.statistics(names[0]), (h.mean(0), h.std(0)), strict=True):
+        assert torch.allclose(kept, expected, atol=5e-3)
+
+
+def test_the_loss_from_the_cache_is_the_loss_with_the_networks(sources_dir, tmp_path):
+    data = load_dataset(str(photographs(tmp_path / "data")), 16)
+    options = {"random_flip": True, "representation_dropout": 0.0, "train_batch_size": 8}
+    cached, live = (
+        _Run(
+            tiny(sources_dir, tmp_path / str(cache), cache_representations=cache, **options),
+            Accelerator(),
+            data,
+            read_sources(sources_dir),
+        )
+        for cache in (True, False)
+    )
+    for projection in cached.unet.projections.values():
+        torch.nn.init.normal_(projection.linear.weight)  # so that the representation matters
+    live.unet.load_state_dict(cached.unet.state_dict())
+    losses = [[float(run._loss(place)) for place in range(3)] for run in (cached, live)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    live.cache, live.config = None, dataclasses.replace(live.config, random_flip=False)
+    assert [float(live._loss(place)) for place in range(3)] != pytest.approx(losses[0], rel=1e-3)
+
+
+def test_neighbours_of_one_name_are_one_run():
+    assert list(runs(["a", "a", "b", "a"])) == [("a", slice(0, 2)), ("b", slice(2, 3)), ("a", slice(3, 4))]

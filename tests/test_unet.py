@@ -100,6 +100,31 @@ def test_preprocessing_is_the_networks_own():
     assert torch.allclose(out[0, :, 0, 0], torch.tensor([-2.0, 0.0, 1.2]), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(3, 16, 16), torch.zeros(2, 1, 16, 16)],
+    ids=["uint8", "no batch", "grey"],
+)
+def test_a_source_says_what_images_it_takes(images):
+    with pytest.raises(ValueError, match=r"float tensor \[B,3,H,W\]"):
+        make_tiny_sources()["tiny/backbone"](images)
+
+
+def test_an_image_has_the_same_representation_alone_and_in_a_batch():
+    sources, images = make_tiny_sources(), torch.rand(5, 3, 20, 20) * 2 - 1
+    for name in sources:
+        together = sources[name](images)
+        alone = torch.cat([sources[name](image[None]) for image in images])
+        assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_representation_is_the_same_on_a_gpu():
+    images = torch.rand(5, 3, 20, 20) * 2 - 1
+    on_cpu, on_gpu = make_tiny_sources()["tiny/projector"], make_tiny_sources().to("cuda")["tiny/projector"]
+    assert torch.allclose(on_cpu(images), on_gpu(images.to("cuda")).cpu(), atol=1e-2)  # TF32 products
+
+
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_a_projector_is_rebuilt_from_its_tensors_alone(objective):
     torch.manual_seed(0)

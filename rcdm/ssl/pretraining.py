@@ -30,7 +30,7 @@ from rcdm.ssl.objectives import OBJECTIVES
 from rcdm.ssl.pretraining_config import PretrainConfig
 from rcdm.ssl.source_metrics import knn
 from rcdm.ssl.views import random_view
-from rcdm.throughput import count_flops, matrix_rate
+from rcdm.throughput import count_flops, in_words
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,8 @@ class _Run:
     def _views(self, step: int) -> tuple[Tensor, Tensor]:
         """The views of step k, one after the other [V*B,3,H,W], and the labels [B]."""
         place = step * self.accelerator.num_processes + self.accelerator.process_index
-        images, labels = self.dataset.batch(place, self.config.batch_size)
+        images, labels, _ = self.dataset.batch(place, self.config.batch_size)
+        images, labels = images.to(self.device), labels.to(self.device)
         stream = torch.Generator(self.device).manual_seed((self.config.seed + 1) * 1_000_003 + place)
         objective = self.accelerator.unwrap_model(self.learner).objective
         views = [random_view(images, self.config.views, stream)]
@@ -240,13 +241,8 @@ class _Run:
         flops = count_flops(lambda: learner(views, labels[:few]).backward()) / few
         learner.zero_grad(set_to_none=True)
         learner.load_state_dict(state)
-        half = self.config.mixed_precision == "bf16"
-        rate = matrix_rate(self.device, torch.bfloat16 if half else torch.float32)
         per_second = self.progress.images / self.progress.seconds / self.accelerator.num_processes
-        return (
-            f"{per_second:.0f} images/s, {flops / 1e9:.2f} GFLOP each, "
-            f"{100 * per_second * flops / rate:.0f} % of the {rate / 1e12:.2f} TFLOP/s that matrix products reach here"
-        )
+        return in_words(per_second, flops, self.device, self.config.mixed_precision)
 
 
 def _groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
