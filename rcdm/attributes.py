@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rcdm import sprites
 from rcdm.checkpoints import checkpoint_folder
+from rcdm.colour import luma, rgb_to_hsv
 from rcdm.datasets import HELD_OUT_SEED
 from rcdm.metrics import variance
 from rcdm.pipeline import RCDMPipeline
@@ -26,14 +29,15 @@ class Attributes:
 
 
 def attributes_of(pipe: RCDMPipeline) -> Attributes:
-    """The attributes that suit a checkpoint: the factors of the drawn world when it ships a reader.
-
-    Raises ValueError when it has none.
+    """The attributes that suit a checkpoint: the factors of the drawn world when it ships a reader, else those of
+    any image (`photo_attributes`), whose spread over data images is in its metrics.json once it was evaluated.
     """
     folder = checkpoint_folder(pipe.config._name_or_path or "") if "_name_or_path" in pipe.config else None
-    if folder is None or not (folder / "reader").is_dir():
-        raise ValueError("This checkpoint has no reader: its folder holds no `reader/`.")
-    return _sprite_attributes(folder / "reader")
+    if folder is not None and (folder / "reader").is_dir():
+        return _sprite_attributes(folder / "reader")
+    metrics = folder / "metrics.json" if folder is not None else None
+    spread = json.loads(metrics.read_text()).get("spread", {}) if metrics is not None and metrics.is_file() else {}
+    return Attributes(photo_attributes, spread)
 
 
 def _sprite_attributes(folder: Path) -> Attributes:
@@ -44,9 +48,51 @@ def _sprite_attributes(folder: Path) -> Attributes:
 
 
 @torch.no_grad()
+def photo_attributes(images: Tensor) -> dict[str, Tensor]:
+    """What can be measured on any image [N,3,H,W] in [-1,1], from RGB and HSV in [0,1].
+
+    hue: circular mean, weighted by saturation x value; saturation, brightness, contrast (deviation of luma), sharpness
+    (log variance of the Laplacian of luma), warmth (mean of R − B); edges: circular mean of the doubled angle of the
+    gradient, weighted by its magnitude; place: centre of mass of the saturation, x and y in [-1,1].
+    """
+    rgb = (images.float().clamp(-1, 1) + 1) / 2
+    hue, saturation, value = rgb_to_hsv(rgb).unbind(1)
+    grey = luma(rgb)
+    turn = 2 * torch.pi * hue
+    weight = saturation * value
+    dx = (grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2])[:, 0]
+    dy = (grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1])[:, 0]
+    magnitude, angle = (dx.square() + dy.square()).sqrt(), 2 * torch.atan2(dy, dx)
+    laplacian = F.conv2d(grey, grey.new_tensor([[[[0, 1, 0], [1, -4, 1], [0, 1, 0]]]]))
+    axis_y, axis_x = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[2:])
+    mass = saturation.sum((1, 2)).clamp(min=1e-6)
+    return {
+        "hue": _direction(weight, turn),
+        "saturation": saturation.mean((1, 2))[:, None],
+        "brightness": value.mean((1, 2))[:, None],
+        "contrast": grey.std((1, 2, 3))[:, None],
+        "sharpness": (laplacian.var((1, 2, 3)) + 1e-6).log()[:, None],
+        "warmth": (rgb[:, 0] - rgb[:, 2]).mean((1, 2))[:, None],
+        "edges": _direction(magnitude, angle),
+        "place": torch.stack(
+            [(saturation * axis_x).sum((1, 2)) / mass, (saturation * axis_y[:, None]).sum((1, 2)) / mass], 1
+        ),
+    }
+
+
+def _direction(weight: Tensor, angle: Tensor) -> Tensor:
+    """Weighted circular mean of angles [N,H,W] as (cos, sin) [N,2]."""
+    mean = torch.stack([(weight * angle.cos()).sum((1, 2)), (weight * angle.sin()).sum((1, 2))], 1)
+    return F.normalize(mean, dim=1)
+
+
+@torch.no_grad()
 def kept_by_draws(attributes: Attributes, draws: Tensor) -> dict[str, float]:
-    """Share of each attribute's variance that the draws of one image [K,3,H,W] keep: 1 all, 0 none, K >= 2."""
+    """Share of each attribute's variance that the draws of one image [K,3,H,W] keep: 1 all, 0 none, K >= 2.
+
+    Attributes whose spread over data images is not known are left out.
+    """
     if len(draws) < 2:
         raise ValueError("At least two draws are needed to see what varies.")
     read = attributes.read(draws)
-    return {name: 1 - float(variance(phi)) / attributes.spread[name] for name, phi in read.items()}
+    return {n: 1 - float(variance(phi)) / attributes.spread[n] for n, phi in read.items() if n in attributes.spread}

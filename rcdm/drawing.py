@@ -61,7 +61,7 @@ class _Stopped(Exception):
 
 def draw_columns(
     pipe: RCDMPipeline,
-    attributes: Attributes | None,
+    attributes: Attributes,
     request: Request,
     show: Callable[[Drawing], None],
     check: Callable[[], None],
@@ -97,11 +97,11 @@ def draw_columns(
     return Drawing(columns, total, total, finished=True)
 
 
-def _measured(pipe: RCDMPipeline, attributes: Attributes | None, source: str, h: Tensor, drawn: Tensor) -> Column:
+def _measured(pipe: RCDMPipeline, attributes: Attributes, source: str, h: Tensor, drawn: Tensor) -> Column:
     """Drawn images [K,3,H,W] of one source, and h [D], perhaps padded -> their column with its numbers."""
     given = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
     again = pipe.unet.standardise(pipe.encode(drawn, source), source)
-    kept = kept_by_draws(attributes, drawn) if attributes is not None and len(drawn) > 1 else {}
+    kept = kept_by_draws(attributes, drawn) if len(drawn) > 1 else {}
     return Column(source, im.to_pil(drawn), similarity(again, given.expand_as(again)).tolist(), kept)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdm.attributes import attributes_of
 from rcdm.datasets import Dataset
 from rcdm.faithfulness import encode_all, faithfulness
-from rcdm.metrics import cycle_error
+from rcdm.metrics import cycle_error, variance
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies import retention
 
@@ -70,6 +71,7 @@ def evaluate(
         "retention_draws": size.retention_draws,
         "seconds": round(time.monotonic() - begun),
         "torch_threads": torch.get_num_threads(),
+        "spread": {name: float(variance(phi)) for name, phi in attributes_of(pipe).read(held_out).items()},
         "sources": numbers,
     }
 

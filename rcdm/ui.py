@@ -92,11 +92,7 @@ def default_sources(names: Sequence[str]) -> list[str]:
 
 def build(pipe: RCDMPipeline) -> gr.Blocks:
     """The page of one pipeline, to be launched with `launch`. Endpoints: `/draw` and `/sprite`."""
-    names, turn = list(pipe.sources.names), threading.Lock()
-    try:
-        attributes = attributes_of(pipe)
-    except ValueError:  # no reader: drawings are shown without the shares that are kept
-        attributes = None
+    names, attributes, turn = list(pipe.sources.names), attributes_of(pipe), threading.Lock()
 
     def draw(image: str | None, sources: list[str], number: int, steps: int, seed: int) -> Iterator[Any]:
         """Draw `number` images from each source's representation of the image: a labelled grid, numbers, and HTML."""

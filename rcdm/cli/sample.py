@@ -67,10 +67,7 @@ def _numbers_of(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torc
     kept = pipe.unet.standardise(pipe.encode(drawn, source), source)
     numbers: dict[str, Any] = {"similarity": similarity(kept, given.expand_as(kept)).tolist()}
     if len(drawn) > 1:
-        try:
-            numbers["kept_by_draws"] = kept_by_draws(attributes_of(pipe), drawn)
-        except ValueError as error:
-            numbers["kept_by_draws_absent"] = str(error)
+        numbers["kept_by_draws"] = kept_by_draws(attributes_of(pipe), drawn)
     return numbers
 
 

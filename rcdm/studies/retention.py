@@ -35,7 +35,7 @@ def study(
     `calibration_difference`, and, where `probe_images` [M,3,H,W] are given to train them on, `ridge` and `probe` (MLP).
     The null of retention is the same number for unconditional draws. Image i and seed k share their noise over all
     sources: the noise of draw k of image i is that of seed `i * len(seeds) + k` after the first of `seeds`.
-    Raises ValueError when the checkpoint has no reader or there are fewer than two seeds.
+    Raises ValueError when there are fewer than two seeds.
     """
     if len(seeds) < 2:
         raise ValueError("Retention needs at least two seeds: it is about what varies over the draws.")
