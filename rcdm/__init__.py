@@ -3,7 +3,8 @@
 from rcdm import studies
 from rcdm.checkpoints import load, load_source
 from rcdm.pipeline import RCDMPipeline, RCDMPipelineOutput
-from rcdm.representation import RepresentationSource, Sources
+from rcdm.representation import RepresentationSource
+from rcdm.sources import Sources
 from rcdm.unet import RepresentationUNet
 
 __version__ = "0.1.0"

@@ -8,7 +8,9 @@ import torch
 
 from rcdm.memory import keep_freed_memory
 from rcdm.pipeline import RCDMPipeline
-from rcdm.representation import RepresentationSource, load_network
+from rcdm.representation import RepresentationSource
+from rcdm.source_folder import load_network
+from rcdm.sources import network_folder
 
 SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints"
 
@@ -46,5 +48,5 @@ def load_source(name: str) -> RepresentationSource:
     folder = checkpoint_folder("/".join(parents)) if parents else None
     if folder is None:
         raise ValueError(f"There is no checkpoint in {name!r}; write CHECKPOINT/NETWORK/LEVEL.")
-    ssl_network, preprocessing = load_network(folder / "sources" / network)
+    ssl_network, preprocessing = load_network(network_folder(folder / "sources", network))
     return RepresentationSource(f"{network}/{level}", ssl_network, level, preprocessing)

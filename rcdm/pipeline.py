@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
-from rcdm.representation import Sources
+from rcdm.sources import Sources
 from rcdm.unet import RepresentationUNet
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rcdm.datasets import Photographs
-from rcdm.representation import Sources, runs
+from rcdm.sources import Sources, runs
 
 
 class RepresentationCache:

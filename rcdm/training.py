@@ -24,9 +24,9 @@ from rcdm.datasets import Dataset, Photographs, load_dataset
 from rcdm.faithfulness import comparison_grid, faithfulness
 from rcdm.memory import keep_freed_memory
 from rcdm.pipeline import RCDMPipeline
-from rcdm.representation import Sources, read_sources
 from rcdm.representation_cache import RepresentationCache
 from rcdm.resume import load_state, save_state, saved_states
+from rcdm.sources import Sources, read_sources, share_networks
 from rcdm.throughput import count_flops, in_words
 from rcdm.training_config import TrainingConfig
 from rcdm.unet import RepresentationUNet, unet_arguments
@@ -268,6 +268,8 @@ class _Run:
 
     def _write(self, pipe: RCDMPipeline) -> None:
         pipe.save_pretrained(self.folder)
+        if self.config.share_sources:
+            share_networks(self.folder / "sources", Path(self.config.sources_dir))
         half = _new_unet(self.config, self.sources)
         half.load_state_dict(pipe.unet.state_dict())
         half.half().save_pretrained(self.folder / "unet")

@@ -15,6 +15,9 @@ class TrainingConfig:
     """Everything that a run depends on; the names follow the training scripts of diffusers."""
 
     sources_dir: str = _option("", "folder with one source folder per network (see `rcdm pretrain`)")
+    share_sources: bool = _option(
+        False, "refer to the networks in sources_dir, by their digest, instead of copying them"
+    )
     output_dir: str = _option("", "where the run and, at its end, the checkpoint are written")
     train_data_dir: str = _option("sprites", "'sprites', a folder of images, a parquet file or a folder of them")
     pretrained_model_name_or_path: str | None = _option(None, "checkpoint whose denoiser the run starts from")

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from rcdm.representation import runs
+from rcdm.sources import runs
 
 
 @dataclass

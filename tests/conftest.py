@@ -9,7 +9,8 @@ from torch import nn
 
 import rcdm
 from rcdm.backbones import SmallResNet
-from rcdm.representation import Preprocessing, Sources, SSLNetwork
+from rcdm.representation import Preprocessing, SSLNetwork
+from rcdm.sources import Sources
 from rcdm.unet import RepresentationUNet, unet_arguments
 
 TINY_SOURCES = ("tiny/backbone", "tiny/projector", "tiny/layer2")

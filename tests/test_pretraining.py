@@ -11,8 +11,9 @@ import rcdm
 from rcdm import cli, sprites
 from rcdm.budget import Budget, Progress
 from rcdm.datasets import load_dataset
-from rcdm.representation import load_network, read_sources
 from rcdm.resume import saved_states
+from rcdm.source_folder import load_network
+from rcdm.sources import read_sources
 from rcdm.ssl import pretraining
 from rcdm.ssl.objectives import OBJECTIVES
 from rcdm.ssl.pretraining import PretrainConfig, PretrainingDiverged, pretrain

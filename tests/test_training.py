@@ -20,9 +20,9 @@ import rcdm
 from rcdm import images as im
 from rcdm import sprites
 from rcdm.datasets import load_dataset
-from rcdm.representation import read_sources, runs
 from rcdm.representation_cache import RepresentationCache
 from rcdm.resume import saved_states
+from rcdm.sources import read_sources, runs
 from rcdm.training import TrainingDiverged, _Run, train
 from rcdm.training_config import TrainingConfig
 

@@ -13,7 +13,7 @@ from rcdm.checkpoints import checkpoint_folder
 from rcdm.cli.options import announce, command
 from rcdm.datasets import load_dataset
 from rcdm.evaluation import EvaluationSize, evaluate, markdown_tables, write_metrics
-from rcdm.representation import load_network
+from rcdm.source_folder import load_network
 
 
 def add(commands: Any) -> None:

@@ -24,8 +24,9 @@ from rcdm.backbones import build_backbone
 from rcdm.budget import Budget, Progress
 from rcdm.datasets import Dataset, Sprites
 from rcdm.memory import keep_freed_memory
-from rcdm.representation import Preprocessing, SSLNetwork, save_network
+from rcdm.representation import Preprocessing, SSLNetwork
 from rcdm.resume import load_state, save_state, saved_states
+from rcdm.source_folder import save_network
 from rcdm.ssl.objectives import OBJECTIVES
 from rcdm.ssl.pretraining_config import PretrainConfig
 from rcdm.ssl.source_metrics import knn

@@ -16,7 +16,8 @@ from torch import Tensor
 from rcdm.datasets import Dataset, Sprites
 from rcdm.metrics import Number, accuracy, cosines, effective_rank
 from rcdm.probes import linear_probe
-from rcdm.representation import Preprocessing, SSLNetwork, load_network
+from rcdm.representation import Preprocessing, SSLNetwork
+from rcdm.source_folder import load_network, read_config
 from rcdm.ssl.probe_table import format_table, probe_table
 from rcdm.ssl.views import ViewStrengths, random_view
 from rcdm.transformations import TELLING
@@ -145,7 +146,7 @@ def measure_folder(
     """Measure the network of a source folder with the views it was trained with; write metrics.json, return a table."""
     network, preprocessing = load_network(folder)
     network.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
-    training = json.loads((folder / "config.json").read_text())["training"]
+    training = read_config(folder)["training"]
     metrics = measure_source(
         network,
         preprocessing,

@@ -1,0 +1,88 @@
+"""A pretrained network on disk: `model.safetensors` and `config.json` in a folder of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rcdm.backbones import build_backbone
+from rcdm.representation import Preprocessing, SSLNetwork
+
+
+def projector_from(tensors: dict[str, Tensor]) -> nn.Sequential:
+    """An MLP from its weights: `K.I.weight` is layer I of block K; all blocks but the last end in ReLU.
+
+    A matrix is a Linear layer, a vector with running statistics a BatchNorm. Raises ValueError for anything else.
+    """
+    places = sorted({(int(k), int(i)) for k, i in (name.split(".")[:2] for name in tensors)})
+    blocks: dict[int, list[nn.Module]] = {}
+    for k, i in places:
+        weight = tensors.get(f"{k}.{i}.weight")
+        if weight is not None and weight.ndim == 2:
+            layer: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=f"{k}.{i}.bias" in tensors)
+        elif f"{k}.{i}.running_mean" in tensors:
+            affine = weight is not None
+            layer = nn.BatchNorm1d(len(tensors[f"{k}.{i}.running_mean"]), affine=affine)
+        else:
+            raise ValueError(f"projector.{k}.{i} is neither a linear layer nor a batch norm.")
+        blocks.setdefault(k, []).append(layer)
+    last = max(blocks)
+    projector = nn.Sequential(
+        *(nn.Sequential(*layers, *([nn.ReLU()] if k != last else [])) for k, layers in blocks.items())
+    )
+    projector.load_state_dict(tensors)
+    return projector
+
+
+def save_network(folder: Path, network: SSLNetwork, config: dict[str, Any]) -> None:
+    """Write a source folder: `model.safetensors`, `config.json` (architecture, preprocessing, training).
+
+    Tensors that fp16 holds exactly are stored in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: _compact(tensor) for name, tensor in network.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.is_floating_point() and torch.equal(tensor.half().to(tensor.dtype), tensor):
+        return tensor.half()
+    return tensor
+
+
+def load_network(folder: Path) -> tuple[SSLNetwork, Preprocessing]:
+    """Read a source folder. Raises ValueError when a file is missing or does not fit."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} is not a source folder with config.json and model.safetensors: {error}") from error
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    backbone = build_backbone(config["architecture"], **config["arguments"])
+    backbone.load_state_dict(_under("backbone.", tensors))
+    network = SSLNetwork(backbone, projector_from(_under("projector.", tensors)))
+    numbers = config["preprocessing"]
+    preprocessing = Preprocessing(numbers["size"], tuple(numbers["mean"]), tuple(numbers["std"]))
+    return network.eval(), preprocessing
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a source folder."""
+    return dict(json.loads((folder / "config.json").read_text()))
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of what a source folder's representations depend on: its weights, then its config.json."""
+    files = (folder / "model.safetensors", folder / "config.json")
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
