@@ -151,7 +151,7 @@ def read_sources(folder: Path, names: Sequence[str] | None = None) -> Sources:
 
 
 def network_folder(folder: Path, name: str) -> Path:
-    """Where a network of a checkpoint's `sources` folder lies: below it, or in the checkpoint that it is shared with."""
+    """Where a network of a checkpoint's `sources` folder lies: below it, or in the checkpoint it is shared with."""
     shared = read_config(folder).get("shared", {}) if (folder / "config.json").is_file() else {}
     return _shared_folder(folder, name, **shared[name]) if name in shared else folder / name
 
