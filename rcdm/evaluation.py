@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcdm.attributes import attributes_of
+from rcdm.attributes import Attributes, attributes_of
 from rcdm.datasets import Dataset
-from rcdm.faithfulness import encode_all, faithfulness
+from rcdm.evaluator import Evaluator
+from rcdm.faithfulness import encode_all, faithfulness_of
 from rcdm.metrics import cycle_error, variance
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies import retention
@@ -35,45 +36,69 @@ def evaluate(
     dataset: Dataset,
     size: EvaluationSize | None = None,
     *,
+    evaluator: Evaluator | None = None,
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure every source on images that nothing was trained on; the result is what metrics.json holds.
 
     Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
-    pixel instead of drawn), `mrr`, `recall_at_1`, and per attribute `retention` with probe and calibration.
+    pixel instead of drawn), `mrr`, `recall_at_1`, and per attribute `retention` with probe and calibration. With an
+    evaluator also `kid` and `copying`, whose null is that of unconditional draws (`unconditional`), and the retention
+    of the `class` that it reads.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
-    held_out = dataset.held_out(size.gallery).images
+    held_out = dataset.held_out(size.gallery).images.cpu()
+    attributes = _attributes(pipe, evaluator)
+    result: dict[str, Any] = {
+        "n": len(held_out),
+        "data": dataset.name,
+        "num_inference_steps": num_inference_steps or pipe.config.default_steps,
+        "retention_images": min(size.retention_images, len(held_out)),
+        "retention_draws": size.retention_draws,
+        "torch_threads": torch.get_num_threads(),
+        "spread": {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()},
+    }
+    if evaluator is not None:
+        on_progress("unconditional draws")
+        free = pipe.draw(None, None, range(len(held_out)), num_inference_steps=num_inference_steps)
+        result |= {"evaluator": evaluator.name, "unconditional": _realism(evaluator, free, held_out)}
     numbers: dict[str, Any] = {}
     for source in pipe.sources.names:
-        on_progress(f"{source}: one draw of each of {size.gallery} images")
-        found = faithfulness(pipe, held_out, source, num_inference_steps=num_inference_steps)
+        on_progress(f"{source}: one draw of each of {len(held_out)} images")
+        h = encode_all(pipe, held_out, source)
+        drawn = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps)
+        found = faithfulness_of(pipe, h, drawn, source)
         numbers[source] = {name: number.to_json() for name, number in found.items()}
         numbers[source] |= _references(pipe, held_out, source)
+        if evaluator is not None:
+            numbers[source] |= _realism(evaluator, drawn, held_out)
     kept = retention.study(
         pipe,
         held_out[: size.retention_images],
         sources=pipe.sources.names,
         seeds=range(size.retention_draws),
-        probe_images=dataset.batch(0, size.probe_images).images,
+        probe_images=dataset.batch(0, size.probe_images).images.cpu(),
+        attributes=attributes,
         num_inference_steps=num_inference_steps,
         on_progress=lambda name: on_progress(f"retention: {name}"),
     )
-    for source, attributes in kept.numbers["sources"].items():
-        numbers[source]["retention"] = attributes
-    return {
-        "n": size.gallery,
-        "data": dataset.name,
-        "num_inference_steps": num_inference_steps or pipe.config.default_steps,
-        "retention_images": size.retention_images,
-        "retention_draws": size.retention_draws,
-        "seconds": round(time.monotonic() - begun),
-        "torch_threads": torch.get_num_threads(),
-        "spread": {name: float(variance(phi)) for name, phi in attributes_of(pipe).read(held_out).items()},
-        "sources": numbers,
-    }
+    for source, of_attributes in kept.numbers["sources"].items():
+        numbers[source]["retention"] = of_attributes
+    return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
+
+
+def _attributes(pipe: RCDMPipeline, evaluator: Evaluator | None) -> Attributes:
+    """Those of the checkpoint, and the class that the evaluator reads."""
+    own = attributes_of(pipe)
+    if evaluator is None:
+        return own
+    return Attributes(lambda images: {**own.read(images), "class": evaluator.classes(images)}, own.spread)
+
+
+def _realism(evaluator: Evaluator, drawn: Tensor, real: Tensor) -> dict[str, Any]:
+    return {"kid": evaluator.kid(drawn, real), "copying": evaluator.copying(drawn, real).to_json()}
 
 
 def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, Any]:
@@ -103,6 +128,16 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             f"| {m['cycle_error_shifted']['value']:.3f} | {_interval(m['mrr'])} "
             f"| {m['recall_at_1']['value']:.2f} | {m['mrr']['null']:.4f} |"
         )
+    if "unconditional" in metrics:
+        lines += [
+            "",
+            f"Judged by {metrics['evaluator']} (never a source): KID x 1000 and distance to training images.",
+            "",
+        ]
+        lines += ["| source | KID (± deviation) | copying (95 %), 1 is none |", "|---|---|---|"]
+        for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
+            kid = f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"
+            lines.append(f"| {name} | {kid} | {_interval(m['copying'])} |")
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
     for name, m in sources.items():

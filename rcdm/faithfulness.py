@@ -22,6 +22,11 @@ def faithfulness(
     """
     h = encode_all(pipe, images, source)
     drawn = pipe.draw(h, source, seeds=range(len(h)), num_inference_steps=num_inference_steps)
+    return faithfulness_of(pipe, h, drawn, source)
+
+
+def faithfulness_of(pipe: RCDMPipeline, h: Tensor, drawn: Tensor, source: str) -> dict[str, Number]:
+    """The numbers of `faithfulness` for h [N,D], raw, and one image [N,3,H,W] that was drawn from each."""
     given = pipe.unet.standardise(h, source).cpu()
     kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source).cpu()
     backwards = retrieval(given, kept)["mrr"]

@@ -45,13 +45,14 @@ def linear_probe(
     classes = 1 + int(max(labels.max(), labels_test.max()))
     order = torch.randperm(len(h), generator=torch.Generator().manual_seed(0)).to(h.device)
     trial, rest = order[: len(h) // 10], order[len(h) // 10 :]
-    models = [_logistic_regression(h[rest], labels[rest], classes, penalty) for penalty in penalties]
+    models = [logistic_regression(h[rest], labels[rest], classes, penalty) for penalty in penalties]
     best = max(models, key=lambda model: float((model(h[trial]).argmax(1) == labels[trial]).float().mean()))
     with torch.no_grad():
         return accuracy(best(h_test).argmax(1).cpu(), labels_test.cpu(), classes)
 
 
-def _logistic_regression(h: Tensor, labels: Tensor, classes: int, penalty: float) -> nn.Linear:
+def logistic_regression(h: Tensor, labels: Tensor, classes: int, penalty: float) -> nn.Linear:
+    """Multinomial logistic regression from h [N,D] to classes int64 [N], plus penalty x ‖W‖², by L-BFGS."""
     model = nn.Linear(h.shape[1], classes, device=h.device)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)

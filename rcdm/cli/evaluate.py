@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import rcdm
-from rcdm.checkpoints import checkpoint_folder
+from rcdm.checkpoints import checkpoint_folder, load_source
 from rcdm.cli.options import announce, command
-from rcdm.datasets import load_dataset
+from rcdm.datasets import Dataset, load_dataset
 from rcdm.evaluation import EvaluationSize, evaluate, markdown_tables, write_metrics
+from rcdm.evaluator import Evaluator
+from rcdm.pipeline import RCDMPipeline
 from rcdm.source_folder import load_network
 
 
@@ -25,6 +27,9 @@ def add(commands: Any) -> None:
     for option in dataclasses.fields(EvaluationSize):
         name = option.name.replace("_", "-")
         parser.add_argument(f"--{name}", type=int, default=option.default, help="how many")
+    parser.add_argument(
+        "--evaluator", help="source of another network, for KID, copying and class: CHECKPOINT/NETWORK/LEVEL"
+    )
     parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
     parser.add_argument("--out", type=Path, default=None, help="folder for metrics.json; the checkpoint's if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
@@ -38,13 +43,30 @@ def _evaluate(options: argparse.Namespace) -> None:
     pipe = rcdm.load(options.checkpoint, device=options.device)
     dataset = load_dataset(options.data, pipe.image_size)
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
-    metrics = evaluate(pipe, dataset, EvaluationSize(**sizes), num_inference_steps=options.steps, on_progress=announce)
+    metrics = evaluate(
+        pipe,
+        dataset,
+        EvaluationSize(**sizes),
+        evaluator=_evaluator(options.evaluator, pipe, dataset),
+        num_inference_steps=options.steps,
+        on_progress=announce,
+    )
     folder = options.out or folder
     if folder is None:
         raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
     folder.mkdir(parents=True, exist_ok=True)
     print(markdown_tables(metrics))
     print(write_metrics(metrics, folder), file=sys.stderr)
+
+
+def _evaluator(name: str | None, pipe: RCDMPipeline, dataset: Dataset) -> Evaluator | None:
+    if name is None:
+        return None
+    source = load_source(name)
+    if source.name.partition("/")[0] in {own.partition("/")[0] for own in pipe.sources}:
+        raise ValueError(f"{name} is a source of this checkpoint: the evaluator has to be another network.")
+    announce("the evaluator looks at training images")
+    return Evaluator(source.to(pipe.device), dataset)
 
 
 def _evaluate_sources(folder: Path, data: str) -> None:

@@ -24,6 +24,7 @@ def study(
     sources: Sequence[str],
     seeds: Sequence[int],
     probe_images: Tensor | None = None,
+    attributes: Attributes | None = None,
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
@@ -39,7 +40,7 @@ def study(
     """
     if len(seeds) < 2:
         raise ValueError("Retention needs at least two seeds: it is about what varies over the draws.")
-    attributes = attributes_of(pipe)
+    attributes = attributes or attributes_of(pipe)
     given = attributes.read(pixels_of(pipe, images))
     noise = [seeds[0] + i * len(seeds) + k for i in range(len(images)) for k in range(len(seeds))]
     on_progress("unconditional draws")
