@@ -149,6 +149,11 @@ class RCDMPipeline(DiffusionPipeline):
             raise ValueError(f"num_inference_steps must be at least 1, and is {steps}.")
         if not len(seeds) or (representation is not None and len(representation) != len(seeds)):
             raise ValueError("Give at least one seed and one representation, and as many of one as of the other.")
+        if not self.unet.config.has_unconditional and (representation is None or guidance_scale != 1):
+            raise ValueError(
+                "This denoiser never learned to draw without a representation: guidance and unconditional draws are "
+                "not possible with it."
+            )
         drawn = []
         with self.progress_bar(total=steps * -(-len(seeds) // batch_size)) as bar:
             for index in torch.arange(len(seeds)).split(batch_size):
@@ -208,7 +213,9 @@ class RCDMPipeline(DiffusionPipeline):
             if guidance_scale != 1:
                 free = self.unet(model_input, timestep).sample.float()
                 out = free + guidance_scale * (out - free)
-            denoised = _denoised(scheduler, out, x, timestep)
+            denoised = _denoised(scheduler, out[:, :3], x, timestep)
+            if "learned" not in scheduler.config.get("variance_type", ""):
+                out = out[:, :3]  # the others are a variance that this scheduler does not read
             x = scheduler.step(out, timestep, x, **extra).prev_sample
             report(step, int(timestep), {"sample": x, "denoised": denoised})
         return x.clamp(-1, 1)

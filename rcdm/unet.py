@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
@@ -64,14 +67,33 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         sources: name of a source -> width of its representation.
         unet_config: arguments of diffusers' UNet2DModel (see `unet_arguments`).
         patch_size: side of the pixel blocks that are moved into channels before the network and back after it.
+        has_unconditional: whether it was trained to draw without a representation, too.
+        projection_bias, attention_heads (of the way down, of the way up), embedding_channels (of the timestep's
+            sinusoid), timestep_scale: as converted networks need them (`convert.from_official`).
     """
 
     @register_to_config
-    def __init__(self, sources: Mapping[str, int], unet_config: Mapping[str, Any], patch_size: int = 1) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, int],
+        unet_config: Mapping[str, Any],
+        patch_size: int = 1,
+        has_unconditional: bool = True,
+        projection_bias: bool = False,
+        attention_heads: Sequence[int] | None = None,
+        embedding_channels: int | None = None,
+        timestep_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         self.unet = UNet2DModel(**unet_config)
+        if embedding_channels not in (None, self.unet.config.block_out_channels[0]):
+            _widen_time_embedding(self.unet, embedding_channels)
+        if attention_heads is not None:
+            _set_heads(self.unet, *attention_heads)
         width = self.unet.time_embedding.linear_2.out_features
-        self.projections = nn.ModuleDict({_key(name): _StandardisedLinear(dim, width) for name, dim in sources.items()})
+        self.projections = nn.ModuleDict(
+            {_key(name): _StandardisedLinear(dim, width, projection_bias) for name, dim in sources.items()}
+        )
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -116,12 +138,16 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         if drop is not None:
             embedding = embedding.masked_fill(drop[:, None], 0)
         patch = self.config.patch_size
+        if self.config.timestep_scale != 1:
+            timestep = timestep * self.config.timestep_scale
         out = self.unet(F.pixel_unshuffle(sample, patch), timestep, class_labels=embedding).sample
         out = F.pixel_shuffle(out, patch)
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 
     def _embed(self, representation: Tensor, source: str | Sequence[str] | None) -> Tensor:
         """[B,D] -> [B,E]."""
+        if source is None and len(self.sources) == 1:
+            source = self.sources[0]
         if source is None:
             raise ValueError(f"A representation needs its source: one of {', '.join(self.sources)}.")
         if isinstance(source, str):
@@ -146,17 +172,34 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         return projection
 
 
+def _set_heads(unet: UNet2DModel, down: int, up: int) -> None:
+    """One number of heads at every level, where diffusers has one width of heads."""
+    for name, module in unet.named_modules():
+        if isinstance(module, Attention):
+            module.heads = up if name.startswith("up_blocks") else down
+            module.scale = (module.inner_dim // module.heads) ** -0.5
+
+
+def _widen_time_embedding(unet: UNet2DModel, channels: int) -> None:
+    """A sinusoid of its own width, where diffusers takes that of the first level."""
+    unet.time_proj = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+    unet.time_embedding = TimestepEmbedding(channels, 4 * channels)
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.time_emb_proj = nn.Linear(4 * channels, module.time_emb_proj.out_features)
+
+
 class _StandardisedLinear(nn.Module):
-    """(h - mean) / std, then a Linear without bias: no representation is the zero embedding for every source."""
+    """(h - mean) / std, then a Linear; without a bias no representation is the zero embedding for every source."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, bias: bool) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
-        self.linear = nn.Linear(dim, width, bias=False)
+        self.linear = nn.Linear(dim, width, bias=bias)
 
     def forward(self, representation: Tensor) -> Tensor:
         return self.linear((representation - self.mean) / self.std)

@@ -34,8 +34,9 @@ def study(
 
     Numbers: `sources` -> source -> attribute -> retention (`value`, `low`, `high`, `n`, `null`) with `calibration`,
     `calibration_difference`, and, where `probe_images` [M,3,H,W] are given to train them on, `ridge` and `probe` (MLP).
-    The null of retention is the same number for unconditional draws. Image i and seed k share their noise over all
-    sources: the noise of draw k of image i is that of seed `i * len(seeds) + k` after the first of `seeds`.
+    The null of retention is the same number for unconditional draws, where the denoiser can make them. Image i and
+    seed k share their noise over all sources: the noise of draw k of image i is that of seed `i * len(seeds) + k` after
+    the first of `seeds`.
     Raises ValueError when there are fewer than two seeds.
     """
     if len(seeds) < 2:
@@ -43,8 +44,10 @@ def study(
     attributes = attributes or attributes_of(pipe)
     given = attributes.read(pixels_of(pipe, images))
     noise = [seeds[0] + i * len(seeds) + k for i in range(len(images)) for k in range(len(seeds))]
-    on_progress("unconditional draws")
-    free = attributes.read(pipe.draw(None, None, noise, num_inference_steps=num_inference_steps))
+    free: dict[str, Tensor] = {}
+    if pipe.unet.config.has_unconditional:
+        on_progress("unconditional draws")
+        free = attributes.read(pipe.draw(None, None, noise, num_inference_steps=num_inference_steps))
     numbers: dict[str, Any] = {}
     shown: dict[str, Tensor] = {}
     for source in sources:
@@ -55,7 +58,7 @@ def study(
         read = attributes.read(draws)
         probes = {} if probe_images is None else _probes(pipe, attributes, probe_images, images, source)
         numbers[source] = {
-            name: {**_numbers(read[name], free[name], given[name], len(seeds)), **probes.get(name, {})}
+            name: {**_numbers(read[name], free.get(name), given[name], len(seeds)), **probes.get(name, {})}
             for name in given
         }
     few = im.to_pil(pixels_of(pipe, images[:4]))
@@ -77,16 +80,17 @@ def _summary(numbers: dict[str, Any], n: int, k: int) -> str:
         lines.append(f"With {n} images the intervals are wide; numbers worth quoting need about a hundred.")
     for source, attributes in numbers.items():
         for name, r in attributes.items():
+            null = r.get("null", float("nan"))
             interval = f"({r['low']:.2f} … {r['high']:.2f})"
-            lines.append(
-                f"{source:24} {name:18} {r['value']:6.2f} {interval:18} {r['null']:6.2f}  {r['calibration']:.2f}"
-            )
+            lines.append(f"{source:24} {name:18} {r['value']:6.2f} {interval:18} {null:6.2f}  {r['calibration']:.2f}")
     return "\n".join(lines)
 
 
-def _numbers(drawn: Tensor, free: Tensor, given: Tensor, k: int) -> dict[str, Any]:
-    drawn, free = drawn.unflatten(0, (-1, k)), free.unflatten(0, (-1, k))
-    kept = retention(drawn, given).to_json() | {"null": retention(free, given).value}
+def _numbers(drawn: Tensor, free: Tensor | None, given: Tensor, k: int) -> dict[str, Any]:
+    drawn = drawn.unflatten(0, (-1, k))
+    kept = retention(drawn, given).to_json()
+    if free is not None:
+        kept["null"] = retention(free.unflatten(0, (-1, k)), given).value
     difference, ratio = calibration_difference(drawn, given), calibration(drawn, given)
     return kept | {
         "calibration": ratio.value,
