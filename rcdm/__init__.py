@@ -1,6 +1,6 @@
 """rcdm shows what a self-supervised representation keeps, by drawing the images that share it."""
 
-from rcdm import studies
+from rcdm import convert, studies
 from rcdm.checkpoints import load, load_source
 from rcdm.pipeline import RCDMPipeline, RCDMPipelineOutput
 from rcdm.representation import RepresentationSource
@@ -14,6 +14,7 @@ __all__ = [
     "RepresentationSource",
     "RepresentationUNet",
     "Sources",
+    "convert",
     "load",
     "load_source",
     "studies",

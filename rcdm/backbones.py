@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
@@ -47,7 +48,14 @@ def _block(channels: int, out_channels: int, *, stride: int) -> BasicBlock:
     return BasicBlock(channels, out_channels, stride, shortcut)
 
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"small_resnet": SmallResNet}
+def resnet50() -> nn.Module:
+    """torchvision's ResNet-50 without its classifier: [B,3,H,W] -> [B,2048], all >= 0."""
+    network = torchvision.models.resnet50()
+    network.fc = nn.Identity()
+    return network
+
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {"small_resnet": SmallResNet, "resnet50": resnet50}
 """Name in a source's config.json -> constructor; its keyword arguments stand beside the name."""
 
 

@@ -28,9 +28,14 @@ def available() -> list[str]:
 def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMPipeline:
     """A name below `checkpoints/`, a folder or a hub id -> RCDMPipeline in float32, on a GPU if there is one.
 
+    `official/simclr-backbone` and its like are the networks released with the paper: downloaded and converted once.
     Raises ValueError, listing what there is, when the name means nothing.
     """
     folder = checkpoint_folder(name)
+    if folder is None and str(name).startswith("official/"):
+        from rcdm.official import official_folder
+
+        folder = official_folder(str(name).removeprefix("official/"))
     if folder is None and str(name).count("/") != 1:
         raise ValueError(f"There is no checkpoint {str(name)!r}; here are: {', '.join(available()) or 'none'}.")
     if folder is not None and not (folder / "model_index.json").is_file():

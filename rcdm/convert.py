@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from rcdm.safe_load import read_checkpoint
 from rcdm.spaced_scheduler import SpacedDDIMScheduler, SpacedDDPMScheduler
 from rcdm.unet import RepresentationUNet
 
@@ -81,12 +80,7 @@ def from_official(
 
 def read_official(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a .pt or .safetensors file. Raises ValueError when there are none; nothing in it is executed."""
-    try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises errors of many kinds
-        raise ValueError(f"{path} cannot be read as a file of tensors: {error}") from error
+    state = read_checkpoint(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict: a mapping of names to tensors was expected.")
     return {name: tensor.detach() for name, tensor in state.items()}

@@ -214,7 +214,7 @@ class RCDMPipeline(DiffusionPipeline):
                 free = self.unet(model_input, timestep).sample.float()
                 out = free + guidance_scale * (out - free)
             denoised = _denoised(scheduler, out[:, :3], x, timestep)
-            if "learned" not in scheduler.config.get("variance_type", ""):
+            if "learned" not in (scheduler.config.get("variance_type") or ""):
                 out = out[:, :3]  # the others are a variance that this scheduler does not read
             x = scheduler.step(out, timestep, x, **extra).prev_sample
             report(step, int(timestep), {"sample": x, "denoised": denoised})

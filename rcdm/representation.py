@@ -34,18 +34,21 @@ class Preprocessing:
 
 
 class SSLNetwork(nn.Module):
-    """A backbone and its projector: normalised images [B,3,H,W] -> h [B,D] -> z [B,P]."""
+    """A backbone and its projector, where it has one: normalised images [B,3,H,W] -> h [B,D] -> z [B,P]."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, projector: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone, self.projector = backbone, projector
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.projector(self.backbone(x))
+        h = self.backbone(x)
+        return h if self.projector is None else self.projector(h)
 
     def levels(self) -> tuple[str, ...]:
         """Names of the places where the network can be cut, in order of depth."""
         stages = [name for name, _ in self.backbone.named_children() if re.fullmatch(r"layer\d+", name)]
+        if self.projector is None:
+            return (*stages, "backbone")
         hidden = [f"projector.{name}" for name, _ in list(self.projector.named_children())[:-1]]
         return (*stages, "backbone", *hidden, "projector")
 

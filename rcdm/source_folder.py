@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from rcdm.backbones import build_backbone
 from rcdm.representation import Preprocessing, SSLNetwork
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
-def projector_from(tensors: dict[str, Tensor]) -> nn.Sequential:
-    """An MLP from its weights: `K.I.weight` is layer I of block K; all blocks but the last end in ReLU.
+
+def projector_from(tensors: dict[str, Tensor], activation: str = "relu") -> nn.Sequential:
+    """An MLP from its weights: `K.I.weight` is layer I of block K; all blocks but the last end in the activation.
 
     A matrix is a Linear layer, a vector with running statistics a BatchNorm. Raises ValueError for anything else.
     """
@@ -34,7 +36,7 @@ def projector_from(tensors: dict[str, Tensor]) -> nn.Sequential:
         blocks.setdefault(k, []).append(layer)
     last = max(blocks)
     projector = nn.Sequential(
-        *(nn.Sequential(*layers, *([nn.ReLU()] if k != last else [])) for k, layers in blocks.items())
+        *(nn.Sequential(*layers, *([ACTIVATIONS[activation]()] if k != last else [])) for k, layers in blocks.items())
     )
     projector.load_state_dict(tensors)
     return projector
@@ -67,7 +69,9 @@ def load_network(folder: Path) -> tuple[SSLNetwork, Preprocessing]:
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     backbone = build_backbone(config["architecture"], **config["arguments"])
     backbone.load_state_dict(_under("backbone.", tensors))
-    network = SSLNetwork(backbone, projector_from(_under("projector.", tensors)))
+    layers = _under("projector.", tensors)
+    projector = projector_from(layers, config.get("projector_activation", "relu")) if layers else None
+    network = SSLNetwork(backbone, projector)
     numbers = config["preprocessing"]
     preprocessing = Preprocessing(numbers["size"], tuple(numbers["mean"]), tuple(numbers["std"]))
     return network.eval(), preprocessing

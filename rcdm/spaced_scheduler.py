@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import SchedulerMixin as SchedulerMixin  # diffusers looks for it in this module when it loads a pipeline
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch import Tensor
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 import rcdm
-from rcdm.cli import evaluate, pretrain, report, sample, serve, study, train
+from rcdm.cli import convert, evaluate, pretrain, report, sample, serve, study, train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="rcdm", description="See what a representation keeps.")
     parser.add_argument("--version", action="version", version=f"rcdm {rcdm.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (sample, study, pretrain, train, evaluate, report, serve):
+    for module in (sample, study, pretrain, train, convert, evaluate, report, serve):
         module.add(commands)
     _run(parser, arguments)
 
