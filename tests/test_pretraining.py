@@ -189,7 +189,7 @@ def test_the_command_trains_several_and_evaluate_measures_them_again(tmp_path, m
     again = json.loads((out / "simclr-nojitter" / "metrics.json").read_text())
     assert again == metrics and (out / "supervised" / "metrics.json").exists()
     assert rcdm.load_source(f"{out.parent}/simclr-nojitter/layer2").dim == 8
-    cli.main(["report", str(out.parent), "--out", str(tmp_path / "report")])
+    cli.main(["report", "--checkpoint", str(out.parent), "--out", str(tmp_path / "report")])
     table = (tmp_path / "report" / "levels.md").read_text()
     gap = [100 * again["levels"][level]["linear_top1"]["value"] for level in ("projector", "backbone")]
     assert f"| {gap[0] - gap[1]:+.1f} |" in table and "N 40" in table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -11,33 +12,38 @@ import rcdm
 from rcdm import images as im
 from rcdm.cli.options import add_drawing_options, announce, command
 from rcdm.datasets import load_dataset
+from rcdm.pipeline import RCDMPipeline
 from rcdm.studies import STUDIES
+
+_IMAGES = {"retention": 128, "interpolation": 2, "manipulation": 1}
+_REFERENCE = 1000
 
 
 def add(commands: Any) -> None:
     parser = command(commands, "study", "Ask one question of a checkpoint; numbers and a figure.", _study)
-    parser.add_argument("study", help="retention")
-    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="image files; else held-out drawn images")
+    parser.add_argument("study", help=", ".join(STUDIES))
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="image files; else held-out images of --data")
     add_drawing_options(parser, samples=16)
-    parser.add_argument("--images", type=int, default=128, help="how many held-out images, when no PHOTO is given")
+    parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")
+    parser.add_argument("--images", type=int, help="how many held-out images, when no PHOTO is given")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the study")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for NAME.json and NAME.png")
 
 
 def _study(options: argparse.Namespace) -> None:
     if options.study not in STUDIES:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
+    settings = dict(_setting(options.study, text) for text in options.option)
     pipe = rcdm.load(options.checkpoint, device=options.device)
-    if options.photos:
-        images: Any = [im.decode(path) for path in options.photos]
-    else:
-        images = load_dataset("sprites", pipe.image_size).held_out(options.images).images
     result = STUDIES[options.study](
         pipe,
-        images,
+        _images(options, pipe),
         sources=options.source or pipe.sources.names,
         seeds=range(options.seed, options.seed + options.samples),
         num_inference_steps=options.steps,
         on_progress=announce,
+        **_reference(options, pipe),
+        **settings,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     width = len(result.columns)
@@ -47,3 +53,36 @@ def _study(options: argparse.Namespace) -> None:
     report.write_text(json.dumps(result.numbers, indent=1) + "\n")
     print(result.summary)
     print(f"{figure} and {report}")
+
+
+def _images(options: argparse.Namespace, pipe: RCDMPipeline) -> Any:
+    if options.photos:
+        return [im.decode(path) for path in options.photos]
+    count = options.images or _IMAGES.get(options.study, 4)
+    return load_dataset(options.data, pipe.image_size).held_out(count).images
+
+
+def _reference(options: argparse.Namespace, pipe: RCDMPipeline) -> dict[str, Any]:
+    """Training images for the studies that ask what there is."""
+    if "reference" not in inspect.signature(STUDIES[options.study]).parameters:
+        return {}
+    return {"reference": load_dataset(options.data, pipe.image_size).batch(0, _REFERENCE).images}
+
+
+def _setting(study: str, text: str) -> tuple[str, Any]:
+    """NAME=VALUE -> the name and the value in the type of the study's default; `target` is an image file."""
+    name, equals, value = text.partition("=")
+    common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", "reference")
+    parameters = inspect.signature(STUDIES[study]).parameters
+    known = {key: p.default for key, p in parameters.items() if key not in common and p.default is not p.empty}
+    known = {
+        key: default for key, default in known.items() if key == "target" or isinstance(default, int | float | str)
+    }
+    if not equals or name not in known:
+        raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known) or 'none'}.")
+    if name == "target":
+        return name, im.decode(value)
+    try:
+        return name, type(known[name])(value)
+    except ValueError:
+        raise ValueError(f"{name} takes a value like {known[name]!r}, not {value!r}.") from None

@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 
-from rcdm.studies import retention
+from rcdm.studies import interpolation, manipulation, retention, samples
 from rcdm.studies.result import StudyResult
 
-STUDIES: dict[str, Callable[..., StudyResult]] = {"retention": retention.study}
+STUDIES: dict[str, Callable[..., StudyResult]] = {
+    "samples": samples.study,
+    "retention": retention.study,
+    "interpolation": interpolation.study,
+    "manipulation": manipulation.study,
+}
 """Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 
 __all__ = ["STUDIES", "StudyResult"]

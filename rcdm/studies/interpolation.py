@@ -1,0 +1,108 @@
+"""What lies between two images? Draws along the path from one representation to another, all from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcdm import images as im
+from rcdm.faithfulness import encode_all
+from rcdm.metrics import similarity
+from rcdm.pipeline import RCDMPipeline
+from rcdm.studies.result import StudyResult
+
+
+def linear(first: Tensor, second: Tensor, ratios: Sequence[float]) -> Tensor:
+    """(1 − r) h₁ + r h₂ of two representations [D], raw -> [len(ratios), D]."""
+    r = torch.tensor(ratios, dtype=first.dtype, device=first.device)[:, None]
+    return (1 - r) * first + r * second
+
+
+def spherical(first: Tensor, second: Tensor, ratios: Sequence[float]) -> Tensor:
+    """Along the great circle between the directions of h₁ and h₂, the norm changing linearly (Shoemake 1985)."""
+    r = torch.tensor(ratios, dtype=first.dtype, device=first.device)[:, None]
+    a, b = first.norm(), second.norm()
+    cosine = (first @ second / (a * b)).clamp(-1, 1)
+    angle = cosine.arccos()
+    if angle < 1e-3:  # almost one direction: the circle is a line
+        return linear(first, second, ratios)
+    directions = (torch.sin((1 - r) * angle) * first / a + torch.sin(r * angle) * second / b) / torch.sin(angle)
+    return directions * ((1 - r) * a + r * b)
+
+
+PATHS: dict[str, Callable[[Tensor, Tensor, Sequence[float]], Tensor]] = {"linear": linear, "spherical": spherical}
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    path: str = "linear",
+    points: int = 9,
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Draw along the path between the representations of exactly two images.
+
+    Rows are source x seed, columns the ratio from 0 (first image) to 1 (second). Numbers, per source and averaged over
+    seeds: `to_first` and `to_second`, the similarity of each draw to both given representations; `jumps`, the distance
+    of neighbouring draws over that of the two given representations (an even path has 1 / (points − 1) everywhere);
+    `largest_jump`, with the ratio at which it ends. Raises ValueError for another number of images or an unknown path.
+    """
+    if len(images) != 2:
+        raise ValueError(f"Interpolation needs exactly two images, and got {len(images)}.")
+    if path not in PATHS:
+        raise ValueError(f"There is no path {path!r}; choose one of {', '.join(PATHS)}.")
+    if points < 2:
+        raise ValueError("A path needs at least two points.")
+    ratios = torch.linspace(0, 1, points).tolist()
+    grid: list[Image.Image] = []
+    numbers: dict[str, Any] = {}
+    for source in sources:
+        on_progress(source)
+        ends = encode_all(pipe, images, source)
+        h = PATHS[path](ends[0], ends[1], ratios).repeat(len(seeds), 1)
+        noise = [seed for seed in seeds for _ in ratios]
+        drawn = pipe.draw(h, source, noise, num_inference_steps=num_inference_steps)
+        grid += im.to_pil(drawn)
+        kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source).unflatten(0, (len(seeds), points))
+        numbers[source] = _numbers(kept, pipe.unet.standardise(ends, source), ratios)
+    rows = tuple(f"{source}, seed {seed}" for source in sources for seed in seeds)
+    found = {"path": path, "ratios": ratios, "seeds": list(seeds), "sources": numbers}
+    return StudyResult(
+        grid, rows, tuple(f"{ratio:.2f}" for ratio in ratios), found, _summary(numbers, path, len(seeds))
+    )
+
+
+def _numbers(kept: Tensor, ends: Tensor, ratios: Sequence[float]) -> dict[str, Any]:
+    """Of the draws' standardised representations [K,P,D] and those of the two images [2,D]."""
+    to_first, to_second = (
+        similarity(kept.flatten(0, 1), end.expand(kept.shape[0] * kept.shape[1], -1)).view(kept.shape[:2]).mean(0)
+        for end in ends
+    )
+    jumps = ((kept[:, 1:] - kept[:, :-1]).norm(dim=2) / (ends[0] - ends[1]).norm().clamp(min=1e-12)).mean(0)
+    top = int(jumps.argmax())
+    return {
+        "to_first": to_first.tolist(),
+        "to_second": to_second.tolist(),
+        "jumps": jumps.tolist(),
+        "largest_jump": {"value": float(jumps[top]), "ends_at": ratios[top + 1], "n": len(kept)},
+    }
+
+
+def _summary(numbers: dict[str, Any], path: str, n: int) -> str:
+    lines = [f"{path} path, {n} seeds: similarity to the first and the second image at the middle; largest jump"]
+    for source, found in numbers.items():
+        middle = len(found["to_first"]) // 2
+        jump = found["largest_jump"]
+        lines.append(
+            f"{source:24} {found['to_first'][middle]:6.2f} {found['to_second'][middle]:6.2f}   "
+            f"{jump['value']:.2f} up to ratio {jump['ends_at']:.2f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""What happens when part of a representation is changed?
+
+`neighbours`: the method of Bordes et al. 2022 for representations that are never negative: the dimensions that are
+active in most of an image's nearest neighbours are what they share; they are set to 0, or to another image's values.
+`principal` and `attributes`: steps along directions found in reference images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.linear_model import RidgeCV
+from torch import Tensor
+
+from rcdm import images as im
+from rcdm.attributes import Attributes, attributes_of
+from rcdm.faithfulness import encode_all, pixels_of
+from rcdm.metrics import variance
+from rcdm.pipeline import RCDMPipeline
+from rcdm.studies.result import StudyResult
+
+METHODS = ("neighbours", "principal", "attributes")
+
+
+def nearest(query: Tensor, bank: Tensor, k: int) -> Tensor:
+    """Rows of bank [N,D] nearest to query [D] by cosine, nearest first: int64 [min(k, N)]."""
+    likeness = F.normalize(bank, dim=1) @ F.normalize(query, dim=0)
+    return likeness.topk(min(k, len(bank))).indices
+
+
+def active_dimensions(features: Tensor, more_than: int) -> Tensor:
+    """Dimensions that are not zero in more than so many of the rows [K,D]: bool [D]."""
+    return (features != 0).sum(0) > more_than
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    reference: Tensor | Sequence[Image.Image],
+    method: str = "principal",
+    target: Tensor | Image.Image | None = None,
+    neighbours: int = 20,
+    more_than: int = 14,
+    directions: int = 4,
+    reach: float = 2.0,
+    points: int = 5,
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Change the representation of each image and draw it with each seed; `reference` images say what there is.
+
+    `neighbours`: columns are the given image and draws of h, of h without the dimensions that are active in more than
+    `more_than` of its `neighbours` nearest reference images, and, with a `target`, of h with the target's values there.
+    Else: rows are image x direction x seed, columns steps from −`reach` to `reach` deviations of the reference images;
+    numbers say how far each attribute moves per step, in its own deviations (`moves`), so that what else moves is seen.
+    Raises ValueError for an unknown method, or where a representation that can be negative is given to `neighbours`.
+    """
+    if method not in METHODS:
+        raise ValueError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
+    if len(reference) < 3:
+        raise ValueError(f"Manipulation needs at least 3 reference images, better hundreds, and got {len(reference)}.")
+    grid: list[Image.Image] = []
+    rows: list[str] = []
+    numbers: dict[str, Any] = {}
+    columns: tuple[str, ...] = ()
+    given = im.to_pil(pixels_of(pipe, images))
+    attributes = attributes_of(pipe)
+    for source in sources:
+        on_progress(source)
+        h, bank = (encode_all(pipe, x, source) for x in (images, reference))
+        if method == "neighbours":
+            goal = None if target is None else pipe.encode(target, source)[0]
+            edits, found = _without_shared(h, bank, goal, neighbours, more_than, source)
+            columns = ("given", *list(edits))
+            names = [f"{source}, image {i}" for i in range(len(h))]
+            changed = torch.stack(list(edits.values()), 1)[:, None]  # [N,1,E,D]
+        else:
+            steps = torch.linspace(-reach, reach, points)
+            ways = _directions(method, pipe, bank, pixels_of(pipe, reference), attributes, source, directions)
+            columns = ("given", *(f"{step:+.1f}" for step in steps))
+            names = [f"{source}, image {i}, {name}" for i in range(len(h)) for name in ways]
+            moved = torch.stack(list(ways.values()))  # [W,D], one deviation each
+            changed = h[:, None, None] + steps.to(h)[:, None] * moved[None, :, None]
+            found = {}
+        n, w, e = changed.shape[:3]
+        flat = changed.flatten(0, 2).repeat_interleave(len(seeds), 0)
+        drawn = pipe.draw(flat, source, list(seeds) * (n * w * e), num_inference_steps=num_inference_steps)
+        drawn = drawn.unflatten(0, (n, w, e, len(seeds)))
+        for i in range(n):
+            for j in range(w):
+                for k, seed in enumerate(seeds):
+                    grid += [given[i], *im.to_pil(drawn[i, j, :, k])]
+                    rows.append(f"{names[i * w + j]}, seed {seed}")
+        if method != "neighbours":
+            found = {"moves": _moves(drawn, list(ways), steps, attributes)}
+        numbers[source] = found
+    setting = {"method": method, "seeds": list(seeds), "images": len(given), "reference": len(reference)}
+    return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers))
+
+
+def _without_shared(
+    h: Tensor, bank: Tensor, goal: Tensor | None, k: int, more_than: int, source: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Name of each edit -> [N,D], and which dimensions were changed."""
+    if bank.min() < 0 or h.min() < 0:
+        raise ValueError(
+            f"{source} can be negative, so all of its dimensions are active everywhere: take a backbone that ends in a "
+            "ReLU, or the methods principal or attributes."
+        )
+    zeroed, replaced, dims = [], [], []
+    for row in h:
+        shared = active_dimensions(bank[nearest(row, bank, k)], more_than)
+        zeroed.append(torch.where(shared, 0.0, row))
+        if goal is not None:
+            replaced.append(torch.where(shared, goal, row))
+        dims.append(shared.nonzero()[:, 0].tolist())
+    edits = {"plain": h, "shared = 0": torch.stack(zeroed)}
+    if goal is not None:
+        edits["shared of target"] = torch.stack(replaced)
+    return edits, {"dimensions": dims, "neighbours": min(k, len(bank)), "more_than": more_than}
+
+
+def _directions(
+    method: str, pipe: RCDMPipeline, bank: Tensor, pictures: Tensor, attributes: Attributes, source: str, count: int
+) -> dict[str, Tensor]:
+    """Name -> direction [D] in raw units, one deviation of the reference images long."""
+    z = pipe.unet.standardise(bank, source)
+    unit = pipe.unet.standardise(torch.ones_like(bank[:1]), source) - pipe.unet.standardise(0 * bank[:1], source)
+    centred = z - z.mean(0)
+    if method == "principal":
+        _, deviations, axes = torch.linalg.svd(centred, full_matrices=False)
+        scaled = axes[:count] * deviations[:count, None] / (len(z) - 1) ** 0.5
+        return {f"component {i}": axis / unit[0] for i, axis in enumerate(scaled)}
+    found = {}
+    for name, phi in attributes.read(pictures).items():
+        for part in range(phi.shape[1]):
+            model = RidgeCV(alphas=(1e-1, 1e1, 1e3)).fit(centred.cpu().numpy(), phi[:, part].cpu().numpy())
+            predicted = centred @ torch.from_numpy(model.coef_).to(centred)
+            if predicted.std() < 1e-8:
+                continue
+            # how h goes along with what is read from it, not the reading weights themselves (Haufe et al. 2014)
+            pattern = centred.T @ predicted / (predicted.square().sum().sqrt() * (len(z) - 1) ** 0.5)
+            found[name if phi.shape[1] == 1 else f"{name} {part}"] = pattern / unit[0]
+    return found
+
+
+def _moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes) -> dict[str, dict[str, float]]:
+    """Direction -> attribute -> movement of its φ per step of one deviation, in deviations of the data (a length)."""
+    n, w, e, k = drawn.shape[:4]
+    read = attributes.read(drawn.flatten(0, 3))
+    centred = steps - steps.mean()
+    result: dict[str, dict[str, float]] = {way: {} for way in ways}
+    for name, phi in read.items():
+        phi = phi.unflatten(0, (n, w, e, k))
+        slope = (phi * centred.view(1, 1, -1, 1, 1)).sum(2) / centred.square().sum()  # [N,W,K,P]
+        spread = attributes.spread.get(name) or float(variance(phi.flatten(0, 3))) or 1.0
+        length = slope.mean((0, 2)).norm(dim=1) / spread**0.5
+        for way, value in zip(ways, length.tolist(), strict=True):
+            result[way][name] = value
+    return result
+
+
+def _summary(numbers: dict[str, Any]) -> str:
+    lines: list[str] = []
+    for source, found in numbers.items():
+        if "moves" not in found:
+            lines += [f"{source}, image {i}: {len(d)} shared dimensions" for i, d in enumerate(found["dimensions"])]
+            continue
+        lines.append(f"{source}: movement of each attribute per step of one deviation, in its own deviations")
+        for way, moves in found["moves"].items():
+            lines.append(f"  {way:20} " + "  ".join(f"{name} {value:.2f}" for name, value in moves.items()))
+    return "\n".join(lines)

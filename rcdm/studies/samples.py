@@ -1,0 +1,87 @@
+"""What do draws of each source look like? The given images beside draws from the same noise, and how they vary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from rcdm import images as im
+from rcdm.faithfulness import encode_all, pixels_of
+from rcdm.metrics import bootstrap, similarity
+from rcdm.pipeline import RCDMPipeline
+from rcdm.studies.result import StudyResult
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Draw every image with every seed from every source.
+
+    Rows are image x source; columns: the given image, the draws, their mean, and a map of their spread (pixel standard
+    deviation over draws, in units of the largest there can be, black is none). Numbers per source: `similarity` of the
+    draws to the given representation (null: to that of the next image) and `spread`, the mean of the map, both over
+    images. Raises ValueError without images, or with fewer than two seeds.
+    """
+    if len(images) < 1:
+        raise ValueError("Give at least one image.")
+    if len(seeds) < 2:
+        raise ValueError("At least two seeds are needed to see what varies.")
+    k = len(seeds)
+    given = im.to_pil(pixels_of(pipe, images))
+    parts: dict[str, list[list[Image.Image]]] = {}
+    numbers: dict[str, Any] = {}
+    for source in sources:
+        on_progress(source)
+        h = encode_all(pipe, images, source)
+        drawn = pipe.draw(
+            h.repeat_interleave(k, 0), source, list(seeds) * len(h), num_inference_steps=num_inference_steps
+        )
+        kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source)
+        wanted = pipe.unet.standardise(h, source)
+        draws = drawn.unflatten(0, (-1, k))
+        maps = draws.std(1, correction=1).mean(1, keepdim=True)  # [N,1,H,W], at most about 1
+        numbers[source] = _numbers(kept, wanted, maps, k)
+        parts[source] = [
+            [
+                *im.to_pil(own),
+                *im.to_pil(own.mean(0, keepdim=True)),
+                *im.to_pil(2 * spread[None].expand(-1, 3, -1, -1) - 1),
+            ]
+            for own, spread in zip(draws, maps.clamp(max=1), strict=True)
+        ]
+    grid = [image for i in range(len(given)) for source in sources for image in (given[i], *parts[source][i])]
+    rows = tuple(f"image {i}, {source}" for i in range(len(given)) for source in sources)
+    columns = ("given", *(f"seed {seed}" for seed in seeds), "mean", "spread")
+    found = {"seeds": list(seeds), "images": len(given), "sources": numbers}
+    return StudyResult(grid, rows, columns, found, _summary(numbers, len(given), k))
+
+
+def _numbers(kept: Tensor, wanted: Tensor, maps: Tensor, k: int) -> dict[str, Any]:
+    own = similarity(kept, wanted.repeat_interleave(k, 0)).view(-1, k).mean(1).cpu()
+    spread = maps.mean((1, 2, 3)).cpu()
+    n = len(own)
+    null = None
+    if n > 1:
+        null = float(similarity(kept, wanted.roll(1, 0).repeat_interleave(k, 0)).mean())
+    return {
+        "similarity": bootstrap(lambda i: own[i].mean(), n, null=null).to_json(),
+        "spread": bootstrap(lambda i: spread[i].mean(), n).to_json(),
+    }
+
+
+def _summary(numbers: dict[str, Any], n: int, k: int) -> str:
+    lines = [f"{n} images x {k} draws: similarity to the given representation (to the next image's); spread"]
+    for source, found in numbers.items():
+        own = found["similarity"]
+        null = f"({own['null']:.2f})" if "null" in own else ""
+        lines.append(f"{source:24} {own['value']:6.2f} {null:8} {found['spread']['value']:6.3f}")
+    return "\n".join(lines)
