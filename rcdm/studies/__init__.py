@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from rcdm.studies import interpolation, manipulation, retention, samples
+from rcdm.studies import information, interpolation, manipulation, retention, samples
 from rcdm.studies.result import StudyResult
 
 STUDIES: dict[str, Callable[..., StudyResult]] = {
     "samples": samples.study,
     "retention": retention.study,
+    "information": information.study,
     "interpolation": interpolation.study,
     "manipulation": manipulation.study,
 }
