@@ -15,7 +15,14 @@ from rcdm.datasets import load_dataset
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies import STUDIES
 
-_IMAGES = {"retention": 128, "information": 64, "interpolation": 2, "manipulation": 1}
+_IMAGES = {
+    "retention": 128,
+    "information": 64,
+    "invariance": 32,
+    "adversarial": 32,
+    "interpolation": 2,
+    "manipulation": 1,
+}
 _REFERENCE = 1000
 
 

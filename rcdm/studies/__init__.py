@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 
-from rcdm.studies import information, interpolation, manipulation, retention, samples
+from rcdm.studies import adversarial, information, interpolation, invariance, manipulation, retention, samples
 from rcdm.studies.result import StudyResult
 
 STUDIES: dict[str, Callable[..., StudyResult]] = {
     "samples": samples.study,
     "retention": retention.study,
     "information": information.study,
+    "invariance": invariance.study,
     "interpolation": interpolation.study,
     "manipulation": manipulation.study,
+    "adversarial": adversarial.study,
 }
 """Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 

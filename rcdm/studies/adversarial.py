@@ -1,0 +1,127 @@
+"""How little must an image change for its representation to become another one? What is drawn then?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcdm import images as im
+from rcdm.attributes import attributes_of
+from rcdm.faithfulness import pixels_of
+from rcdm.metrics import Number, bootstrap, squared_distance_to_others, squared_error
+from rcdm.pipeline import RCDMPipeline
+from rcdm.studies.result import StudyResult
+
+CLASSES = ("class", "shape")
+
+
+def attack(
+    encode: Callable[[Tensor], Tensor], images: Tensor, epsilon: float, *, steps: int = 20, seed: int = 0
+) -> Tensor:
+    """Images [N,3,H,W] in [-1,1], each value changed by at most `epsilon`, whose encoding is far from the original one.
+
+    Projected gradient ascent on ‖f(x + δ) − f(x)‖² from a random start (Madry et al. 2017, arXiv 1706.06083).
+    """
+    if epsilon == 0:
+        return images.clone()
+    with torch.no_grad():
+        goal = encode(images)
+    stream = torch.Generator().manual_seed(seed)
+    start = torch.rand(images.shape, generator=stream).to(images) * 2 - 1
+    changed = (images + epsilon * start).clamp(-1, 1)
+    rate = 2.5 * epsilon / steps
+    for _ in range(steps):
+        changed.requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad((encode(changed) - goal).square().sum(), changed)
+        changed = changed.detach() + rate * gradient.sign()
+        changed = torch.minimum(torch.maximum(changed, images - epsilon), images + epsilon).clamp(-1, 1)
+    return changed
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    steps: int = 20,
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Attack each image at 0, 1, 2, 4, 8 and 16 grey levels of 255, and draw from what its representation became.
+
+    Numbers: source -> list over the strengths of `distance` (of the attacked representation, over that of another
+    image), `random` (the same for a change of the same size and random signs), `drawn` (of the draws' representation to
+    that of the clean image) and, where a class can be read from the draws, `flips`: the share of draws whose class is
+    not that of the clean image's draw with the same noise. Shown are the first image under attack and its draws.
+    Raises ValueError for fewer than 2 images.
+    """
+    if len(images) < 2:
+        raise ValueError(f"The attack needs at least 2 images, better 32, and got {len(images)}.")
+    strengths = (0, 1, 2, 4, 8, 16)
+    x, attributes = pixels_of(pipe, images).to(pipe.device), attributes_of(pipe)
+    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(1)).to(x) * 2 - 1
+    noise = [seed + 1000 * i for i in range(len(x)) for seed in seeds]
+    grid: list[Image.Image] = []
+    rows: list[str] = []
+    numbers: dict[str, Any] = {}
+    for source in sources:
+        on_progress(source)
+
+        def encode(pixels: Tensor, source: str = source) -> Tensor:
+            return pipe.unet.standardise(pipe.sources[source](pixels), source)
+
+        with torch.no_grad():
+            clean = encode(x)
+        others = squared_distance_to_others(clean).cpu()
+        found: dict[str, list[Any]] = {"distance": [], "random": [], "drawn": []}
+        shown: tuple[list[Tensor], list[Tensor]] = ([], [])
+        before: Tensor | None = None
+        for strength in strengths:
+            epsilon = 2 * strength / 255
+            hostile = attack(encode, x, epsilon, steps=steps)
+            with torch.no_grad():
+                harmed, shaken = encode(hostile), encode((x + epsilon * signs).clamp(-1, 1))
+                h = pipe.encode(hostile, source).repeat_interleave(len(seeds), 0)
+                drawn = pipe.draw(h, source, noise, num_inference_steps=num_inference_steps)
+                again = encode(drawn)
+            far = squared_error(again, clean.repeat_interleave(len(seeds), 0)).view(-1, len(seeds)).mean(1)
+            for name, error in (("distance", squared_error(harmed, clean)), ("random", squared_error(shaken, clean))):
+                found[name].append(_ratio(error.cpu(), others).to_json())
+            found["drawn"].append(_ratio(far.cpu(), others).to_json())
+            read = attributes.read(drawn)
+            kind = next((name for name in CLASSES if name in read), None)
+            if kind is not None:
+                now = read[kind].argmax(1).cpu()
+                before = now if before is None else before
+                flipped = (now != before).float().view(-1, len(seeds)).mean(1)
+                number = bootstrap(lambda i, flipped=flipped: flipped[i].mean(), len(x)).to_json()
+                found.setdefault("flips", []).append(number)
+            shown[0].append(hostile[0].cpu())
+            shown[1].append(drawn[0].cpu())
+        numbers[source] = found
+        for label, pictures in zip(("attacked", "drawn"), shown, strict=True):
+            grid += im.to_pil(torch.stack(pictures))
+            rows.append(f"{source}, {label}")
+    setting = {"strengths_of_255": list(strengths), "images": len(x), "seeds": list(seeds), "steps": steps}
+    columns = tuple(f"{strength}/255" for strength in strengths)
+    return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers, strengths))
+
+
+def _ratio(error: Tensor, others: Tensor) -> Number:
+    return bootstrap(lambda i: error[i].mean() / others[i].mean(), len(error), null=1.0)
+
+
+def _summary(numbers: dict[str, Any], strengths: Sequence[int]) -> str:
+    lines = [
+        "Distance of the attacked representation (1 is another image's), at /255 of " + ", ".join(map(str, strengths))
+    ]
+    for source, found in numbers.items():
+        lines.append(f"{source:24}" + "".join(f"{number['value']:8.2f}" for number in found["distance"]))
+        lines.append(f"{'  random change':24}" + "".join(f"{number['value']:8.2f}" for number in found["random"]))
+    return "\n".join(lines)

@@ -1,0 +1,146 @@
+"""What is a representation invariant to? Images are transformed, more and more; what follows, and what stays?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcdm import images as im
+from rcdm.attributes import Attributes, attributes_of
+from rcdm.faithfulness import pixels_of
+from rcdm.metrics import Number, bootstrap, squared_distance_to_others, squared_error
+from rcdm.pipeline import RCDMPipeline
+from rcdm.studies.result import StudyResult
+from rcdm.transformations import TRANSFORMATIONS, Transformation
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    only: str = "",
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Encode and draw every transformed image, with the noise of the untransformed one.
+
+    `only`: names of transformations, separated by commas; all of them if empty. Images are transformed at the size of
+    the drawn ones. Numbers: transformation -> source -> list over strengths of `alignment` (null 1: another image) and
+    `seen` (pixel distance of the draws over that of draws of another image; null 1), and once per transformation
+    `transport`: the slope with which the attribute that it moves follows in the draws (1 kept, 0 invariant). Shown are
+    the first image at every strength and its draws. Raises ValueError for an unknown name or fewer than 2 images.
+    """
+    if len(images) < 2:
+        raise ValueError(f"Invariance needs at least 2 images, better 32, and got {len(images)}.")
+    names = [name.strip() for name in only.split(",") if name.strip()] or list(TRANSFORMATIONS)
+    if unknown := [name for name in names if name not in TRANSFORMATIONS]:
+        raise ValueError(f"There is no transformation {unknown[0]!r}; choose of {', '.join(TRANSFORMATIONS)}.")
+    x, attributes = pixels_of(pipe, images).to(pipe.device), attributes_of(pipe)
+    plain = {source: _seen(pipe, x, source, seeds, num_inference_steps) for source in sources}
+    width = 1 + max(len(TRANSFORMATIONS[name].strengths) for name in names)
+    grid: list[Image.Image] = []
+    rows: list[str] = []
+    numbers: dict[str, Any] = {}
+    for name in names:
+        what = TRANSFORMATIONS[name]
+        changed = [what.apply(x, strength) for strength in what.strengths]
+        grid += _padded([x, *changed], width)
+        rows.append(f"{name} ({what.unit})")
+        numbers[name] = {"strengths": list(what.strengths), "unit": what.unit, "in_views": what.in_views, "sources": {}}
+        for source in sources:
+            on_progress(f"{name}: {source}")
+            seen = [_seen(pipe, images, source, seeds, num_inference_steps) for images in changed]
+            numbers[name]["sources"][source] = _numbers(plain[source], seen, x, changed, what, attributes, len(seeds))
+            grid += _padded([plain[source][1], *(drawn for _, drawn in seen)], width)
+            rows.append(f"{name}, {source}")
+    setting = {"images": len(x), "seeds": list(seeds), "sources": list(sources), "transformations": numbers}
+    columns = ("none", *(f"strength {i + 1}" for i in range(width - 1)))
+    return StudyResult(grid, tuple(rows), columns, setting, _summary(numbers))
+
+
+def _seen(
+    pipe: RCDMPipeline, images: Tensor, source: str, seeds: Sequence[int], steps: int | None
+) -> tuple[Tensor, Tensor]:
+    """Standardised h [N,D], and draws [N*K,3,S,S]; image i and seed k have one noise, whatever the image became."""
+    h = torch.cat([pipe.encode(chunk, source) for chunk in images.split(256)])
+    noise = [seed + 1000 * i for i in range(len(h)) for seed in seeds]
+    drawn = pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=steps)
+    return pipe.unet.standardise(h, source).cpu(), drawn.cpu()
+
+
+def _numbers(
+    plain: tuple[Tensor, Tensor],
+    seen: Sequence[tuple[Tensor, Tensor]],
+    x: Tensor,
+    changed: Sequence[Tensor],
+    what: Transformation,
+    attributes: Attributes,
+    k: int,
+) -> dict[str, Any]:
+    h, drawn = plain
+    others, apart = squared_distance_to_others(h), _distance(drawn, drawn.roll(k, 0), k)
+    result: dict[str, Any] = {"alignment": [], "seen": []}
+    for h_t, drawn_t in seen:
+        moved, visible = squared_error(h_t, h), _distance(drawn_t, drawn, k)
+        result["alignment"].append(_ratio(moved, others).to_json())
+        result["seen"].append(_ratio(visible, apart).to_json())
+    name = next((name for name in what.moves if name in attributes.read(x[:1])), None)
+    if name is not None:
+        given = _path(attributes, name, [x, *changed])
+        followed = _path(attributes, name, [drawn, *(d for _, d in seen)]).unflatten(0, (-1, k)).mean(1)
+        result["transport"] = _slope(followed, given).to_json() | {"attribute": name}
+    return result
+
+
+def _distance(a: Tensor, b: Tensor, k: int) -> Tensor:
+    """Root mean square difference of draws [N*K,3,S,S], averaged over the K of an image: [N]."""
+    return (a - b).square().mean((1, 2, 3)).sqrt().view(-1, k).mean(1)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Number:
+    return bootstrap(lambda i: part[i].mean() / whole[i].mean(), len(part), null=1.0)
+
+
+def _path(attributes: Attributes, name: str, ladder: Sequence[Tensor]) -> Tensor:
+    """How an attribute moves from the untransformed images on: [N,strengths,P]; an angle in turns, unwrapped (P 1)."""
+    phi = torch.stack([attributes.read(images)[name].cpu() for images in ladder], 1)  # [N, 1 + strengths, P]
+    if phi.shape[2] == 2 and name != "place":
+        turns = torch.atan2(phi[..., 1], phi[..., 0]) / (2 * math.pi)
+        steps = (turns[:, 1:] - turns[:, :-1] + 0.5) % 1 - 0.5
+        return steps.cumsum(1)[..., None]
+    return phi[:, 1:] - phi[:, :1]
+
+
+def _slope(followed: Tensor, given: Tensor) -> Number:
+    """Least-squares slope through zero of what the draws did on what was done, both [N, strengths, P]; null: 0."""
+    product, square = (followed * given).sum((1, 2)), given.square().sum((1, 2))
+    return bootstrap(lambda i: product[i].sum() / square[i].sum().clamp(min=1e-12), len(given), null=0.0)
+
+
+def _padded(ladder: Sequence[Tensor], width: int) -> list[Image.Image]:
+    """The first image of each step; empty pictures fill the row."""
+    shown = im.to_pil(torch.stack([images[0].cpu() for images in ladder]))
+    return shown + [Image.new("RGB", shown[0].size, "white")] * (width - len(shown))
+
+
+def _summary(numbers: dict[str, Any]) -> str:
+    lines = [
+        "At the strongest: alignment (0 invariant, 1 another image), seen change, slope of the attribute that moves"
+    ]
+    for name, found in numbers.items():
+        where = "in views" if found["in_views"] else "not in views"
+        for source, n in found["sources"].items():
+            slope = n.get("transport")
+            moved = f"{slope['attribute']} {slope['value']:.2f}" if slope else ""
+            lines.append(
+                f"{name:14} {where:13} {source:24} {n['alignment'][-1]['value']:6.2f} "
+                f"{n['seen'][-1]['value']:6.2f}  {moved}"
+            )
+    return "\n".join(lines)
