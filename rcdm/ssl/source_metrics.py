@@ -27,7 +27,7 @@ Levels = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class SourceEvaluationSize:
-    """How many images are looked at, at most. On a CPU the probes of 100,000 training images would take half an hour."""
+    """How many images are looked at, at most; fewer on a CPU, where probes of 100,000 would take half an hour."""
 
     train_images: int = 100_000 if torch.cuda.is_available() else 20_000
     test_images: int = 10_000
