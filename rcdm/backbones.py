@@ -61,6 +61,11 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {"small_resnet": SmallResNet, "
 
 def build_backbone(name: str, **arguments: object) -> nn.Module:
     """A backbone with random weights. Raises ValueError for an unknown name."""
+    if name not in BACKBONES and ":" in name:
+        raise ValueError(
+            f"This checkpoint was trained with the backbone {name}: give it with --backbone {name}, or call "
+            f"rcdm.own_backbone.register({name!r}) first."
+        )
     if name not in BACKBONES:
         raise ValueError(f"There is no backbone {name!r}; choose one of {', '.join(BACKBONES)}.")
     return BACKBONES[name](**arguments)

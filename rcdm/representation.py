@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,37 +54,89 @@ class SSLNetwork(nn.Module):
 
     def all_levels(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B,3,H,W] -> level -> [B,D] float32, in one pass; maps are averaged over positions."""
-        reached: dict[str, Tensor] = {}
-
-        def keep(level: str) -> Callable[[nn.Module, Any, Tensor], None]:
-            return lambda _module, _inputs, output: reached.__setitem__(level, _pooled(output))
-
-        hooks = [self.at(level).register_forward_hook(keep(level)) for level in self.levels()]
-        try:
-            self(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return {level: reached[level] for level in self.levels()}
+        places = {level: self.at(level) for level in self.levels()}
+        return {level: self.pool(output) for level, output in _outputs_of(places, self, x).items()}
 
     def at(self, level: str) -> nn.Module:
         """The module whose output a level is."""
         return self.get_submodule(level if level.startswith(("backbone", "projector")) else f"backbone.{level}")
 
+    def pool(self, output: Tensor) -> Tensor:
+        """What a level puts out, [B,D,H,W] or [B,D] -> [B,D] float32."""
+        return pooled(output)
+
+
+class OpenNetwork(nn.Module):
+    """Any module, read at places that are named by their paths in it; `output` is what it returns itself.
+
+    Args:
+        module: normalised images [B,3,H,W] -> anything.
+        levels: paths of submodules (`layer3`, `blocks.8`, `head.mlp.2`), or `output`.
+        pooling: of tokens [B,N,D]: their `mean` (without prefix tokens, where the module says how many it has), or
+            the `first`, which is a ViT's class token. Maps are always averaged over positions.
+    """
+
+    def __init__(self, module: nn.Module, levels: Sequence[str], pooling: str = "mean") -> None:
+        super().__init__()
+        if pooling not in ("mean", "first"):
+            raise ValueError(f"pooling must be 'mean' or 'first', and is {pooling!r}.")
+        known = dict(module.named_modules())
+        if unknown := [level for level in levels if level != "output" and level not in known]:
+            some = ", ".join(name for name in known if name and name.count(".") < 2)
+            raise ValueError(f"The module has nothing called {unknown[0]!r}; it has {some}.")
+        self.module, self.pooling, self._levels = module, pooling, tuple(levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+    def levels(self) -> tuple[str, ...]:
+        """The places that were asked for."""
+        return self._levels
+
+    def at(self, level: str) -> nn.Module:
+        """The module whose output a level is."""
+        return self.module if level == "output" else self.module.get_submodule(level)
+
+    def all_levels(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised images [B,3,H,W] -> level -> [B,D] float32, in one pass."""
+        places = {level: self.at(level) for level in self.levels()}
+        return {level: self.pool(output) for level, output in _outputs_of(places, self, x).items()}
+
+    def pool(self, output: Tensor) -> Tensor:
+        """What a level puts out, [B,D,H,W], [B,N,D] or [B,D] -> [B,D] float32."""
+        return pooled(output, self.pooling, getattr(self.module, "num_prefix_tokens", 0))
+
 
 class RepresentationSource(nn.Module):
     """A frozen network cut at a level: [B,3,H,W] in [-1,1] -> [B,D] float32, raw (not standardised).
 
-    Maps [B,C,H,W] are averaged over their positions. Gradients flow to the images when autograd is on. Raises
-    ValueError for a tensor that is not floating-point [B,3,H,W].
+    The network says how what its levels put out becomes a vector. Gradients flow to the images when autograd is on.
+    Raises ValueError for a tensor that is not floating-point [B,3,H,W].
     """
 
-    def __init__(self, name: str, network: SSLNetwork, level: str, preprocessing: Preprocessing) -> None:
+    def __init__(self, name: str, network: SSLNetwork | OpenNetwork, level: str, preprocessing: Preprocessing) -> None:
         super().__init__()
         if level not in network.levels():
             raise ValueError(f"{name} has no level {level!r}; choose one of {', '.join(network.levels())}.")
         self.name, self.level, self.preprocessing = name, level, preprocessing
         self.network = network.eval().requires_grad_(False)
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        *,
+        levels: Sequence[str],
+        preprocessing: Preprocessing,
+        pooling: str = "mean",
+        name: str = "mine",
+    ) -> dict[str, RepresentationSource]:
+        """A network of your own -> level -> source, named `NAME/LEVEL`. See `OpenNetwork`; `level_widths` lists levels.
+
+        Raises ValueError for a level that the module does not have.
+        """
+        network = OpenNetwork(module, levels, pooling)
+        return {level: cls(f"{name}/{level}", network, level, preprocessing) for level in network.levels()}
 
     def train(self, mode: bool = True) -> RepresentationSource:
         return super().train(False)  # frozen: batch statistics must never move
@@ -105,12 +157,48 @@ class RepresentationSource(nn.Module):
                 f"{self.name} takes PIL images or a float tensor [B,3,H,W] in [-1,1], not {images.dtype} "
                 f"{list(images.shape)}; `rcdm.images.to_tensor` makes one."
             )
-        return _pooled(_output_of(self.network.at(self.level), self.network, self.preprocessing(images)))
+        return self.network.pool(_output_of(self.network.at(self.level), self.network, self.preprocessing(images)))
 
 
-def _pooled(h: Tensor) -> Tensor:
-    """[B,D,H,W] or [B,D] -> [B,D] float32."""
-    return (h.mean((2, 3)) if h.ndim == 4 else h).float()
+def pooled(output: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
+    """[B,D,H,W], [B,N,D] or [B,D] -> [B,D] float32. Raises ValueError for anything else."""
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"A level must put out vectors, tokens or maps, not {shape}: choose another one.")
+    if output.ndim == 4:
+        output = output.mean((2, 3))
+    elif output.ndim == 3:
+        output = output[:, 0] if tokens == "first" else output[:, prefix:].mean(1)
+    return output.float()
+
+
+@torch.no_grad()
+def level_widths(module: nn.Module, preprocessing: Preprocessing) -> dict[str, int]:
+    """A dry run on one image: path of every submodule that can be a level -> width of its representation."""
+    device = next(module.parameters()).device
+    places = {name or "output": part for name, part in module.named_modules()}
+    image = preprocessing(torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=device))
+    widths = {}
+    for name, output in _outputs_of(places, module.eval(), image).items():
+        if isinstance(output, Tensor) and output.ndim in (2, 3, 4) and len(output) == 1:
+            widths[name] = pooled(output).shape[1]
+    return widths
+
+
+def _outputs_of(places: Mapping[str, nn.Module], network: nn.Module, x: Tensor) -> dict[str, Any]:
+    """Name -> what the module of that name puts out in one pass, in the order of `places`."""
+    reached: dict[str, Any] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _inputs, output: reached.__setitem__(name, output)
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in places.items()]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: reached[name] for name in places if name in reached}
 
 
 class _Reached(Exception):

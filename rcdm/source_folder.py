@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rcdm.backbones import build_backbone
-from rcdm.representation import Preprocessing, SSLNetwork
+from rcdm.representation import OpenNetwork, Preprocessing, SSLNetwork
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -42,7 +42,7 @@ def projector_from(tensors: dict[str, Tensor], activation: str = "relu") -> nn.S
     return projector
 
 
-def save_network(folder: Path, network: SSLNetwork, config: dict[str, Any]) -> None:
+def save_network(folder: Path, network: SSLNetwork | OpenNetwork, config: dict[str, Any]) -> None:
     """Write a source folder: `model.safetensors`, `config.json` (architecture, preprocessing, training).
 
     Tensors that fp16 holds exactly are stored in it.
@@ -59,7 +59,7 @@ def _compact(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def load_network(folder: Path) -> tuple[SSLNetwork, Preprocessing]:
+def load_network(folder: Path) -> tuple[SSLNetwork | OpenNetwork, Preprocessing]:
     """Read a source folder. Raises ValueError when a file is missing or does not fit."""
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -67,13 +67,17 @@ def load_network(folder: Path) -> tuple[SSLNetwork, Preprocessing]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} is not a source folder with config.json and model.safetensors: {error}") from error
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    numbers = config["preprocessing"]
+    preprocessing = Preprocessing(numbers["size"], tuple(numbers["mean"]), tuple(numbers["std"]))
     backbone = build_backbone(config["architecture"], **config["arguments"])
+    if "pooling" in config:
+        own = OpenNetwork(backbone, config["levels"], config["pooling"])
+        own.load_state_dict(tensors)
+        return own.eval(), preprocessing
     backbone.load_state_dict(_under("backbone.", tensors))
     layers = _under("projector.", tensors)
     projector = projector_from(layers, config.get("projector_activation", "relu")) if layers else None
     network = SSLNetwork(backbone, projector)
-    numbers = config["preprocessing"]
-    preprocessing = Preprocessing(numbers["size"], tuple(numbers["mean"]), tuple(numbers["std"]))
     return network.eval(), preprocessing
 
 

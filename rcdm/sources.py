@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor, nn
 
-from rcdm.representation import Preprocessing, RepresentationSource, SSLNetwork
+from rcdm.representation import OpenNetwork, Preprocessing, RepresentationSource, SSLNetwork
 from rcdm.source_folder import digest, load_network, read_config, save_network
 
 
@@ -38,7 +38,7 @@ class Sources(ModelMixin):
 
     def __init__(
         self,
-        networks: Mapping[str, tuple[SSLNetwork, Preprocessing]],
+        networks: Mapping[str, tuple[SSLNetwork | OpenNetwork, Preprocessing]],
         names: Sequence[str],
         configs: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:

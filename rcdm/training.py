@@ -23,6 +23,7 @@ from rcdm.checkpoints import checkpoint_folder
 from rcdm.datasets import Dataset, Photographs, load_dataset
 from rcdm.faithfulness import comparison_grid, faithfulness
 from rcdm.memory import keep_freed_memory
+from rcdm.own_backbone import own_sources
 from rcdm.pipeline import RCDMPipeline
 from rcdm.representation_cache import RepresentationCache
 from rcdm.resume import load_state, save_state, saved_states
@@ -64,7 +65,10 @@ def train(config: TrainingConfig) -> Path:
     )
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
-    sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
+    if config.backbone is not None:
+        sources = own_sources(config.backbone).to(accelerator.device)
+    else:
+        sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)
     run.resume()
     if accelerator.is_main_process and config.report_to:

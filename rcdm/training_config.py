@@ -15,6 +15,7 @@ class TrainingConfig:
     """Everything that a run depends on; the names follow the training scripts of diffusers."""
 
     sources_dir: str = _option("", "folder with one source folder per network (see `rcdm pretrain`)")
+    backbone: str | None = _option(None, "instead of sources_dir: package.module:function, see rcdm/own_backbone.py")
     share_sources: bool = _option(
         False, "refer to the networks in sources_dir, by their digest, instead of copying them"
     )
@@ -54,7 +55,7 @@ class TrainingConfig:
     report_to: str | None = _option(None, "tracker, for instance tensorboard")
 
     def __post_init__(self) -> None:
-        if not self.sources_dir or not self.output_dir:
-            raise ValueError("Say where the sources are (sources_dir) and where to write (output_dir).")
+        if not (self.sources_dir or self.backbone) or not self.output_dir:
+            raise ValueError("Say where the sources are (sources_dir, or backbone) and where to write (output_dir).")
         if self.max_train_steps is None and self.max_train_minutes is None:
             raise ValueError("Say how long to train: max_train_steps, max_train_minutes, or both.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import rcdm
 from rcdm.cli import convert, evaluate, pretrain, report, sample, serve, study, train
+from rcdm.own_backbone import register
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,6 +32,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     options = parser.parse_args(arguments)
     try:
+        if getattr(options, "backbone", None):
+            register(options.backbone)
         options.run(options)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 import rcdm
 from rcdm.checkpoints import checkpoint_folder, load_source
-from rcdm.cli.options import announce, command
+from rcdm.cli.options import add_backbone_option, announce, command
 from rcdm.datasets import Dataset, load_dataset
 from rcdm.evaluation import EvaluationSize, evaluate, markdown_tables, write_metrics
 from rcdm.evaluator import Evaluator
@@ -23,6 +23,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "checkpoint", nargs="?", default="sprites-32", help="name or folder, of a pipeline or of backbones"
     )
+    add_backbone_option(parser)
     parser.add_argument("--data", default="sprites", help="what the checkpoint was trained on: 'sprites' or a folder")
     for option in dataclasses.fields(EvaluationSize):
         name = option.name.replace("_", "-")

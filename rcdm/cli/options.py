@@ -24,11 +24,16 @@ def command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespa
 
 def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int) -> None:
     parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
+    add_backbone_option(parser)
     parser.add_argument("--source", nargs="+", default=[], help="NETWORK/LEVEL …; all if none is given")
     parser.add_argument("--samples", type=int, default=samples, help="images drawn per photograph and source")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first draw; the next use the next numbers")
     parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+def add_backbone_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", help="package.module:function, for a checkpoint that was trained with it")
 
 
 def announce(text: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m rcdm` is the command `rcdm`."""
+
+from rcdm.cli import main
+
+main()
