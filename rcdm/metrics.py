@@ -37,6 +37,11 @@ def bootstrap(
     return Number(value, low, high, n, null)
 
 
+def mean(values: Tensor, *, null: float | None = None) -> Number:
+    """The mean of one value per image, [N]."""
+    return bootstrap(lambda i: values[i].mean(), len(values), null=null)
+
+
 def similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarity of standardised representations, row by row: [N,D], [N,D] -> [N] in [-1,1]."""
     return F.cosine_similarity(a, b, dim=1)

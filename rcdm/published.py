@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -216,8 +216,8 @@ def load_published(name: str, file: str | Path | None = None) -> tuple[SSLNetwor
         file = file or fetch(entry.url, cache_folder() / "downloads" / name / entry.url.rpartition("/")[2])
         network = read_published(file, entry)
         save_network(folder, network, _config(entry, network, Path(file)))
-    network, preprocessing = load_network(folder)
-    return network, preprocessing, read_config(folder)
+    loaded, preprocessing = load_network(folder)
+    return cast(SSLNetwork, loaded), preprocessing, read_config(folder)
 
 
 def _config(entry: Published, network: SSLNetwork, file: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def read_checkpoint(path: str | Path) -> Any:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if _is_zip(path) else _legacy_globals(path)
-        stand_ins = [(type("Inert", (Inert,), {}), name) for name in foreign]
+        stand_ins: list[Any] = [(type("Inert", (Inert,), {}), name) for name in foreign]
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -83,10 +83,10 @@ def spaced_timesteps(total: int, spacing: str) -> list[int]:
         length = size + (section < longer)
         if not 1 <= count <= length:
             raise ValueError(f"{count} steps cannot be taken from {length} timesteps.")
-        stride = 1.0 if count == 1 else (length - 1) / (count - 1)
+        pace = 1.0 if count == 1 else (length - 1) / (count - 1)
         place = 0.0
         for _ in range(count):
             kept.add(start + round(place))
-            place += stride  # accumulated, as there: the rounding of a few numbers depends on it
+            place += pace  # accumulated, as there: the rounding of a few numbers depends on it
         start += length
     return sorted(kept)

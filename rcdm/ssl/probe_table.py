@@ -11,11 +11,15 @@ from torch import Tensor
 from rcdm import sprites
 from rcdm.datasets import HELD_OUT_SEED, Dataset, Sprites
 from rcdm.probes import ridge_probe
-from rcdm.representation import Preprocessing, RepresentationSource, SSLNetwork
+from rcdm.representation import OpenNetwork, Preprocessing, RepresentationSource, SSLNetwork
 
 
 def probe_table(
-    network: SSLNetwork, dataset: Dataset, *, levels: tuple[str, ...] = ("backbone", "projector"), n: int = 4096
+    network: SSLNetwork | OpenNetwork,
+    dataset: Dataset,
+    *,
+    levels: tuple[str, ...] = ("backbone", "projector"),
+    n: int = 4096,
 ) -> dict[str, Any]:
     """Level -> attribute -> R² (value, low, high, n, null 0), trained on n images, read on n / 4 held-out ones.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from rcdm.datasets import Dataset, Sprites
 from rcdm.metrics import Number, accuracy, cosines, effective_rank
 from rcdm.probes import linear_probe
-from rcdm.representation import Preprocessing, SSLNetwork
+from rcdm.representation import OpenNetwork, Preprocessing, SSLNetwork
 from rcdm.source_folder import load_network, read_config
 from rcdm.ssl.probe_table import format_table, probe_table
 from rcdm.ssl.views import ViewStrengths, random_view
@@ -36,7 +36,7 @@ class SourceEvaluationSize:
 
 
 def measure_source(
-    network: SSLNetwork,
+    network: SSLNetwork | OpenNetwork,
     preprocessing: Preprocessing,
     dataset: Dataset,
     views: ViewStrengths,
@@ -98,7 +98,7 @@ def knn(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, classes:
 
 @torch.no_grad()
 def _levels(
-    network: SSLNetwork,
+    network: SSLNetwork | OpenNetwork,
     preprocessing: Preprocessing,
     images: Tensor,
     change: Callable[[Tensor], Tensor] = lambda images: images,
@@ -109,7 +109,7 @@ def _levels(
 
 
 def _levels_of_training(
-    network: SSLNetwork, preprocessing: Preprocessing, dataset: Dataset, n: int
+    network: SSLNetwork | OpenNetwork, preprocessing: Preprocessing, dataset: Dataset, n: int
 ) -> tuple[Levels, Tensor]:
     """The first n training images of the dataset's order, at every level, and their labels."""
     chunk = min(500, n, dataset.n_train or n)
@@ -123,7 +123,7 @@ def _levels_of_training(
 
 
 def _transformation_probe(
-    network: SSLNetwork, preprocessing: Preprocessing, dataset: Dataset, name: str, n: int
+    network: SSLNetwork | OpenNetwork, preprocessing: Preprocessing, dataset: Dataset, name: str, n: int
 ) -> dict[str, Number]:
     """Level -> accuracy at telling which case of a transformation was applied, from h alone, on held-out images."""
     transform, cases = TELLING[name]

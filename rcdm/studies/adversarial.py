@@ -12,7 +12,7 @@ from torch import Tensor
 from rcdm import images as im
 from rcdm.attributes import attributes_of
 from rcdm.faithfulness import pixels_of
-from rcdm.metrics import Number, bootstrap, squared_distance_to_others, squared_error
+from rcdm.metrics import Number, bootstrap, mean, squared_distance_to_others, squared_error
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
@@ -100,8 +100,7 @@ def study(
                 now = read[kind].argmax(1).cpu()
                 before = now if before is None else before
                 flipped = (now != before).float().view(-1, len(seeds)).mean(1)
-                number = bootstrap(lambda i, flipped=flipped: flipped[i].mean(), len(x)).to_json()
-                found.setdefault("flips", []).append(number)
+                found.setdefault("flips", []).append(mean(flipped).to_json())
             shown[0].append(hostile[0].cpu())
             shown[1].append(drawn[0].cpu())
         numbers[source] = found

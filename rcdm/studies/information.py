@@ -13,7 +13,7 @@ from torch import Tensor
 from rcdm import images as im
 from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.information import Information, information
-from rcdm.metrics import bootstrap
+from rcdm.metrics import mean
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
@@ -54,10 +54,8 @@ def study(
         nulls[source] = _measure(pipe, x, h.roll(1, 0), source, steps, seeds[0], batch_size).form_1
     numbers = {
         source: {
-            "form_1": bootstrap(
-                lambda i, b=bits: b.form_1[i].mean(), len(x), null=float(nulls[source].mean())
-            ).to_json(),
-            "form_2": bootstrap(lambda i, b=bits: b.form_2[i].mean(), len(x)).to_json(),
+            "form_1": mean(bits.form_1, null=float(nulls[source].mean())).to_json(),
+            "form_2": mean(bits.form_2).to_json(),
         }
         for source, bits in found.items()
     }
@@ -135,7 +133,7 @@ def _differences(found: dict[str, Information]) -> dict[str, Any]:
         if first.rpartition("/")[0] != second.rpartition("/")[0] or not first.endswith("/backbone"):
             continue
         gap = found[first].form_1 - found[second].form_1
-        number = bootstrap(lambda i, gap=gap: gap[i].mean(), len(gap), null=0.0).to_json()
+        number = mean(gap, null=0.0).to_json()
         result[f"{first} − {second}"] = {**number, "limited_by_decoder": number["value"] < 0}
     return result
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcdm import images as im
 from rcdm.faithfulness import encode_all, pixels_of
-from rcdm.metrics import bootstrap, similarity
+from rcdm.metrics import mean, similarity
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
@@ -73,8 +73,8 @@ def _numbers(kept: Tensor, wanted: Tensor, maps: Tensor, k: int) -> dict[str, An
     if n > 1:
         null = float(similarity(kept, wanted.roll(1, 0).repeat_interleave(k, 0)).mean())
     return {
-        "similarity": bootstrap(lambda i: own[i].mean(), n, null=null).to_json(),
-        "spread": bootstrap(lambda i: spread[i].mean(), n).to_json(),
+        "similarity": mean(own, null=null).to_json(),
+        "spread": mean(spread).to_json(),
     }
 
 
