@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rcdm.convert import from_official, official_scheduler
+from rcdm.convert import from_official, official_scheduler, read_official
 from rcdm.downloads import cache_folder, fetch
 from rcdm.pipeline import RCDMPipeline
 from rcdm.published import SUPERVISED, load_published
@@ -63,12 +63,13 @@ def convert_file(
 
     Raises ValueError when the file does not fit the flags or the network, leaving no folder behind.
     """
+    state = read_official(file)
     ssl_network, _, config = load_published(network, network_file)
     source = f"{network}/{level}"
     preprocessing = Preprocessing(224)
     config = config | {"preprocessing": {"size": 224, "mean": [0.5] * 3, "std": [0.5] * 3}}
     sources = Sources({network: (ssl_network, preprocessing)}, (source,), {network: config})
-    unet = from_official(file, flags, source=source)
+    unet = from_official(state, flags, source=source)
     if unet.config.sources != sources.widths():
         raise ValueError(
             f"{file} takes {next(iter(unet.config.sources.values()), 0)} dimensions, but {source} has "

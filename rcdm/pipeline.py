@@ -70,7 +70,7 @@ class RCDMPipeline(DiffusionPipeline):
             return ""
         return (
             "This checkpoint has only ever seen drawn shapes. Of any other image it draws the shapes whose "
-            "representation comes closest, and the similarity under them is low."
+            "representation comes closest."
         )
 
     @property

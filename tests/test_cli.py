@@ -62,7 +62,7 @@ def test_sample_takes_several_photographs_and_all_sources(photo, tiny_checkpoint
     ("arguments", "words"),
     [
         (["sample", "nowhere.jpg"], "nowhere.jpg"),
-        (["sample", "PHOTO", "--source", "tiny/none"], "no level 'none'"),
+        (["sample", "PHOTO", "--source", "tiny/none"], "choose one of tiny/backbone"),
         (["sample", "PHOTO", "--samples", "0"], "at least 1"),
         (["sample", "PHOTO", "--out", "grid.txt"], "must end in .png"),
         (["sample", "PHOTO", "--checkpoint", "nothing"], "no checkpoint 'nothing'"),

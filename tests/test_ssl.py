@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as tv
 from rcdm import sprites
 from rcdm.ssl import views
 from rcdm.ssl.objectives import OBJECTIVES
-from rcdm.ssl.pretraining_config import DRAWN_WORLD
+from rcdm.ssl.pretraining_config import DRAWN_WORLD, OBJECTIVE_NAMES
 from rcdm.ssl.views import ViewStrengths, random_view
 
 OFF = vars(ViewStrengths().scaled(0))
@@ -134,6 +134,10 @@ def test_every_objective_trains_its_projector(name):
     objective(z[0], z[-1], torch.arange(32) % 6, tuple(part.detach() for part in z)).backward()
     gradients = [parameter.grad for parameter in objective.projector.parameters()]
     assert all(g is not None and g.isfinite().all() for g in gradients) and any(g.abs().sum() > 0 for g in gradients)
+
+
+def test_the_command_knows_every_objective():
+    assert tuple(OBJECTIVES) == OBJECTIVE_NAMES
 
 
 def test_objectives_without_their_target_say_so():

@@ -29,6 +29,8 @@ def add(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    if not options.file.is_file():
+        raise ValueError(f"{options.file} is not a file.")
     known = {file: (network, level) for file, network, level in RELEASED.values()}
     network, level = known.get(options.file.name, (None, None))
     network, level = options.network or network, options.level or level

@@ -8,10 +8,12 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from tqdm import tqdm
+
+from rcdm.pipeline import RCDMPipeline
 
 
 def command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
@@ -22,7 +24,7 @@ def command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespa
     return parser
 
 
-def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int) -> None:
+def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None) -> None:
     parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
     add_backbone_option(parser)
     parser.add_argument("--source", nargs="+", default=[], help="NETWORK/LEVEL …; all if none is given")
@@ -30,6 +32,13 @@ def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int) -> Non
     parser.add_argument("--seed", type=int, default=0, help="seed of the first draw; the next use the next numbers")
     parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+def chosen_sources(pipe: RCDMPipeline, names: Sequence[str]) -> list[str]:
+    """The named sources, or all. Raises ValueError for one that the checkpoint cannot draw from."""
+    if unknown := [name for name in names if name not in tuple(pipe.sources)]:
+        raise ValueError(f"There is no source {unknown[0]!r}; choose one of {', '.join(pipe.sources)}.")
+    return list(names or pipe.sources)
 
 
 def add_backbone_option(parser: argparse.ArgumentParser) -> None:

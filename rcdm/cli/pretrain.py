@@ -11,7 +11,7 @@ from typing import Any
 from rcdm.cli.options import add_options, announce, command, given
 from rcdm.datasets import load_dataset
 from rcdm.readers import save_reader, train_reader
-from rcdm.ssl.pretraining_config import DRAWN_WORLD, PHOTOGRAPHS, PretrainConfig
+from rcdm.ssl.pretraining_config import DRAWN_WORLD, OBJECTIVE_NAMES, PHOTOGRAPHS, PretrainConfig
 from rcdm.ssl.views import ViewStrengths
 
 
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     parser.formatter_class = argparse.HelpFormatter  # the defaults depend on the data
     parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")
     parser.add_argument(
-        "--objective", required=True, nargs="+", help="one or more of them (an unknown one lists all), or reader"
+        "--objective", required=True, nargs="+", help=f"one or more of {', '.join(OBJECTIVE_NAMES)}; or reader alone"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of source folders: writes OUT/NAME for each")
     parser.add_argument("--name", nargs="+", help="names of the source folders; the objectives' names if not given")
@@ -36,6 +36,8 @@ def _pretrain(options: argparse.Namespace) -> None:
         save_reader(train_reader(steps=options.max_steps or 2000, seed=options.seed or 0), options.out / "reader")
         print((options.out / "reader" / "metrics.json").read_text())
         return
+    if unknown := [name for name in options.objective if name not in OBJECTIVE_NAMES]:
+        raise ValueError(f"There is no objective {unknown[0]!r}; choose of {', '.join(OBJECTIVE_NAMES)}.")
     try:
         import lightly  # noqa: F401
     except ModuleNotFoundError as error:

@@ -21,9 +21,14 @@ def add(commands: Any) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     folder = checkpoint_folder(options.checkpoint)
-    metrics = _metrics_below(folder / "sources") if folder else {}
+    if folder is None:
+        raise ValueError(f"There is no checkpoint {options.checkpoint!r}.")
+    metrics = _metrics_below(folder / "sources")
     if not metrics:
-        raise ValueError(f"{options.checkpoint} holds no sources/NAME/metrics.json; make them with `rcdm evaluate`.")
+        raise ValueError(
+            f"The networks of {options.checkpoint} have not been measured level by level: `rcdm pretrain` does so at "
+            "its end, and `rcdm evaluate FOLDER --data DATA` does for a folder that holds sources/ alone."
+        )
     sweep = _by_strength(options.sweep) if options.sweep else None
     options.out.mkdir(parents=True, exist_ok=True)
     table, figure = levels_table(metrics), levels_figure(metrics, sweep)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import rcdm
 from rcdm import images as im
 from rcdm.attributes import attributes_of, kept_by_draws
-from rcdm.cli.options import add_drawing_options, command
+from rcdm.cli.options import add_drawing_options, chosen_sources, command
 from rcdm.metrics import similarity
 from rcdm.pipeline import RCDMPipeline
 
@@ -37,7 +37,7 @@ def _sample(options: argparse.Namespace) -> None:
     if options.samples < 1:
         raise ValueError("--samples must be at least 1.")
     pipe = rcdm.load(options.checkpoint, device=options.device)
-    sources = options.source or list(pipe.sources.names)
+    sources = chosen_sources(pipe, options.source)
     seeds = list(range(options.seed, options.seed + options.samples))
     steps = options.steps or pipe.config.default_steps
     drawings = len(photos) * len(sources)

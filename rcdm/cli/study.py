@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import rcdm
 from rcdm import images as im
-from rcdm.cli.options import add_drawing_options, announce, command
+from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
 from rcdm.datasets import load_dataset
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies import STUDIES
@@ -23,6 +24,7 @@ _IMAGES = {
     "interpolation": 2,
     "manipulation": 1,
 }
+_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3}
 _REFERENCE = 1000
 
 
@@ -30,7 +32,7 @@ def add(commands: Any) -> None:
     parser = command(commands, "study", "Ask one question of a checkpoint; numbers and a figure.", _study)
     parser.add_argument("study", help=", ".join(STUDIES))
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="image files; else held-out images of --data")
-    add_drawing_options(parser, samples=16)
+    add_drawing_options(parser, samples=None)
     parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")
     parser.add_argument("--images", type=int, help="how many held-out images, when no PHOTO is given")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the study")
@@ -45,8 +47,8 @@ def _study(options: argparse.Namespace) -> None:
     result = STUDIES[options.study](
         pipe,
         _images(options, pipe),
-        sources=options.source or pipe.sources.names,
-        seeds=range(options.seed, options.seed + options.samples),
+        sources=chosen_sources(pipe, options.source),
+        seeds=range(options.seed, options.seed + (options.samples or _SAMPLES.get(options.study, 2))),
         num_inference_steps=options.steps,
         on_progress=announce,
         **_reference(options, pipe),
@@ -60,6 +62,8 @@ def _study(options: argparse.Namespace) -> None:
     report.write_text(json.dumps(result.numbers, indent=1) + "\n")
     print(result.summary)
     print(f"{figure} and {report}")
+    if options.photos and pipe.caution:
+        print(f"Note: {pipe.caution}", file=sys.stderr)
 
 
 def _images(options: argparse.Namespace, pipe: RCDMPipeline) -> Any:
@@ -85,8 +89,10 @@ def _setting(study: str, text: str) -> tuple[str, Any]:
     known = {
         key: default for key, default in known.items() if key == "target" or isinstance(default, int | float | str)
     }
+    if not known:
+        raise ValueError(f"{study} has no settings besides those in `rcdm study --help`.")
     if not equals or name not in known:
-        raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known) or 'none'}.")
+        raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known)}.")
     if name == "target":
         return name, im.decode(value)
     try:

@@ -7,6 +7,21 @@ from typing import Any
 
 from rcdm.ssl.views import ViewStrengths
 
+OBJECTIVE_NAMES = (
+    "simclr",
+    "simclr-supervised",
+    "vicreg",
+    "vicreg-identity",
+    "spectral",
+    "barlow",
+    "byol",
+    "directpred",
+    "isoloss",
+    "isoloss-euclidean",
+    "supervised",
+)
+"""The keys of `objectives.OBJECTIVES`, known without lightly."""
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})

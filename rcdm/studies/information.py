@@ -161,6 +161,8 @@ def _summary(result: dict[str, Any]) -> str:
             f"{found['form_2']['value']:8.1f}"
         )
     for name, gap in result["differences"].items():
-        note = ", negative: limited by the decoder" if gap["limited_by_decoder"] else ""
+        note = ""
+        if gap["limited_by_decoder"]:
+            note = ", negative: limited by the decoder" if gap["high"] < 0 else ", not told apart from 0"
         lines.append(f"{name}: {gap['value']:.1f} ({gap['low']:.1f} … {gap['high']:.1f}){note}")
     return "\n".join(lines)

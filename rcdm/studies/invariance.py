@@ -52,7 +52,7 @@ def study(
         what = TRANSFORMATIONS[name]
         changed = [what.apply(x, strength) for strength in what.strengths]
         grid += _padded([x, *changed], width)
-        rows.append(f"{name} ({what.unit})")
+        rows.append(f"{name}: {', '.join(f'{strength:g}' for strength in what.strengths)} {what.unit}")
         numbers[name] = {"strengths": list(what.strengths), "unit": what.unit, "in_views": what.in_views, "sources": {}}
         for source in sources:
             on_progress(f"{name}: {source}")
