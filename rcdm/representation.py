@@ -150,6 +150,7 @@ class RepresentationSource(nn.Module):
             return self(torch.zeros(1, 3, size, size, device=parameter.device)).shape[1]
 
     def forward(self, images: Tensor | Image.Image | Sequence[Image.Image]) -> Tensor:
+        """PIL, list of PIL, or [B,3,H,W] in [-1,1] -> [B,D]."""
         if not isinstance(images, Tensor):
             images = self.preprocessing.to_tensor(images).to(next(self.network.parameters()).device)
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():

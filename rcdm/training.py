@@ -112,6 +112,7 @@ class _Run:
         self.names = sorted(sources.names[i % len(sources.names)] for i in range(config.train_batch_size))
 
     def loop(self) -> None:
+        """Step until the budget is used up, saving and looking at held-out images on the way."""
         config, progress, accelerator = self.config, self.progress, self.accelerator
         bar = tqdm(
             total=config.max_train_steps, initial=progress.step, unit="step", disable=not accelerator.is_main_process

@@ -13,6 +13,7 @@ from rcdm.published import PUBLISHED
 
 
 def add(commands: Any) -> None:
+    """Declare the command and its options."""
     parser = command(commands, "convert", "Convert a file of the released RCDM code into a checkpoint.", _convert)
     parser.add_argument("file", type=Path, help="rcdm_ema_….pt, or a file that the released code has trained")
     parser.add_argument("out", type=Path, help="checkpoint folder to write")

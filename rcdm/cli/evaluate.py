@@ -19,6 +19,7 @@ from rcdm.source_folder import load_network
 
 
 def add(commands: Any) -> None:
+    """Declare the command and its options."""
     parser = command(commands, "evaluate", "Measure a checkpoint; writes metrics.json and prints tables.", _evaluate)
     parser.add_argument(
         "checkpoint", nargs="?", default="sprites-32", help="name or folder, of a pipeline or of backbones"

@@ -17,6 +17,7 @@ from rcdm.pipeline import RCDMPipeline
 
 
 def command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    """A sub-command that calls `run` with its options."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -25,6 +26,7 @@ def command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespa
 
 
 def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None) -> None:
+    """Checkpoint, sources, how many draws, seed, steps, device."""
     parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
     add_backbone_option(parser)
     parser.add_argument("--source", nargs="+", default=[], help="NETWORK/LEVEL …; all if none is given")
@@ -42,10 +44,12 @@ def chosen_sources(pipe: RCDMPipeline, names: Sequence[str]) -> list[str]:
 
 
 def add_backbone_option(parser: argparse.ArgumentParser) -> None:
+    """A backbone of one's own; it is registered before the command runs."""
     parser.add_argument("--backbone", help="package.module:function, for a checkpoint that was trained with it")
 
 
 def announce(text: str) -> None:
+    """A line with the time on stderr, above any progress bar."""
     tqdm.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
 
 

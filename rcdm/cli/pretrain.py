@@ -16,6 +16,7 @@ from rcdm.ssl.views import ViewStrengths
 
 
 def add(commands: Any) -> None:
+    """Declare the command and its options."""
     parser = command(commands, "pretrain", "Pretrain small backbones; needs the extra `ssl`.", _pretrain)
     parser.formatter_class = argparse.HelpFormatter  # the defaults depend on the data
     parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")

@@ -13,6 +13,7 @@ from rcdm.figures import levels_figure, levels_table
 
 
 def add(commands: Any) -> None:
+    """Declare the command and its options."""
     parser = command(commands, "report", "Table and figure of what backbones hold at each level.", _report)
     parser.add_argument("--checkpoint", required=True, help="folder or name: its sources/NAME/metrics.json are read")
     parser.add_argument("--sweep", type=Path, help="folder of sources pretrained with --strength 0 … 1")

@@ -23,6 +23,7 @@ from rcdm.pipeline import RCDMPipeline
 
 
 def add(commands: Any) -> None:
+    """Declare the command and its options."""
     parser = command(commands, "sample", "Draw images that share the representation of photographs.", _sample)
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
     add_drawing_options(parser, samples=8)

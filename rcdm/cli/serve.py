@@ -9,6 +9,7 @@ from rcdm.cli.options import add_backbone_option, command
 
 
 def add(commands: Any) -> None:
+    """Declare the command and its options."""
     parser = command(commands, "serve", "Open the page.", _serve)
     parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
     add_backbone_option(parser)

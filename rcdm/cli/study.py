@@ -29,6 +29,7 @@ _REFERENCE = 1000
 
 
 def add(commands: Any) -> None:
+    """Declare the command and its options."""
     parser = command(commands, "study", "Ask one question of a checkpoint; numbers and a figure.", _study)
     parser.add_argument("study", help=", ".join(STUDIES))
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="image files; else held-out images of --data")

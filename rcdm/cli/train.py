@@ -10,10 +10,12 @@ from rcdm.training_config import TrainingConfig
 
 
 def add(commands: Any) -> None:
+    """Declare the command and its options."""
     add_training_options(command(commands, "train", "Train a denoiser (the same as train_rcdm.py).", _train))
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Every field of TrainingConfig, under its name."""
     parser.set_defaults(run=_train)
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     add_options(parser, TrainingConfig)

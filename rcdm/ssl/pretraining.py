@@ -124,6 +124,7 @@ class _Run:
         self.accelerator.register_for_checkpointing(self.progress)
 
     def loop(self) -> None:
+        """Step until the budget is used up, saving and looking at held-out images on the way."""
         progress, config, accelerator = self.progress, self.config, self.accelerator
         bar = tqdm(
             total=config.max_steps,

@@ -10,13 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
-from rcdm.attributes import attributes_of
+from rcdm.attributes import Attributes, attributes_of
 from rcdm.faithfulness import pixels_of
 from rcdm.metrics import Number, bootstrap, mean, squared_distance_to_others, squared_error
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
 CLASSES = ("class", "shape")
+STRENGTHS = (0, 1, 2, 4, 8, 16)
+"""Largest change of a value, in grey levels of 255."""
 
 
 def attack(
@@ -63,62 +65,72 @@ def study(
     """
     if len(images) < 2:
         raise ValueError(f"The attack needs at least 2 images, better 32, and got {len(images)}.")
-    strengths = (0, 1, 2, 4, 8, 16)
     x, attributes = pixels_of(pipe, images).to(pipe.device), attributes_of(pipe)
-    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(1)).to(x) * 2 - 1
-    noise = [seed + 1000 * i for i in range(len(x)) for seed in seeds]
     grid: list[Image.Image] = []
     rows: list[str] = []
     numbers: dict[str, Any] = {}
     for source in sources:
         on_progress(source)
-
-        def encode(pixels: Tensor, source: str = source) -> Tensor:
-            return pipe.unet.standardise(pipe.sources[source](pixels), source)
-
-        with torch.no_grad():
-            clean = encode(x)
-        others = squared_distance_to_others(clean).cpu()
-        found: dict[str, list[Any]] = {"distance": [], "random": [], "drawn": []}
-        shown: tuple[list[Tensor], list[Tensor]] = ([], [])
-        before: Tensor | None = None
-        for strength in strengths:
-            epsilon = 2 * strength / 255
-            hostile = attack(encode, x, epsilon, steps=steps)
-            with torch.no_grad():
-                harmed, shaken = encode(hostile), encode((x + epsilon * signs).clamp(-1, 1))
-                h = pipe.encode(hostile, source).repeat_interleave(len(seeds), 0)
-                drawn = pipe.draw(h, source, noise, num_inference_steps=num_inference_steps)
-                again = encode(drawn)
-            far = squared_error(again, clean.repeat_interleave(len(seeds), 0)).view(-1, len(seeds)).mean(1)
-            for name, error in (("distance", squared_error(harmed, clean)), ("random", squared_error(shaken, clean))):
-                found[name].append(_ratio(error.cpu(), others).to_json())
-            found["drawn"].append(_ratio(far.cpu(), others).to_json())
-            read = attributes.read(drawn)
-            kind = next((name for name in CLASSES if name in read), None)
-            if kind is not None:
-                now = read[kind].argmax(1).cpu()
-                before = now if before is None else before
-                flipped = (now != before).float().view(-1, len(seeds)).mean(1)
-                found.setdefault("flips", []).append(mean(flipped).to_json())
-            shown[0].append(hostile[0].cpu())
-            shown[1].append(drawn[0].cpu())
-        numbers[source] = found
-        for label, pictures in zip(("attacked", "drawn"), shown, strict=True):
+        numbers[source], shown = _attacked(pipe, x, source, seeds, attributes, steps, num_inference_steps)
+        for label, pictures in shown.items():
             grid += im.to_pil(torch.stack(pictures))
             rows.append(f"{source}, {label}")
-    setting = {"strengths_of_255": list(strengths), "images": len(x), "seeds": list(seeds), "steps": steps}
-    columns = tuple(f"{strength}/255" for strength in strengths)
-    return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers, strengths))
+    setting = {"strengths_of_255": list(STRENGTHS), "images": len(x), "seeds": list(seeds), "steps": steps}
+    columns = tuple(f"{strength}/255" for strength in STRENGTHS)
+    return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers))
+
+
+def _attacked(
+    pipe: RCDMPipeline,
+    x: Tensor,
+    source: str,
+    seeds: Sequence[int],
+    attributes: Attributes,
+    steps: int,
+    num_inference_steps: int | None,
+) -> tuple[dict[str, list[Any]], dict[str, list[Tensor]]]:
+    """The numbers of one source at every strength, and the first image under attack with its draw."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        return pipe.unet.standardise(pipe.sources[source](pixels), source)
+
+    with torch.no_grad():
+        clean = encode(x)
+    k, others = len(seeds), squared_distance_to_others(clean).cpu()
+    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(1)).to(x) * 2 - 1
+    noise = [seed + 1000 * i for i in range(len(x)) for seed in seeds]
+    found: dict[str, list[Any]] = {"distance": [], "random": [], "drawn": []}
+    shown: dict[str, list[Tensor]] = {"attacked": [], "drawn": []}
+    before: Tensor | None = None
+    for strength in STRENGTHS:
+        epsilon = 2 * strength / 255
+        hostile = attack(encode, x, epsilon, steps=steps)
+        with torch.no_grad():
+            harmed, shaken = encode(hostile), encode((x + epsilon * signs).clamp(-1, 1))
+            h = pipe.encode(hostile, source).repeat_interleave(k, 0)
+            drawn = pipe.draw(h, source, noise, num_inference_steps=num_inference_steps)
+            far = squared_error(encode(drawn), clean.repeat_interleave(k, 0)).view(-1, k).mean(1)
+        errors = {"distance": squared_error(harmed, clean), "random": squared_error(shaken, clean), "drawn": far}
+        for name, error in errors.items():
+            found[name].append(_ratio(error.cpu(), others).to_json())
+        read = attributes.read(drawn)
+        kind = next((name for name in CLASSES if name in read), None)
+        if kind is not None:
+            now = read[kind].argmax(1).cpu()
+            before = now if before is None else before
+            found.setdefault("flips", []).append(mean((now != before).float().view(-1, k).mean(1)).to_json())
+        shown["attacked"].append(hostile[0].cpu())
+        shown["drawn"].append(drawn[0].cpu())
+    return found, shown
 
 
 def _ratio(error: Tensor, others: Tensor) -> Number:
     return bootstrap(lambda i: error[i].mean() / others[i].mean(), len(error), null=1.0)
 
 
-def _summary(numbers: dict[str, Any], strengths: Sequence[int]) -> str:
+def _summary(numbers: dict[str, Any]) -> str:
     lines = [
-        "Distance of the attacked representation (1 is another image's), at /255 of " + ", ".join(map(str, strengths))
+        "Distance of the attacked representation (1 is another image's), at /255 of " + ", ".join(map(str, STRENGTHS))
     ]
     for source, found in numbers.items():
         lines.append(f"{source:24}" + "".join(f"{number['value']:8.2f}" for number in found["distance"]))

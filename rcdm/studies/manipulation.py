@@ -8,6 +8,7 @@ active in most of an image's nearest neighbours are what they share; they are se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -89,20 +90,22 @@ def study(
             moved = torch.stack(list(ways.values()))  # [W,D], one deviation each
             changed = h[:, None, None] + steps.to(h)[:, None] * moved[None, :, None]
             found = {}
-        n, w, e = changed.shape[:3]
-        flat = changed.flatten(0, 2).repeat_interleave(len(seeds), 0)
-        drawn = pipe.draw(flat, source, list(seeds) * (n * w * e), num_inference_steps=num_inference_steps)
-        drawn = drawn.unflatten(0, (n, w, e, len(seeds)))
-        for i in range(n):
-            for j in range(w):
-                for k, seed in enumerate(seeds):
-                    grid += [given[i], *im.to_pil(drawn[i, j, :, k])]
-                    rows.append(f"{names[i * w + j]}, seed {seed}")
+        drawn = _draw(pipe, changed, source, seeds, num_inference_steps)
+        for i, w, k in product(range(len(h)), range(changed.shape[1]), range(len(seeds))):
+            grid += [given[i], *im.to_pil(drawn[i, w, :, k])]
+            rows.append(f"{names[i * changed.shape[1] + w]}, seed {seeds[k]}")
         if method != "neighbours":
             found = {"moves": _moves(drawn, list(ways), steps, attributes)}
         numbers[source] = found
     setting = {"method": method, "seeds": list(seeds), "images": len(given), "reference": len(reference)}
     return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers))
+
+
+def _draw(pipe: RCDMPipeline, h: Tensor, source: str, seeds: Sequence[int], steps: int | None) -> Tensor:
+    """[N,W,E,D] -> draws [N,W,E,K,3,S,S], every one with the same K noises."""
+    flat = h.flatten(0, 2).repeat_interleave(len(seeds), 0)
+    drawn = pipe.draw(flat, source, list(seeds) * (len(flat) // len(seeds)), num_inference_steps=steps)
+    return drawn.unflatten(0, (*h.shape[:3], len(seeds)))
 
 
 def _without_shared(
