@@ -81,11 +81,13 @@ class Photographs:
         self.name, self.size, self.classes, self.seed = name, train.images.shape[-1], classes, seed
         self.n_train = len(train.images)
         self._orders: dict[int, Tensor] = {}
+        self._device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Photographs:
-        """On a GPU whose memory they would fill by more than a third the images stay where they are."""
-        if torch.device(device).type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
+        """Batches come on the device; pixels that would fill a third of a GPU's memory stay behind until then."""
+        self._device = torch.device(device)
+        if self._device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._device)
             if self._train.images.nbytes > free / 3:
                 return self
         self._train, self._held_out = self._train.to(device), self._held_out.to(device)
@@ -100,11 +102,11 @@ class Photographs:
 
     def take(self, rows: Tensor) -> Batch:
         """Training images by number, int64 [B] below `n_train`."""
-        return self._train.take(rows)
+        return self._train.take(rows, self._device)
 
     def held_out(self, n: int) -> Batch:
         """The first n of the held-out images, fewer where there are not so many."""
-        return self._held_out.take(torch.arange(min(n, len(self._held_out.images))))
+        return self._held_out.take(torch.arange(min(n, len(self._held_out.images))), self._device)
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
@@ -120,9 +122,10 @@ class Pixels(NamedTuple):
     images: Tensor
     labels: Tensor
 
-    def take(self, rows: Tensor) -> Batch:
+    def take(self, rows: Tensor, device: torch.device) -> Batch:
+        """The images of these rows, float32 in [-1,1], on a device."""
         rows = rows.to(self.images.device)
-        return Batch(self.images[rows].float() / 127.5 - 1, self.labels[rows], rows)
+        return Batch(self.images[rows].to(device).float() / 127.5 - 1, self.labels[rows].to(device), rows.to(device))
 
     def to(self, device: torch.device | str) -> Pixels:
         return Pixels(self.images.to(device), self.labels.to(device))

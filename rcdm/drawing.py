@@ -74,6 +74,7 @@ def draw_columns(
     done, total, shown = 0, request.steps * -(-len(canvas) // BATCH), -math.inf
 
     def on_step_end(_pipe: RCDMPipeline, _step: int, _timestep: int, tensors: dict[str, Tensor]) -> None:
+        """Keep the present guesses, and show them when enough time has passed."""
         nonlocal done, shown
         check()
         done += 1

@@ -95,8 +95,8 @@ class _Run:
         self.cache: RepresentationCache | None = None
         if isinstance(dataset, Photographs) and config.cache_representations:
             self.cache = RepresentationCache(sources, dataset, mirrored=config.random_flip)
-        for name in unet.sources:
-            unet.set_statistics(name, *self._statistics(name))
+        for name, (mean, std) in self._statistics().items():
+            unet.set_statistics(name, mean, std)
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device))
         if config.compile:
             unet.unet.compile()
@@ -181,7 +181,7 @@ class _Run:
         config, device = self.config, self.accelerator.device
         stream = torch.Generator(device).manual_seed((config.seed + 1) * 1_000_003 + place)
         batch = self.dataset.batch(place, config.train_batch_size)
-        images, n = batch.images.to(device), len(batch.images)
+        images, n = batch.images, len(batch.images)
         noise = torch.randn(images.shape, generator=stream, device=device)
         t = torch.randint(len(self.signal), (n,), generator=stream, device=device)
         drop = torch.rand(n, generator=stream, device=device) < config.representation_dropout
@@ -189,7 +189,7 @@ class _Run:
         if config.random_flip:
             images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
         if self.cache is not None and batch.rows is not None:
-            representation = self.cache(self.names, batch.rows.to(device), flipped if config.random_flip else None)
+            representation = self.cache(self.names, batch.rows, flipped if config.random_flip else None)
         else:
             representation = self.sources.encode(images, self.names)
         signal = self.signal[t].view(-1, 1, 1, 1)
@@ -202,13 +202,15 @@ class _Run:
             error = error * (snr.clamp(max=config.snr_gamma) / (snr + 1)).clamp(min=0.1)
         return error.mean()
 
-    def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
-        """Mean and deviation [D] of a source over training images."""
+    def _statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and deviation [D] of every source over training images; each network runs once."""
+        names = self.sources.names
         if self.cache is not None:
-            return self.cache.statistics(name)
+            return {name: self.cache.statistics(name) for name in names}
         images = self.dataset.batch(0, self.config.num_statistics_images).images
-        h = torch.cat([self.sources.encode(chunk, name) for chunk in images.split(256)])
-        return h.mean(0), h.std(0)
+        parts = [self.sources.encode_all(chunk) for chunk in images.split(256)]
+        h = {name: torch.cat([part[name] for part in parts]) for name in names}
+        return {name: (h[name].mean(0), h[name].std(0)) for name in names}
 
     def _mean_loss(self, losses: list[Tensor]) -> float:
         loss = float(torch.stack(losses).mean())

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import rcdm
 from rcdm import images as im
-from rcdm.attributes import attributes_of, kept_by_draws
+from rcdm.attributes import Attributes, attributes_of, kept_by_draws
 from rcdm.cli.options import add_drawing_options, chosen_sources, command
 from rcdm.metrics import similarity
 from rcdm.pipeline import RCDMPipeline
@@ -42,7 +42,7 @@ def _sample(options: argparse.Namespace) -> None:
     seeds = list(range(options.seed, options.seed + options.samples))
     steps = options.steps or pipe.config.default_steps
     drawings = len(photos) * len(sources)
-    drawn, numbers = [], []
+    drawn, numbers, attributes = [], [], attributes_of(pipe)
     with tqdm(total=drawings * steps, unit="step", desc="drawing") as bar:
         for photo, path in zip(photos, options.photos, strict=True):
             for source in sources:
@@ -56,19 +56,23 @@ def _sample(options: argparse.Namespace) -> None:
                     callback_on_step_end=lambda *_: bar.update(),
                 )
                 drawn.append([im.centre_crop(photo, 4 * pipe.image_size), *im.to_pil(images)])
-                numbers.append({"photo": str(path), "source": source, **_numbers_of(pipe, photo, source, images)})
+                numbers.append(
+                    {"photo": str(path), "source": source, **_numbers_of(pipe, photo, source, images, attributes)}
+                )
     labels = [f"{Path(n['photo']).name} {n['source']}" for n in numbers]
     grid = im.grid(drawn, row_labels=labels, column_labels=["given", *(f"seed {seed}" for seed in seeds)])
     _write_sample(options, grid, {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers}, pipe.caution)
 
 
-def _numbers_of(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torch.Tensor) -> dict[str, Any]:
+def _numbers_of(
+    pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torch.Tensor, attributes: Attributes
+) -> dict[str, Any]:
     """Similarity of each draw to the given representation, and what share of each attribute the draws keep."""
     given = pipe.unet.standardise(pipe.encode(photo, source), source)
     kept = pipe.unet.standardise(pipe.encode(drawn, source), source)
     numbers: dict[str, Any] = {"similarity": similarity(kept, given.expand_as(kept)).tolist()}
     if len(drawn) > 1:
-        numbers["kept_by_draws"] = kept_by_draws(attributes_of(pipe), drawn)
+        numbers["kept_by_draws"] = kept_by_draws(attributes, drawn)
     return numbers
 
 

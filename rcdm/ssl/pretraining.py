@@ -181,7 +181,6 @@ class _Run:
         """The views of step k, one after the other [V*B,3,H,W], and the labels [B]."""
         place = step * self.accelerator.num_processes + self.accelerator.process_index
         images, labels, _ = self.dataset.batch(place, self.config.batch_size)
-        images, labels = images.to(self.device), labels.to(self.device)
         stream = torch.Generator(self.device).manual_seed((self.config.seed + 1) * 1_000_003 + place)
         objective = self.accelerator.unwrap_model(self.learner).objective
         views = [random_view(images, self.config.views, stream)]
