@@ -14,6 +14,7 @@ from rcdm import images as im
 from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.information import Information, information
 from rcdm.metrics import mean
+from rcdm.parts import part
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
@@ -36,8 +37,8 @@ def study(
     All sources see the same x, ε and λ; the noise of image i is that of its own stream, averaged over `seeds`. Numbers
     per source, in bits per image: `form_1` (null: h of the next image) and `form_2`; `differences`: backbone minus
     projector of each network, paired, with `limited_by_decoder` where it is negative. Images: the given one and the map
-    of form 2 from every source, brightest where h speaks most, on one scale. Raises ValueError for a denoiser that
-    cannot do without a representation, or fewer than two images.
+    of form 2 from every source, brightest where h speaks most, on one scale (`white`: bits per pixel). Raises
+    ValueError for a denoiser that cannot do without a representation, or fewer than two images.
     """
     if not pipe.unet.config.has_unconditional:
         raise ValueError("Information needs a denoiser that also learned to draw without a representation.")
@@ -60,8 +61,8 @@ def study(
         for source, bits in found.items()
     }
     setting = {"logsnr": [lowest, highest], "levels": len(steps), "seeds": list(seeds), "images": len(x)}
-    result = {**setting, "sources": numbers, "differences": _differences(found)}
-    grid, rows = _pictures(x, found)
+    grid, rows, white = _pictures(x, found)
+    result = {**setting, "white": white, "sources": numbers, "differences": _differences(found)}
     return StudyResult(grid, rows, ("given", *sources), result, _summary(result))
 
 
@@ -82,26 +83,47 @@ def _measure(
     pipe: RCDMPipeline, x: Tensor, h: Tensor, source: str, steps: list[int], seed: int, batch_size: int
 ) -> Information:
     """Of images [N,3,S,S] and their representations [N,D]; every image has its own stream of noise."""
-    logsnr = _logsnr(pipe)[steps].to(x.device)
-    parts = []
-    for index in torch.arange(len(x)).split(batch_size):
-        given, streams = h[index.to(h.device)], [torch.Generator().manual_seed(seed + int(i)) for i in index]
+    batches, parts = torch.arange(len(x)).split(batch_size), []
+    with pipe.progress_bar(total=len(batches) * len(steps)) as bar:
+        for index in batches:
+            own = (x[index.to(x.device)], h[index.to(h.device)], source, steps, [seed + int(i) for i in index])
 
-        def noise(_: int, streams: list[torch.Generator] = streams) -> Tensor:
-            return torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
+            def compute(own: Any = own) -> Tensor:
+                return _bits(pipe, *own, on_level=bar.update)
 
-        def predict(x_t: Tensor, k: int, given: Tensor = given) -> tuple[Tensor, Tensor]:
-            t = torch.full((len(x_t),), steps[k], device=x.device)
-            free, with_h = (pipe.unet(x_t, t, *more).sample[:, :3].float() for more in ((), (given, source)))
-            return _epsilon(pipe, free, x_t, steps[k]), _epsilon(pipe, with_h, x_t, steps[k])
+            inputs = dict(zip(("x", "h", "source", "steps", "seeds"), own, strict=True))
+            parts.append(part(pipe.parts, "bits", inputs, compute))
+            bar.n = len(parts) * len(steps)
+            bar.refresh()
+    found = torch.cat(parts).cpu()
+    return Information(found[:, 0], found[:, 1], found[:, 2:].unflatten(1, x.shape[2:]))
 
-        parts.append(information(predict, x[index.to(x.device)], logsnr, noise))
-    maps = [part.map for part in parts if part.map is not None]
-    return Information(
-        torch.cat([part.form_1 for part in parts]).cpu(),
-        torch.cat([part.form_2 for part in parts]).cpu(),
-        torch.cat(maps).cpu(),
-    )
+
+def _bits(
+    pipe: RCDMPipeline,
+    x: Tensor,
+    h: Tensor,
+    source: str,
+    steps: list[int],
+    seeds: list[int],
+    *,
+    on_level: Callable[[], Any],
+) -> Tensor:
+    """Both forms and the map of each image of a batch: [B, 2 + H * W]."""
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def noise(_: int) -> Tensor:
+        on_level()
+        return torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
+
+    def predict(x_t: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        t = torch.full((len(x_t),), steps[k], device=x.device)
+        free, given = (pipe.unet(x_t, t, *more).sample[:, :3].float() for more in ((), (h, source)))
+        return _epsilon(pipe, free, x_t, steps[k]), _epsilon(pipe, given, x_t, steps[k])
+
+    bits = information(predict, x, _logsnr(pipe)[steps].to(x.device), noise)
+    assert bits.map is not None
+    return torch.cat([bits.form_1[:, None], bits.form_2[:, None], bits.map.flatten(1)], 1)
 
 
 def _epsilon(pipe: RCDMPipeline, out: Tensor, x_t: Tensor, t: int) -> Tensor:
@@ -138,14 +160,15 @@ def _differences(found: dict[str, Information]) -> dict[str, Any]:
     return result
 
 
-def _pictures(x: Tensor, found: dict[str, Information]) -> tuple[list[Image.Image], tuple[str, ...]]:
+def _pictures(x: Tensor, found: dict[str, Information]) -> tuple[list[Image.Image], tuple[str, ...], float]:
+    """The given images beside their maps, and how many bits a white pixel stands for."""
     few = min(4, len(x))
     given = im.to_pil(x[:few].cpu())
     maps = [bits.map[:few] for bits in found.values() if bits.map is not None]
     top = torch.stack(maps).max().clamp(min=1e-9)
     shown = [im.to_pil((2 * m / top - 1)[:, None].expand(-1, 3, -1, -1)) for m in maps]
     grid = [image for i in range(few) for image in (given[i], *(column[i] for column in shown))]
-    return grid, tuple(f"image {i}" for i in range(few))
+    return grid, tuple(f"image {i}" for i in range(few)), float(top)
 
 
 def _summary(result: dict[str, Any]) -> str:
