@@ -106,10 +106,13 @@ class Sources(ModelMixin):
         """[B,3,H,W] in [-1,1] -> name of each source -> [B,D] float32, every network run once."""
         images = images.to(self.device, torch.float32)
         levels = {
-            name: cast(SSLNetwork, network).all_levels(self._preprocessing[name](images))
+            name: cast(SSLNetwork, network).all_levels(self._preprocessing[name](images), self._levels_of(name))
             for name, network in self.networks.items()
         }
         return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in self.names}
+
+    def _levels_of(self, network: str) -> list[str]:
+        return [name.partition("/")[2] for name in self.names if name.partition("/")[0] == network]
 
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""
