@@ -105,11 +105,15 @@ class Sources(ModelMixin):
     def encode_all(self, images: Tensor) -> dict[str, Tensor]:
         """[B,3,H,W] in [-1,1] -> name of each source -> [B,D] float32, every network run once."""
         images = images.to(self.device, torch.float32)
-        levels = {
-            name: cast(SSLNetwork, network).all_levels(self._preprocessing[name](images))
-            for name, network in self.networks.items()
-        }
+        levels = {}
+        for name in self.networks:
+            network, preprocessing = self.network(name)
+            levels[name] = network.all_levels(preprocessing(images))
         return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in self.names}
+
+    def network(self, name: str) -> tuple[SSLNetwork | OpenNetwork, Preprocessing]:
+        """One of the networks, whole, and what it expects of its images."""
+        return cast(SSLNetwork, self.networks[name]), self._preprocessing[name]
 
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""

@@ -12,8 +12,7 @@ from typing import Any
 import rcdm
 from rcdm import images as im
 from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
-from rcdm.datasets import load_dataset
-from rcdm.pipeline import RCDMPipeline
+from rcdm.cli.study_data import DATA, StudyData
 from rcdm.studies import STUDIES
 
 _IMAGES = {
@@ -21,11 +20,11 @@ _IMAGES = {
     "information": 64,
     "invariance": 32,
     "adversarial": 32,
+    "levels": 500,
     "interpolation": 2,
     "manipulation": 1,
 }
-_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3}
-_REFERENCE = 1000
+_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8}
 
 
 def add(commands: Any) -> None:
@@ -45,14 +44,15 @@ def _study(options: argparse.Namespace) -> None:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
     settings = dict(_setting(options.study, text) for text in options.option)
     pipe = rcdm.load(options.checkpoint, device=options.device)
+    data = StudyData(options, pipe, options.images or _IMAGES.get(options.study, 4))
     result = STUDIES[options.study](
         pipe,
-        _images(options, pipe),
+        data.images,
         sources=chosen_sources(pipe, options.source),
         seeds=range(options.seed, options.seed + (options.samples or _SAMPLES.get(options.study, 2))),
         num_inference_steps=options.steps,
         on_progress=announce,
-        **_reference(options, pipe),
+        **data.extras(inspect.signature(STUDIES[options.study]).parameters),
         **settings,
     )
     options.out.mkdir(parents=True, exist_ok=True)
@@ -67,24 +67,10 @@ def _study(options: argparse.Namespace) -> None:
         print(f"Note: {pipe.caution}", file=sys.stderr)
 
 
-def _images(options: argparse.Namespace, pipe: RCDMPipeline) -> Any:
-    if options.photos:
-        return [im.decode(path) for path in options.photos]
-    count = options.images or _IMAGES.get(options.study, 4)
-    return load_dataset(options.data, pipe.image_size).held_out(count).images
-
-
-def _reference(options: argparse.Namespace, pipe: RCDMPipeline) -> dict[str, Any]:
-    """Training images for the studies that ask what there is."""
-    if "reference" not in inspect.signature(STUDIES[options.study]).parameters:
-        return {}
-    return {"reference": load_dataset(options.data, pipe.image_size).batch(0, _REFERENCE).images}
-
-
 def _setting(study: str, text: str) -> tuple[str, Any]:
     """NAME=VALUE -> the name and the value in the type of the study's default; `target` is an image file."""
     name, equals, value = text.partition("=")
-    common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", "reference")
+    common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", *DATA)
     parameters = inspect.signature(STUDIES[study]).parameters
     known = {key: p.default for key, p in parameters.items() if key not in common and p.default is not p.empty}
     known = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from rcdm.studies import adversarial, information, interpolation, invariance, manipulation, retention, samples
+from rcdm.studies import adversarial, information, interpolation, invariance, levels, manipulation, retention, samples
 from rcdm.studies.result import StudyResult
 
 STUDIES: dict[str, Callable[..., StudyResult]] = {
@@ -13,6 +13,7 @@ STUDIES: dict[str, Callable[..., StudyResult]] = {
     "interpolation": interpolation.study,
     "manipulation": manipulation.study,
     "adversarial": adversarial.study,
+    "levels": levels.study,
 }
 """Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 
