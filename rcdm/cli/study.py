@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import rcdm
 from rcdm import images as im
 from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
 from rcdm.cli.study_data import DATA, StudyData
+from rcdm.sources import read_sources
 from rcdm.studies import STUDIES
 
 _IMAGES = {
@@ -21,10 +23,16 @@ _IMAGES = {
     "invariance": 32,
     "adversarial": 32,
     "levels": 500,
+    "spectrum": 1000,
     "interpolation": 2,
     "manipulation": 1,
 }
-_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8}
+_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8, "spectrum": 1}
+_READ: dict[str, Callable[[str], Any]] = {
+    "target": im.decode,
+    "networks": lambda folder: read_sources(Path(folder)),
+}
+"""Settings of studies that are not numbers or words -> what reads them from the path that is given."""
 
 
 def add(commands: Any) -> None:
@@ -68,20 +76,18 @@ def _study(options: argparse.Namespace) -> None:
 
 
 def _setting(study: str, text: str) -> tuple[str, Any]:
-    """NAME=VALUE -> the name and the value in the type of the study's default; `target` is an image file."""
+    """NAME=VALUE -> the name and the value in the type of the study's default, or read from the path it names."""
     name, equals, value = text.partition("=")
     common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", *DATA)
     parameters = inspect.signature(STUDIES[study]).parameters
     known = {key: p.default for key, p in parameters.items() if key not in common and p.default is not p.empty}
-    known = {
-        key: default for key, default in known.items() if key == "target" or isinstance(default, int | float | str)
-    }
+    known = {key: default for key, default in known.items() if key in _READ or isinstance(default, int | float | str)}
     if not known:
         raise ValueError(f"{study} has no settings besides those in `rcdm study --help`.")
     if not equals or name not in known:
         raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known)}.")
-    if name == "target":
-        return name, im.decode(value)
+    if name in _READ:
+        return name, _READ[name](value)
     try:
         return name, type(known[name])(value)
     except ValueError:

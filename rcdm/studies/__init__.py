@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from rcdm.studies import adversarial, information, interpolation, invariance, levels, manipulation, retention, samples
+from rcdm.studies import (
+    adversarial,
+    information,
+    interpolation,
+    invariance,
+    levels,
+    manipulation,
+    retention,
+    samples,
+    spectrum,
+)
 from rcdm.studies.result import StudyResult
 
 STUDIES: dict[str, Callable[..., StudyResult]] = {
@@ -14,6 +24,7 @@ STUDIES: dict[str, Callable[..., StudyResult]] = {
     "manipulation": manipulation.study,
     "adversarial": adversarial.study,
     "levels": levels.study,
+    "spectrum": spectrum.study,
 }
 """Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 
