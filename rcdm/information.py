@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcdm.pipeline import RCDMPipeline
+
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """x_t [N,…] at level k of the ladder -> ε̂(x_t) and ε̂(x_t, h), each [N,…]."""
 
@@ -54,3 +56,60 @@ def trapezoid(points: Tensor) -> Tensor:
     """Weights [L] with which values at points [L] in order integrate over their range."""
     gaps = (points[1:] - points[:-1]).abs()
     return torch.cat([gaps[:1], gaps[1:] + gaps[:-1], gaps[-1:]]) / 2
+
+
+def noise_ladder(pipe: RCDMPipeline, levels: int, lowest: float, highest: float) -> list[int]:
+    """Timesteps whose log signal-to-noise ratios are spaced evenly over the range, as far as the schedule reaches."""
+    logsnr = _logsnr(pipe)
+    wanted = torch.linspace(highest, lowest, levels)
+    return sorted({int((logsnr - value).abs().argmin()) for value in wanted})
+
+
+@torch.no_grad()
+def measure_bits(
+    pipe: RCDMPipeline, x: Tensor, h: Tensor, source: str, steps: list[int], seed: int, batch_size: int = 64
+) -> Information:
+    """What h [N,D], raw, spares the denoiser of a pipeline on images [N,3,S,S], at the timesteps of `noise_ladder`.
+
+    Image i has the noise of the stream `seed + i`, whatever the source and the batch; results are on the CPU. Raises
+    ValueError for a denoiser that cannot do without a representation.
+    """
+    if not pipe.unet.config.has_unconditional:
+        raise ValueError("Information needs a denoiser that also learned to draw without a representation.")
+    logsnr = _logsnr(pipe)[steps].to(x.device)
+    parts = []
+    for index in torch.arange(len(x)).split(batch_size):
+        given, streams = h[index.to(h.device)], [torch.Generator().manual_seed(seed + int(i)) for i in index]
+
+        def noise(_: int, streams: list[torch.Generator] = streams) -> Tensor:
+            return torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
+
+        def predict(x_t: Tensor, k: int, given: Tensor = given) -> tuple[Tensor, Tensor]:
+            t = torch.full((len(x_t),), steps[k], device=x.device)
+            free, with_h = (pipe.unet(x_t, t, *more).sample[:, :3].float() for more in ((), (given, source)))
+            return _epsilon(pipe, free, x_t, steps[k]), _epsilon(pipe, with_h, x_t, steps[k])
+
+        parts.append(information(predict, x[index.to(x.device)], logsnr, noise))
+    maps = [part.map for part in parts if part.map is not None]
+    return Information(
+        torch.cat([part.form_1 for part in parts]).cpu(),
+        torch.cat([part.form_2 for part in parts]).cpu(),
+        torch.cat(maps).cpu(),
+    )
+
+
+def _logsnr(pipe: RCDMPipeline) -> Tensor:
+    signal = pipe.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
+    return (signal / (1 - signal)).log().float()
+
+
+def _epsilon(pipe: RCDMPipeline, out: Tensor, x_t: Tensor, t: int) -> Tensor:
+    """A prediction of the scheduler's kind -> of the noise."""
+    signal = float(pipe.scheduler.alphas_cumprod[t]) ** 0.5
+    noise = (1 - signal**2) ** 0.5
+    kind = pipe.scheduler.config.prediction_type
+    if kind == "epsilon":
+        return out
+    if kind == "v_prediction":
+        return noise * x_t + signal * out
+    return (x_t - signal * out) / noise

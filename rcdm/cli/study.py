@@ -6,14 +6,15 @@ import argparse
 import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import rcdm
 from rcdm import images as im
 from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
-from rcdm.datasets import load_dataset
-from rcdm.pipeline import RCDMPipeline
+from rcdm.cli.study_data import DATA, StudyData
+from rcdm.sources import read_sources
 from rcdm.studies import STUDIES
 
 _IMAGES = {
@@ -21,11 +22,17 @@ _IMAGES = {
     "information": 64,
     "invariance": 32,
     "adversarial": 32,
+    "levels": 500,
+    "spectrum": 1000,
     "interpolation": 2,
     "manipulation": 1,
 }
-_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3}
-_REFERENCE = 1000
+_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8, "spectrum": 1}
+_READ: dict[str, Callable[[str], Any]] = {
+    "target": im.decode,
+    "networks": lambda folder: read_sources(Path(folder)),
+}
+"""Settings of studies that are not numbers or words -> what reads them from the path that is given."""
 
 
 def add(commands: Any) -> None:
@@ -45,14 +52,15 @@ def _study(options: argparse.Namespace) -> None:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
     settings = dict(_setting(options.study, text) for text in options.option)
     pipe = rcdm.load(options.checkpoint, device=options.device)
+    data = StudyData(options, pipe, options.images or _IMAGES.get(options.study, 4))
     result = STUDIES[options.study](
         pipe,
-        _images(options, pipe),
+        data.images,
         sources=chosen_sources(pipe, options.source),
         seeds=range(options.seed, options.seed + (options.samples or _SAMPLES.get(options.study, 2))),
         num_inference_steps=options.steps,
         on_progress=announce,
-        **_reference(options, pipe),
+        **data.extras(inspect.signature(STUDIES[options.study]).parameters),
         **settings,
     )
     options.out.mkdir(parents=True, exist_ok=True)
@@ -67,35 +75,19 @@ def _study(options: argparse.Namespace) -> None:
         print(f"Note: {pipe.caution}", file=sys.stderr)
 
 
-def _images(options: argparse.Namespace, pipe: RCDMPipeline) -> Any:
-    if options.photos:
-        return [im.decode(path) for path in options.photos]
-    count = options.images or _IMAGES.get(options.study, 4)
-    return load_dataset(options.data, pipe.image_size).held_out(count).images
-
-
-def _reference(options: argparse.Namespace, pipe: RCDMPipeline) -> dict[str, Any]:
-    """Training images for the studies that ask what there is."""
-    if "reference" not in inspect.signature(STUDIES[options.study]).parameters:
-        return {}
-    return {"reference": load_dataset(options.data, pipe.image_size).batch(0, _REFERENCE).images}
-
-
 def _setting(study: str, text: str) -> tuple[str, Any]:
-    """NAME=VALUE -> the name and the value in the type of the study's default; `target` is an image file."""
+    """NAME=VALUE -> the name and the value in the type of the study's default, or read from the path it names."""
     name, equals, value = text.partition("=")
-    common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", "reference")
+    common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", *DATA)
     parameters = inspect.signature(STUDIES[study]).parameters
     known = {key: p.default for key, p in parameters.items() if key not in common and p.default is not p.empty}
-    known = {
-        key: default for key, default in known.items() if key == "target" or isinstance(default, int | float | str)
-    }
+    known = {key: default for key, default in known.items() if key in _READ or isinstance(default, int | float | str)}
     if not known:
         raise ValueError(f"{study} has no settings besides those in `rcdm study --help`.")
     if not equals or name not in known:
         raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known)}.")
-    if name == "target":
-        return name, im.decode(value)
+    if name in _READ:
+        return name, _READ[name](value)
     try:
         return name, type(known[name])(value)
     except ValueError:
