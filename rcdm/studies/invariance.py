@@ -18,6 +18,8 @@ from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 from rcdm.transformations import TRANSFORMATIONS, Transformation
 
+SHOWN = 4
+
 
 def study(
     pipe: RCDMPipeline,
@@ -35,7 +37,8 @@ def study(
     the drawn ones. Numbers: transformation -> source -> list over strengths of `alignment` (null 1: another image) and
     `seen` (pixel distance of the draws over that of draws of another image; null 1), and once per transformation
     `transport`: the slope with which the attribute that it moves follows in the draws (1 kept, 0 invariant). Shown are
-    the first image at every strength and its draws. Raises ValueError for an unknown name or fewer than 2 images.
+    the first images (up to 4) at every strength, each followed by a draw from every source. Raises ValueError
+    for an unknown name or fewer than 2 images.
     """
     if len(images) < 2:
         raise ValueError(f"Invariance needs at least 2 images, better 32, and got {len(images)}.")
@@ -51,15 +54,17 @@ def study(
     for name in names:
         what = TRANSFORMATIONS[name]
         changed = [what.apply(x, strength) for strength in what.strengths]
-        grid += _padded([x, *changed], width)
-        rows.append(f"{name}: {', '.join(f'{strength:g}' for strength in what.strengths)} {what.unit}")
+        ladders = {"": [x, *changed]}
         numbers[name] = {"strengths": list(what.strengths), "unit": what.unit, "in_views": what.in_views, "sources": {}}
         for source in sources:
             on_progress(f"{name}: {source}")
             seen = [_seen(pipe, images, source, seeds, num_inference_steps) for images in changed]
             numbers[name]["sources"][source] = _numbers(plain[source], seen, x, changed, what, attributes, len(seeds))
-            grid += _padded([plain[source][1], *(drawn for _, drawn in seen)], width)
-            rows.append(f"{name}, {source}")
+            ladders[source] = [drawn[:: len(seeds)] for _, drawn in (plain[source], *seen)]
+        for i in range(min(SHOWN, len(x))):
+            for source, ladder in ladders.items():
+                grid += _padded(ladder, i, width)
+                rows.append(f"{name}, image {i}, {source}" if source else f"{name}, image {i}")
     setting = {"images": len(x), "seeds": list(seeds), "sources": list(sources), "transformations": numbers}
     columns = ("none", *(f"strength {i + 1}" for i in range(width - 1)))
     return StudyResult(grid, tuple(rows), columns, setting, _summary(numbers))
@@ -124,9 +129,9 @@ def _slope(followed: Tensor, given: Tensor) -> Number:
     return bootstrap(lambda i: product[i].sum() / square[i].sum().clamp(min=1e-12), len(given), null=0.0)
 
 
-def _padded(ladder: Sequence[Tensor], width: int) -> list[Image.Image]:
-    """The first image of each step; empty pictures fill the row."""
-    shown = im.to_pil(torch.stack([images[0].cpu() for images in ladder]))
+def _padded(ladder: Sequence[Tensor], i: int, width: int) -> list[Image.Image]:
+    """Image i of each step; empty pictures fill the row."""
+    shown = im.to_pil(torch.stack([images[i].cpu() for images in ladder]))
     return shown + [Image.new("RGB", shown[0].size, "white")] * (width - len(shown))
 
 

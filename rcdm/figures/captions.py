@@ -1,0 +1,82 @@
+"""What stands below a figure: what it shows, on how many images and seeds, with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_INTERVAL = "Bars and bands: 95 % bootstrap intervals over images."
+
+_SHOWS: dict[str, dict[str, str]] = {
+    "samples": {
+        "": "Similarity of the draws to the given representation (cosine, standardised; null: to the next image's) and "
+        "spread of the draws (pixel deviation, 1 the largest possible).",
+        "images": "The given image, draws of every source from the same noise, their mean and the map of their spread.",
+    },
+    "retention": {
+        "": "Retention: the share of each attribute's variance that a source fixes. Grey ticks: unconditional draws; "
+        "crosses: what a small network reads from the same representation (held-out R²).",
+        "calibration": "Calibration of the draws: 1 exact, above 1 too certain; unstable where retention is above 0.9.",
+        "images": "Draws of the first images from every source; a column has one noise.",
+    },
+    "information": {
+        "": "Bits per image by form 1 (dots; grey ticks: of another image's representation) and form 2 (crosses); they "
+        "agree for an exact denoiser. Beside: backbone minus projector on the same images and noise.",
+        "images": "Where the representation speaks: bits per pixel (form 2), one scale for all sources.",
+    },
+    "invariance": {
+        "": "Each transformation at its strongest: alignment (change of the representation, over that of another "
+        "image), and the slope with which the attribute that it moves follows in the draws.",
+        "*-images": "{key}: images at growing strength and draws from what they became, with one noise.",
+        "*": "{key}: change of the representation and of the draws over the strengths, and the slope with which the "
+        "attribute follows.",
+    },
+    "interpolation": {
+        "": "Along the path between two images: similarity of the draws to each end (falling: the first, rising: the "
+        "second), and jumps between neighbouring draws over the distance of the ends; dotted: an even path.",
+        "images": "Draws along the path, a noise per row.",
+    },
+    "manipulation": {
+        "": "What a step of one deviation along each direction moves, in deviations of each attribute.",
+        "images": "Draws along each direction, or without the shared dimensions.",
+    },
+    "adversarial": {
+        "": "Attack on the representation: its distance over that of another image (grey lines: random changes of the "
+        "same size), the distance of the draws' representation, and the share of draws whose class changes.",
+        "images": "Images under attack, and draws from what their representation became.",
+    },
+}
+"""Study -> key of a figure, or `*` at its start for any -> what it shows."""
+
+
+def captions_of(
+    study: str, keys: Iterable[str], settings: Mapping[str, Any], numbers: Mapping[str, Any]
+) -> dict[str, str]:
+    """Key of a figure -> its caption."""
+    n, seeds = settings["images"]["n"], settings["seeds"]
+    options = ", ".join(f"{k} {v}" for k, v in settings["options"].items() if isinstance(v, int | float) or v)
+    drawn = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    data = ", ".join(f"{name.replace('_', ' ')} {given['n']}" for name, given in settings["data"].items())
+    which = ", ".join(part for part in (f"N {n} images", drawn, f"{settings['steps']} steps", data, options) if part)
+    whole = f"{settings['checkpoint']}; {which}."
+    result = {}
+    for key in keys:
+        shows = _shows(study, key)
+        interval = f" {_INTERVAL}" if "images" not in key and study not in ("interpolation", "manipulation") else ""
+        result[key] = f"{shows}{interval} {whole}"
+    return result
+
+
+def _shows(study: str, key: str) -> str:
+    known = _SHOWS.get(study, {})
+    name = key.replace("-images", "").replace("-", " ").capitalize()
+    if key in known:
+        return known[key]
+    if key.startswith("images-"):
+        return f"{known.get('images', 'Images')[:-1]}, continued."
+    pattern = "*-images" if key.endswith("-images") else "*"
+    if pattern in known:
+        return known[pattern].format(key=name)
+    if key.startswith("images"):
+        return "The images of the study."
+    return f"{study.capitalize()}{': ' + name if name else ''}."
