@@ -11,9 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from rcdm.parts import part
+from rcdm.pipeline import RCDMPipeline
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """x_t [N,…] at level k of the ladder -> ε̂(x_t) and ε̂(x_t, h), each [N,…]."""
@@ -54,3 +58,81 @@ def trapezoid(points: Tensor) -> Tensor:
     """Weights [L] with which values at points [L] in order integrate over their range."""
     gaps = (points[1:] - points[:-1]).abs()
     return torch.cat([gaps[:1], gaps[1:] + gaps[:-1], gaps[-1:]]) / 2
+
+
+def noise_ladder(pipe: RCDMPipeline, levels: int, lowest: float, highest: float) -> list[int]:
+    """Timesteps whose log signal-to-noise ratios are spaced evenly over the range, as far as the schedule reaches."""
+    logsnr = _logsnr(pipe)
+    wanted = torch.linspace(highest, lowest, levels)
+    return sorted({int((logsnr - value).abs().argmin()) for value in wanted})
+
+
+@torch.no_grad()
+def measure_bits(
+    pipe: RCDMPipeline, x: Tensor, h: Tensor, source: str, steps: list[int], seed: int, batch_size: int = 64
+) -> Information:
+    """What h [N,D], raw, spares the denoiser of a pipeline on images [N,3,S,S], at the timesteps of `noise_ladder`.
+
+    Image i has the noise of the stream `seed + i`, whatever the source and the batch; results are on the CPU. Raises
+    ValueError for a denoiser that cannot do without a representation.
+    """
+    if not pipe.unet.config.has_unconditional:
+        raise ValueError("Information needs a denoiser that also learned to draw without a representation.")
+    batches, parts = torch.arange(len(x)).split(batch_size), []
+    with pipe.progress_bar(total=len(batches) * len(steps)) as bar:
+        for index in batches:
+            own = (x[index.to(x.device)], h[index.to(h.device)], source, steps, [seed + int(i) for i in index])
+
+            def compute(own: Any = own) -> Tensor:
+                return _bits(pipe, *own, on_level=bar.update)
+
+            inputs = dict(zip(("x", "h", "source", "steps", "seeds"), own, strict=True))
+            parts.append(part(pipe.parts, "bits", inputs, compute))
+            bar.n = len(parts) * len(steps)
+            bar.refresh()
+    found = torch.cat(parts).cpu()
+    return Information(found[:, 0], found[:, 1], found[:, 2:].unflatten(1, x.shape[2:]))
+
+
+def _bits(
+    pipe: RCDMPipeline,
+    x: Tensor,
+    h: Tensor,
+    source: str,
+    steps: list[int],
+    seeds: list[int],
+    *,
+    on_level: Callable[[], Any],
+) -> Tensor:
+    """Both forms and the map of each image of a batch: [B, 2 + H * W]."""
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def noise(_: int) -> Tensor:
+        on_level()
+        return torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
+
+    def predict(x_t: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        t = torch.full((len(x_t),), steps[k], device=x.device)
+        free, given = (pipe.unet(x_t, t, *more).sample[:, :3].float() for more in ((), (h, source)))
+        return _epsilon(pipe, free, x_t, steps[k]), _epsilon(pipe, given, x_t, steps[k])
+
+    bits = information(predict, x, _logsnr(pipe)[steps].to(x.device), noise)
+    assert bits.map is not None
+    return torch.cat([bits.form_1[:, None], bits.form_2[:, None], bits.map.flatten(1)], 1)
+
+
+def _logsnr(pipe: RCDMPipeline) -> Tensor:
+    signal = pipe.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
+    return (signal / (1 - signal)).log().float()
+
+
+def _epsilon(pipe: RCDMPipeline, out: Tensor, x_t: Tensor, t: int) -> Tensor:
+    """A prediction of the scheduler's kind -> of the noise."""
+    signal = float(pipe.scheduler.alphas_cumprod[t]) ** 0.5
+    noise = (1 - signal**2) ** 0.5
+    kind = pipe.scheduler.config.prediction_type
+    if kind == "epsilon":
+        return out
+    if kind == "v_prediction":
+        return noise * x_t + signal * out
+    return (x_t - signal * out) / noise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -124,9 +124,60 @@ def calibration_difference(drawn: Tensor, given: Tensor) -> Number:
 
 def effective_rank(h: Tensor) -> float:
     """exp(H(p)), p = σ²/Σσ² over the singular values of centred h [N,D], not standardised: 1 … D (Roy 2007)."""
-    centred = h.double() - h.double().mean(0)
-    energy = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0)
+    energy = singular_values(h).square()
     return float(torch.exp(torch.special.entr(energy / energy.sum()).sum()))
+
+
+def participation_ratio(h: Tensor) -> float:
+    """(Σσ²)² / Σσ⁴ over the singular values of centred h [N,D]: 1 … D."""
+    energy = singular_values(h).square()
+    return float(energy.sum().square() / energy.square().sum())
+
+
+def rankme(h: Tensor) -> float:
+    """exp(H(p)), p = σ/Σσ over the singular values of h [N,D] as it is, not centred (Garrido et al. 2023)."""
+    values = singular_values(h, centred=False)
+    return float(torch.exp(torch.special.entr(values / values.sum()).sum()))
+
+
+def singular_values(h: Tensor, *, centred: bool = True) -> Tensor:
+    """Of h [N,D], falling, float64 [min(N, D)]."""
+    h = h.double()
+    h = h - h.mean(0) if centred else h
+    gram = h.T @ h if h.shape[1] <= h.shape[0] else h @ h.T
+    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).sqrt()
+
+
+def jackknife(statistic: Callable[[Tensor], float], n: int, *, folds: int = 10) -> Number:
+    """`statistic(index)` of n images, the interval from leaving out one of `folds` parts at a time.
+
+    For statistics that count distinct images, such as ranks, which resampling with replacement would shrink.
+    """
+    index = torch.arange(n)
+    folds = min(folds, n)
+    left = torch.tensor([statistic(index[index % folds != fold]) for fold in range(folds)], dtype=torch.float64)
+    value = statistic(index)
+    error = float(((folds - 1) / folds * (left - left.mean()).square().sum()).sqrt())
+    return Number(value, value - 1.96 * error, value + 1.96 * error, n)
+
+
+def sign_flip(differences: Tensor, *, flips: int = 9999, seed: int = 0) -> float:
+    """Two-sided p-value that paired differences [N] lie evenly about 0: their mean against that of random signs."""
+    differences = differences.double().cpu()
+    signs = torch.randint(2, (flips, len(differences)), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
+    means = (signs.double() @ differences).abs()
+    as_far = int((means >= differences.sum().abs() * (1 - 1e-9)).sum())
+    return (1 + as_far) / (1 + flips)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number so that any wrong rejection among them is rare (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def cosines(a: Tensor, b: Tensor) -> dict[str, Number]:

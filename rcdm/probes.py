@@ -16,12 +16,22 @@ from rcdm.metrics import Number, accuracy, bootstrap, variance
 
 def ridge_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Number:
     """Held-out R² of ridge regression from standardised h [N,D] to φ [N,P], the penalty by cross-validation."""
-    model = RidgeCV(alphas=(1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)).fit(h.numpy(), phi.numpy())
-    return r_squared(_predict(model, h_test, phi_test), phi_test)
+    return r_squared(ridge_prediction(h, phi, h_test), phi_test)
 
 
 def mlp_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Number:
     """Held-out R² of a network with one hidden layer of 256, stopped early on a tenth of the training rows."""
+    return r_squared(mlp_prediction(h, phi, h_test), phi_test)
+
+
+def ridge_prediction(h: Tensor, phi: Tensor, h_test: Tensor) -> Tensor:
+    """What `ridge_probe` reads from h_test [M,D]: [M,P]."""
+    model = RidgeCV(alphas=(1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)).fit(h.numpy(), phi.numpy())
+    return _predict(model, h_test, phi.shape[1])
+
+
+def mlp_prediction(h: Tensor, phi: Tensor, h_test: Tensor) -> Tensor:
+    """What `mlp_probe` reads from h_test [M,D]: [M,P]."""
     scale = phi.std(0).clamp(min=1e-6)
     model = MLPRegressor(
         hidden_layer_sizes=(256,), early_stopping=True, max_iter=60, n_iter_no_change=5, random_state=0, alpha=1e-3
@@ -30,7 +40,7 @@ def mlp_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Numbe
         warnings.simplefilter("ignore", ConvergenceWarning)
         target = (phi / scale).numpy()
         model.fit(h.numpy(), target[:, 0] if target.shape[1] == 1 else target)
-    return r_squared(_predict(model, h_test, phi_test) * scale, phi_test)
+    return _predict(model, h_test, phi.shape[1]) * scale
 
 
 def linear_probe(
@@ -69,8 +79,8 @@ def logistic_regression(h: Tensor, labels: Tensor, classes: int, penalty: float)
     return model
 
 
-def _predict(model: RidgeCV | MLPRegressor, h: Tensor, like: Tensor) -> Tensor:
-    return torch.from_numpy(model.predict(h.numpy())).float().reshape(like.shape)
+def _predict(model: RidgeCV | MLPRegressor, h: Tensor, width: int) -> Tensor:
+    return torch.from_numpy(model.predict(h.numpy())).float().reshape(len(h), width)
 
 
 def r_squared(predicted: Tensor, phi: Tensor) -> Number:

@@ -43,7 +43,7 @@ class Sources(ModelMixin):
         configs: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict({name: network for name, (network, _) in networks.items()})
+        self.networks = nn.ModuleDict({_key(name): network for name, (network, _) in networks.items()})
         self._preprocessing = {name: preprocessing for name, (_, preprocessing) in networks.items()}
         self._configs = dict(configs or {})
         self.names = tuple(names)
@@ -79,10 +79,10 @@ class Sources(ModelMixin):
         if not isinstance(name, str):
             return self.names[name]
         network, _, level = name.partition("/")
-        if network not in self.networks:
+        if network not in self._preprocessing:
             raise ValueError(f"There is no source {name!r}; choose one of {', '.join(self.names)}.")
-        module = cast(SSLNetwork, self.networks[network])
-        return RepresentationSource(name, module, level, self._preprocessing[network])
+        module, preprocessing = self.network(network)
+        return RepresentationSource(name, module, level, preprocessing)
 
     @torch.no_grad()
     def encode(self, images: Tensor | Image.Image | Sequence[Image.Image], source: str | Sequence[str]) -> Tensor:
@@ -105,11 +105,18 @@ class Sources(ModelMixin):
     def encode_all(self, images: Tensor) -> dict[str, Tensor]:
         """[B,3,H,W] in [-1,1] -> name of each source -> [B,D] float32, every network run once."""
         images = images.to(self.device, torch.float32)
-        levels = {
-            name: cast(SSLNetwork, network).all_levels(self._preprocessing[name](images))
-            for name, network in self.networks.items()
-        }
+        levels = {}
+        for name in self._preprocessing:
+            network, preprocessing = self.network(name)
+            levels[name] = network.all_levels(preprocessing(images), self._levels_of(name))
         return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in self.names}
+
+    def network(self, name: str) -> tuple[SSLNetwork | OpenNetwork, Preprocessing]:
+        """One of the networks, whole, and what it expects of its images."""
+        return cast(SSLNetwork, self.networks[_key(name)]), self._preprocessing[name]
+
+    def _levels_of(self, network: str) -> list[str]:
+        return [name.partition("/")[2] for name in self.names if name.partition("/")[0] == network]
 
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""
@@ -122,9 +129,9 @@ class Sources(ModelMixin):
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, network in self.networks.items():
-            save_network(folder / name, cast(SSLNetwork, network), self._configs[name])
-        _write_config(folder, self.names, list(self.networks), {})
+        for name in self._preprocessing:
+            save_network(folder / name, self.network(name)[0], self._configs[name])
+        _write_config(folder, self.names, list(self._preprocessing), {})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **_: Any) -> Sources:
@@ -133,6 +140,10 @@ class Sources(ModelMixin):
         config = read_config(folder)
         names = [*config["networks"], *config.get("shared", {})]
         return _load({name: network_folder(folder, name) for name in names}, config["sources"])
+
+
+def _key(name: str) -> str:
+    return name.replace(".", ":")  # a module name holds no dot
 
 
 def read_sources(folder: Path, names: Sequence[str] | None = None) -> Sources:

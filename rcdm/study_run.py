@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import rcdm
 from rcdm.figures import captions_of, figures_of, save
@@ -152,6 +152,8 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return {"weights": weights_digest(value)}
     return {"sha256": _digest([value])} if isinstance(value, Image.Image) else value
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import make_tiny_sources
 
 import rcdm
 from rcdm.source_folder import digest
@@ -70,3 +71,13 @@ def test_every_network_runs_once_for_all_sources(pipe):
     together = pipe.sources.encode_all(images)
     assert tuple(together) == tuple(pipe.sources)
     assert all(torch.equal(h, pipe.encode(images, name)) for name, h in together.items())
+
+
+def test_the_name_of_a_network_may_hold_a_dot(tmp_path):
+    tiny = make_tiny_sources()
+    names = ["s0.25/backbone", "s0.25/projector"]
+    Sources({"s0.25": tiny.network("tiny")}, names, {"s0.25": tiny.config_of("tiny")}).save_pretrained(tmp_path)
+    again, images = Sources.from_pretrained(tmp_path), torch.rand(2, 3, 16, 16)
+    assert again == tuple(names)
+    assert torch.allclose(again.encode(images, names[1]), tiny.encode(images, "tiny/projector"), atol=1e-6)
+    assert set(again.encode_all(images)) == set(names)

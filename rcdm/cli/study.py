@@ -6,7 +6,7 @@ import argparse
 import inspect
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rcdm import images as im
 from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
 from rcdm.cli.study_data import DATA, SPLITS, StudyData
 from rcdm.pipeline import RCDMPipeline
+from rcdm.sources import read_sources
 from rcdm.studies import STUDIES
 from rcdm.study_run import StudyRun, run_study
 
@@ -23,10 +24,18 @@ _IMAGES = {
     "information": 64,
     "invariance": 32,
     "adversarial": 32,
+    "levels": 500,
+    "spectrum": 1000,
     "interpolation": 2,
     "manipulation": 1,
 }
-_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3}
+_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8, "spectrum": 1}
+_READ: dict[str, Callable[[str], Any]] = {
+    "target": im.decode,
+    "networks": lambda folder: read_sources(Path(folder)),
+}
+"""Settings of studies that are not numbers or words -> what reads them from the path that is given."""
+
 AGAIN = "What is finished is kept: run the same command again to continue."
 
 
@@ -122,20 +131,18 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
 
 
 def _setting(study: str, text: str) -> tuple[str, Any]:
-    """NAME=VALUE -> the name and the value in the type of the study's default; `target` is an image file."""
+    """NAME=VALUE -> the name and the value in the type of the study's default, or read from the path it names."""
     name, equals, value = text.partition("=")
     common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", *DATA)
     parameters = inspect.signature(STUDIES[study]).parameters
     known = {key: p.default for key, p in parameters.items() if key not in common and p.default is not p.empty}
-    known = {
-        key: default for key, default in known.items() if key == "target" or isinstance(default, int | float | str)
-    }
+    known = {key: default for key, default in known.items() if key in _READ or isinstance(default, int | float | str)}
     if not known:
         raise ValueError(f"{study} has no settings besides those in `rcdm study --help`.")
     if not equals or name not in known:
         raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known)}.")
-    if name == "target":
-        return name, im.decode(value)
+    if name in _READ:
+        return name, _READ[name](value)
     try:
         return name, type(known[name])(value)
     except ValueError:

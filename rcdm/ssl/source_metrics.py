@@ -14,6 +14,7 @@ from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
 
 from rcdm.datasets import Dataset, Sprites
+from rcdm.levels import levels_of, transformation_probe
 from rcdm.metrics import Number, accuracy, cosines, effective_rank
 from rcdm.probes import linear_probe
 from rcdm.representation import OpenNetwork, Preprocessing, SSLNetwork
@@ -21,8 +22,6 @@ from rcdm.source_folder import load_network, read_config
 from rcdm.ssl.probe_table import format_table, probe_table
 from rcdm.ssl.views import ViewStrengths, random_view
 from rcdm.transformations import TELLING
-
-Levels = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,10 @@ def measure_source(
     train, labels = _levels_of_training(network, preprocessing, dataset, size.train_images)
     held_out = dataset.held_out(size.test_images)
     on_progress("representations of the held-out images")
-    test = _levels(network, preprocessing, held_out.images)
+    test = levels_of(network, preprocessing, held_out.images)
     stream = torch.Generator(device).manual_seed(0)
     first, second = (
-        _levels(network, preprocessing, held_out.images, lambda images: random_view(images, views, stream))
+        levels_of(network, preprocessing, held_out.images, lambda images: random_view(images, views, stream))
         for _ in range(2)
     )
     levels: dict[str, Any] = {}
@@ -75,9 +74,14 @@ def measure_source(
         levels[level]["effective_rank"] = {"value": effective_rank(test[level]), "n": len(test[level])}
         levels[level]["width"] = test[level].shape[1]
         levels[level]["transformation_probe"] = {}
+
+    def encode(images: Tensor) -> dict[str, Tensor]:
+        return levels_of(network, preprocessing, images)
+
     for name in TELLING:
         on_progress(f"transformation probe: {name}")
-        found = _transformation_probe(network, preprocessing, dataset, name, size.transformation_images)
+        n = size.transformation_images
+        found = transformation_probe(encode, dataset.batch(0, n).images, dataset.held_out(n // 2).images, name)
         for level, number in found.items():
             levels[level]["transformation_probe"][name] = number.to_json()
     result: dict[str, Any] = {"data": dataset.name, "n_train": len(labels), "n": len(held_out.labels), "levels": levels}
@@ -96,44 +100,18 @@ def knn(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, classes:
     return accuracy(torch.cat(parts).cpu(), labels_test.cpu(), classes)
 
 
-@torch.no_grad()
-def _levels(
-    network: SSLNetwork | OpenNetwork,
-    preprocessing: Preprocessing,
-    images: Tensor,
-    change: Callable[[Tensor], Tensor] = lambda images: images,
-) -> Levels:
-    """[N,3,H,W] in [-1,1] -> level -> [N,D]."""
-    parts = [network.all_levels(preprocessing(change(chunk))) for chunk in images.split(500)]
-    return {level: torch.cat([part[level] for part in parts]) for level in network.levels()}
-
-
 def _levels_of_training(
     network: SSLNetwork | OpenNetwork, preprocessing: Preprocessing, dataset: Dataset, n: int
-) -> tuple[Levels, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """The first n training images of the dataset's order, at every level, and their labels."""
     chunk = min(500, n, dataset.n_train or n)
     n = min(n, dataset.n_train or 20_000)
     batches = (dataset.batch(step, chunk) for step in range(n // chunk))
     parts, labels = [], []
     for batch in batches:
-        parts.append(_levels(network, preprocessing, batch.images))
+        parts.append(levels_of(network, preprocessing, batch.images))
         labels.append(batch.labels)
     return {level: torch.cat([part[level] for part in parts]) for level in network.levels()}, torch.cat(labels)
-
-
-def _transformation_probe(
-    network: SSLNetwork | OpenNetwork, preprocessing: Preprocessing, dataset: Dataset, name: str, n: int
-) -> dict[str, Number]:
-    """Level -> accuracy at telling which case of a transformation was applied, from h alone, on held-out images."""
-    transform, cases = TELLING[name]
-    parts = []
-    for images in (dataset.batch(0, n).images, dataset.held_out(n // 2).images):
-        seen = [_levels(network, preprocessing, transform(images, k)) for k in range(cases)]
-        labels = torch.arange(cases, device=images.device).repeat_interleave(len(images))
-        parts.append(({level: torch.cat([part[level] for part in seen]) for level in seen[0]}, labels))
-    (train, labels), (test, labels_test) = parts
-    return {level: linear_probe(train[level], labels, test[level], labels_test) for level in network.levels()}
 
 
 def measure_folder(

@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from rcdm.studies import adversarial, information, interpolation, invariance, manipulation, retention, samples
+from rcdm.studies import (
+    adversarial,
+    information,
+    interpolation,
+    invariance,
+    levels,
+    manipulation,
+    retention,
+    samples,
+    spectrum,
+)
 from rcdm.studies.result import StudyResult
 
 STUDIES: dict[str, Callable[..., StudyResult]] = {
@@ -13,6 +23,8 @@ STUDIES: dict[str, Callable[..., StudyResult]] = {
     "interpolation": interpolation.study,
     "manipulation": manipulation.study,
     "adversarial": adversarial.study,
+    "levels": levels.study,
+    "spectrum": spectrum.study,
 }
 """Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -11,9 +11,10 @@ from torch import Tensor
 from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
 from rcdm.faithfulness import encode_all, pixels_of
-from rcdm.metrics import calibration, calibration_difference, retention
+from rcdm.metrics import variance
 from rcdm.pipeline import RCDMPipeline
-from rcdm.probes import mlp_probe, ridge_probe
+from rcdm.probes import mlp_prediction, r_squared, ridge_prediction
+from rcdm.retention import agreement, draw_each, gaps, read_unconditional, retention_numbers
 from rcdm.studies.result import StudyResult
 
 
@@ -34,82 +35,113 @@ def study(
 
     Numbers: `sources` -> source -> attribute -> retention (`value`, `low`, `high`, `n`, `null`) with `calibration`,
     `calibration_difference`, and, where `probe_images` [M,3,H,W] are given to train them on, `ridge` and `probe` (MLP).
-    The null of retention is the same number for unconditional draws, where the denoiser can make them. Image i and
-    seed k share their noise over all sources: the noise of draw k of image i is that of seed `i * len(seeds) + k` after
-    the first of `seeds`.
-    Raises ValueError when there are fewer than two seeds.
+    The null of retention is the same number for unconditional draws, where the denoiser can make them. `differences`:
+    network -> attribute -> backbone minus projector, paired on images and noise, with `p` of a sign-flip test over
+    images and `p_holm`, corrected for all differences of the study. `agreement`: Spearman correlation of retention with
+    the R² of each probe over all sources and attributes. Image i and seed k share their noise over all sources: the
+    noise of draw k of image i is that of seed `i * len(seeds) + k` after the first of `seeds`.
+    Raises ValueError when there are fewer than two seeds or images.
     """
     if len(seeds) < 2:
         raise ValueError("Retention needs at least two seeds: it is about what varies over the draws.")
+    if len(images) < 2:
+        raise ValueError(f"Retention needs at least 2 images, better 128, and got {len(images)}.")
     attributes = attributes or attributes_of(pipe)
     given = attributes.read(pixels_of(pipe, images))
-    noise = [seeds[0] + i * len(seeds) + k for i in range(len(images)) for k in range(len(seeds))]
-    free: dict[str, Tensor] = {}
-    if pipe.unet.config.has_unconditional:
-        on_progress("unconditional draws")
-        free = attributes.read(pipe.draw(None, None, noise, num_inference_steps=num_inference_steps))
+    on_progress("unconditional draws")
+    free = read_unconditional(pipe, attributes, len(images), seeds, num_inference_steps)
     numbers: dict[str, Any] = {}
     shown: dict[str, Tensor] = {}
+    within: dict[str, dict[str, Tensor]] = {}
+    errors: dict[str, dict[str, dict[str, Tensor]]] = {}
     for source in sources:
         on_progress(source)
-        h = encode_all(pipe, images, source)
-        draws = pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=num_inference_steps)
+        draws = draw_each(pipe, encode_all(pipe, images, source), source, seeds, num_inference_steps)
         shown[source] = draws[: 4 * len(seeds)]
         read = attributes.read(draws)
-        probes = {} if probe_images is None else _probes(pipe, attributes, probe_images, images, source)
-        numbers[source] = {
-            name: {**_numbers(read[name], free.get(name), given[name], len(seeds)), **probes.get(name, {})}
-            for name in given
+        numbers[source] = retention_numbers(read, free, given, len(seeds))
+        within[source] = {name: variance(read[name].unflatten(0, (-1, len(seeds))), 1) for name in given}
+        if probe_images is not None:
+            probes, errors[source] = _probes(pipe, attributes, probe_images, images, given, source)
+            for name, found in probes.items():
+                numbers[source][name] |= found
+    result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
+    if differences := gaps(within, given):
+        result["differences"] = differences
+    if errors and len(sources) * len(given) >= 4:
+        result["agreement"] = {
+            probe: agreement(within, {source: errors[source][probe] for source in sources}, given).to_json()
+            for probe in ("ridge", "probe")
         }
-    few = im.to_pil(pixels_of(pipe, images[:4]))
-    grid = []
-    for source in sources:
-        drawn = im.to_pil(shown[source])
-        for i, image in enumerate(few):
-            grid += [image, *drawn[i * len(seeds) : (i + 1) * len(seeds)]]
+    grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
     columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
-    rows = tuple(f"{source}, image {i}" for source in sources for i in range(len(few)))
-    found = {"sources": numbers, "images": len(images), "draws": len(seeds)}
-    return StudyResult(grid, rows, columns, found, _summary(numbers, len(images), len(seeds)))
+    return StudyResult(grid, rows, columns, result, _summary(result))
 
 
-def _summary(numbers: dict[str, Any], n: int, k: int) -> str:
-    """A line per source and attribute: retention with its interval and null, then calibration."""
-    lines = [f"Retention on {n} images x {k} draws: value (95 % interval), unconditional draws, calibration"]
-    if n < 30:
-        lines.append(f"With {n} images the intervals are wide; numbers worth quoting need about a hundred.")
-    for source, attributes in numbers.items():
-        for name, r in attributes.items():
-            null = r.get("null", float("nan"))
-            interval = f"({r['low']:.2f} … {r['high']:.2f})"
-            lines.append(f"{source:24} {name:18} {r['value']:6.2f} {interval:18} {null:6.2f}  {r['calibration']:.2f}")
-    return "\n".join(lines)
-
-
-def _numbers(drawn: Tensor, free: Tensor | None, given: Tensor, k: int) -> dict[str, Any]:
-    drawn = drawn.unflatten(0, (-1, k))
-    kept = retention(drawn, given).to_json()
-    if free is not None:
-        kept["null"] = retention(free.unflatten(0, (-1, k)), given).value
-    difference, ratio = calibration_difference(drawn, given), calibration(drawn, given)
-    return kept | {
-        "calibration": ratio.value,
-        "calibration_interval": [ratio.low, ratio.high],
-        "calibration_null": ratio.null,
-        "calibration_difference": difference.value,
-        "calibration_difference_interval": [difference.low, difference.high],
-    }
+def _pictures(
+    given: list[Image.Image], shown: Mapping[str, Tensor], k: int
+) -> tuple[list[Image.Image], tuple[str, ...]]:
+    grid = []
+    for draws in shown.values():
+        drawn = im.to_pil(draws)
+        for i, image in enumerate(given):
+            grid += [image, *drawn[i * k : (i + 1) * k]]
+    return grid, tuple(f"{source}, image {i}" for source in shown for i in range(len(given)))
 
 
 def _probes(
-    pipe: RCDMPipeline, attributes: Attributes, train: Tensor, test: Tensor | Sequence[Image.Image], source: str
-) -> dict[str, dict[str, Any]]:
-    """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader."""
+    pipe: RCDMPipeline,
+    attributes: Attributes,
+    train: Tensor,
+    test: Tensor | Sequence[Image.Image],
+    phi_test: Mapping[str, Tensor],
+    source: str,
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Tensor]]]:
+    """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader, and their errors.
+
+    Errors: probe -> attribute -> ‖φ − φ̂‖² of each test image [N].
+    """
     h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
-    phi, phi_test = attributes.read(train), attributes.read(pixels_of(pipe, test))
+    phi = {name: value.cpu() for name, value in attributes.read(pixels_of(pipe, train)).items()}
     found: dict[str, dict[str, Any]] = {}
-    for name in phi:
-        ridge = ridge_probe(h, phi[name], h_test, phi_test[name])
-        mlp = mlp_probe(h, phi[name], h_test, phi_test[name])
-        found[name] = {"ridge": ridge.value, "probe": mlp.value, "probe_interval": [mlp.low, mlp.high]}
-    return found
+    errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
+    for name, truth in phi_test.items():
+        truth = truth.cpu()
+        ridge, mlp = (predict(h, phi[name], h_test) for predict in (ridge_prediction, mlp_prediction))
+        linear, bent = r_squared(ridge, truth), r_squared(mlp, truth)
+        found[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
+        errors["ridge"][name], errors["probe"][name] = ((p - truth).square().sum(1) for p in (ridge, mlp))
+    return found, errors
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """A line per source and attribute, then the differences that are more than chance, and the agreement of probes."""
+    n, k = result["images"], result["draws"]
+    probed = "agreement" in result
+    lines = [
+        f"Retention on {n} images x {k} draws: value (95 % interval), unconditional draws, calibration"
+        + (", R² of the probe" if probed else "")
+    ]
+    if n < 30:
+        lines.append(f"With {n} images the intervals are wide; numbers worth quoting need about a hundred.")
+    for source, attributes in result["sources"].items():
+        for name, r in attributes.items():
+            null = r.get("null", float("nan"))
+            interval = f"({r['low']:.2f} … {r['high']:.2f})"
+            probe = f"{r['probe']:6.2f}" if "probe" in r else ""
+            lines.append(
+                f"{source:24} {name:18} {r['value']:6.2f} {interval:18} {null:6.2f}  {r['calibration']:.2f}{probe}"
+            )
+    for network, attributes in result.get("differences", {}).items():
+        lines.append(f"{network}, backbone − projector (Holm-corrected p of a sign-flip test over images):")
+        lines += [
+            f"  {name:18} {d['value']:+.2f} ({d['low']:+.2f} … {d['high']:+.2f})  p {d['p_holm']:.4f}"
+            for name, d in attributes.items()
+        ]
+    for probe, rho in result.get("agreement", {}).items():
+        name = {"ridge": "ridge", "probe": "MLP"}[probe]
+        lines.append(
+            f"Spearman correlation of retention with R² of the {name} probe, over all sources and attributes: "
+            f"{rho['value']:.2f} ({rho['low']:.2f} … {rho['high']:.2f})"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""What every level of a network holds: representations of many images, and whether a transformation shows in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rcdm.metrics import Number
+from rcdm.probes import linear_probe
+from rcdm.representation import OpenNetwork, Preprocessing, SSLNetwork
+from rcdm.transformations import TELLING
+
+Encode = Callable[[Tensor], dict[str, Tensor]]
+"""Images [N,3,H,W] in [-1,1] -> name of a level or source -> [N,D]."""
+
+
+@torch.no_grad()
+def levels_of(
+    network: SSLNetwork | OpenNetwork,
+    preprocessing: Preprocessing,
+    images: Tensor,
+    change: Callable[[Tensor], Tensor] = lambda images: images,
+) -> dict[str, Tensor]:
+    """[N,3,H,W] in [-1,1], changed a part at a time -> level -> [N,D], on the device of the network."""
+    device = next(network.parameters()).device
+    parts = [network.all_levels(preprocessing(change(chunk.to(device)))) for chunk in images.split(500)]
+    return {level: torch.cat([part[level] for part in parts]) for level in network.levels()}
+
+
+def transformation_probe(
+    encode: Encode,
+    train: Tensor,
+    test: Tensor,
+    name: str,
+    *,
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3),
+) -> dict[str, Number]:
+    """Accuracy at telling which case of a transformation was applied, from h alone; one probe per entry of `encode`.
+
+    Learnt on images `train` [N,3,H,W], measured on `test` [M,3,H,W]; null: chance among the cases. `name` is one of
+    `transformations.TELLING`; `penalties` are those of `probes.linear_probe`.
+    """
+    transform, cases = TELLING[name]
+    parts = []
+    for images in (train, test):
+        seen = [encode(transform(images, k)) for k in range(cases)]
+        h = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
+        labels = torch.arange(cases, device=next(iter(h.values())).device).repeat_interleave(len(images))
+        parts.append((h, labels))
+    (h_train, labels), (h_test, labels_test) = parts
+    return {key: linear_probe(h_train[key], labels, h_test[key], labels_test, penalties=penalties) for key in h_train}

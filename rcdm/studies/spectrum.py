@@ -1,0 +1,154 @@
+"""What shape has a representation, and what does the projector do to the differences between views?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcdm import images as im
+from rcdm.faithfulness import pixels_of
+from rcdm.geometry import Views, against_projector, removed_share, row_space, view_variance
+from rcdm.levels import levels_of
+from rcdm.metrics import effective_rank, jackknife, participation_ratio, rankme, singular_values
+from rcdm.pipeline import RCDMPipeline
+from rcdm.retention import backbones_and_projectors
+from rcdm.sources import Sources
+from rcdm.ssl.views import ViewStrengths, random_view
+from rcdm.studies.result import StudyResult
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Factors of the view strengths."""
+
+SHOWN = 4
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    networks: Sources | None = None,
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Spectrum of each source, and views of each network that has a projector, from weak to strong. Nothing is drawn.
+
+    `networks`: more of them, for instance pretrained with other view strengths. Views are those of pretraining, the
+    strongest of each kind that any of the networks has seen (`views`), times 0 … 1; their random numbers are those of
+    `seeds[0]`. Numbers: `sources` -> source -> `effective_rank`, `participation_ratio`, `rankme`, `singular_values`
+    (centred), `width`; `networks` -> network -> list over strengths of the view variance of `backbone` and `projector`
+    (1: as between images), `removed`, and `heard`, `angle`, `angles` (see `geometry`); at strength 0 views do not
+    differ and only the variances are there. Shown are images and a view at each strength.
+    Raises ValueError for fewer than 8 images, or a name that two networks share.
+    """
+    if len(images) < 8:
+        raise ValueError(f"The spectrum needs at least 8 images, better 1000, and got {len(images)}.")
+    x = pixels_of(pipe, images).to(pipe.device)
+    groups = dict.fromkeys(sources, pipe.sources)
+    if networks is not None:
+        if both := set(groups) & set(networks):
+            raise ValueError(f"{min(both)} is a source of this checkpoint and one of the other networks: rename one.")
+        groups |= dict.fromkeys(networks, networks.to(pipe.device))
+    trained = {name.partition("/")[0]: _training_views(held, name) for name, held in groups.items()}
+    views = strongest([each for each in trained.values() if each is not None])
+    numbers: dict[str, Any] = {}
+    for source, held in groups.items():
+        on_progress(source)
+        network, preprocessing = held.network(source.partition("/")[0])
+        numbers[source] = _spectrum(levels_of(network, preprocessing, x)[source.partition("/")[2]].cpu())
+    compared: dict[str, Any] = {}
+    for network in backbones_and_projectors(list(groups)):
+        on_progress(f"{network}: views")
+        steps = _against_strength(groups[f"{network}/backbone"], network, x, views, seeds[0])
+        own = trained[network]
+        compared[network] = {"trained_with": vars(own)} if own is not None else {}
+        compared[network]["strengths"] = steps
+    grid = _pictures(x[:SHOWN], views, seeds[0])
+    rows, columns = tuple(f"image {i}" for i in range(len(x[:SHOWN]))), tuple(f"views x {s:g}" for s in STRENGTHS)
+    result = {"images": len(x), "views": vars(views), "sources": numbers, "networks": compared}
+    return StudyResult(grid, rows, columns, result, _summary(result))
+
+
+def strongest(views: Sequence[ViewStrengths]) -> ViewStrengths:
+    """The largest strength of each kind; the usual ones where none is known."""
+    known = {f.name: max((getattr(each, f.name) for each in views), default=0.0) for f in fields(ViewStrengths)}
+    return ViewStrengths(**known) if any(known.values()) else ViewStrengths()
+
+
+def _training_views(held: Sources, source: str) -> ViewStrengths | None:
+    """What a network was pretrained with, where its config.json says so."""
+    views = held.config_of(source.partition("/")[0]).get("training", {}).get("views")
+    return None if views is None else ViewStrengths(**{f.name: 0.0 for f in fields(ViewStrengths)} | views)
+
+
+def _spectrum(h: Tensor) -> dict[str, Any]:
+    ranks = {"effective_rank": effective_rank, "participation_ratio": participation_ratio, "rankme": rankme}
+    found: dict[str, Any] = {
+        name: jackknife(lambda i, rank=rank: rank(h[i]), len(h)).to_json()  # type: ignore[misc]
+        for name, rank in ranks.items()
+    }
+    return found | {"singular_values": singular_values(h).tolist(), "width": h.shape[1]}
+
+
+def _against_strength(held: Sources, name: str, x: Tensor, views: ViewStrengths, seed: int) -> list[dict[str, Any]]:
+    """One entry per strength of the views."""
+    network, preprocessing = held.network(name)
+    given = levels_of(network, preprocessing, x)
+    projector = getattr(network, "projector", None)
+    hears = None if projector is None else row_space(projector, given["backbone"])
+    steps: list[dict[str, Any]] = []
+    for strength in STRENGTHS:
+        stream = torch.Generator(x.device).manual_seed(seed)
+        change = views.scaled(strength)
+        first, second = (
+            levels_of(network, preprocessing, x, lambda part: random_view(part, change, stream))  # noqa: B023
+            for _ in range(2)
+        )
+        seen = {level: Views(given[level].cpu(), first[level].cpu(), second[level].cpu()) for level in given}
+        backbone, projected = seen["backbone"], seen["projector"]
+        step: dict[str, Any] = {"strength": strength}
+        step |= {level: view_variance(seen[level]).to_json() for level in ("backbone", "projector")}
+        if float(backbone.change.abs().max()) > 0:
+            step["removed"] = removed_share(backbone, projected).to_json()
+            step |= {} if hears is None else against_projector(hears, backbone)
+        steps.append(step)
+    return steps
+
+
+def _pictures(x: Tensor, views: ViewStrengths, seed: int) -> list[Image.Image]:
+    columns = []
+    for strength in STRENGTHS:
+        stream = torch.Generator(x.device).manual_seed(seed)
+        columns.append(im.to_pil(random_view(x, views.scaled(strength), stream)))
+    return [image for row in zip(*columns, strict=True) for image in row]
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    lines = [f"{result['images']} images: width, effective rank (95 %), participation ratio, RankMe"]
+    for source, found in result["sources"].items():
+        rank = found["effective_rank"]
+        lines.append(
+            f"{source:24} {found['width']:5} {rank['value']:7.1f} ({rank['low']:.1f} … {rank['high']:.1f}) "
+            f"{found['participation_ratio']['value']:7.1f} {found['rankme']['value']:7.1f}"
+        )
+    lines.append(
+        "Views by strength: variance over that between images, in the backbone and the projector; share that the "
+        "projector removes; share it hears (of differences between images); mean principal angle (by chance)"
+    )
+    for network, found in result["networks"].items():
+        for step in found["strengths"]:
+            variances = " ".join(f"{step[level]['value']:6.2f}" for level in ("backbone", "projector"))
+            line = f"{network:20} x {step['strength']:<5g} {variances}"
+            if "removed" in step:
+                line += f" {step['removed']['value']:7.2f}"
+            if "heard" in step:
+                heard, angle = step["heard"], step["angle"]
+                line += f" {heard['value']:7.2f} ({heard['null']:.2f}) {angle['value']:5.0f}° ({angle['null']:.0f}°)"
+            lines.append(line)
+    return "\n".join(lines)
