@@ -15,6 +15,7 @@ from rcdm.figures.matrix import matrix
 from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
 from rcdm.studies.result import StudyResult
 
+_ABOVE = 11  # points between a table and its title, for words between them
 _READABLE = 0.24
 """Side in inches that an image needs beside others."""
 
@@ -36,18 +37,20 @@ def _summary(found: Mapping[str, Any], sources: list[str]) -> Figure:
     names = sorted(found, key=lambda name: not found[name]["in_views"])
     inside = sum(found[name]["in_views"] for name in names)
     moved = [name for name in names if any("transport" in n for n in found[name]["sources"].values())]
-    drawn = figure(DOUBLE, 1.1 + 0.16 * len(sources) * (2 if moved else 1) + (0.75 if moved else 0))
+    drawn = figure(DOUBLE, 1.1 + 0.16 * len(sources) * (2 if moved else 1) + (0.6 if moved else 0))
     panels = drawn.subplots(2 if moved else 1, 1, squeeze=False)[:, 0]
     table = [[found[name]["sources"][source]["alignment"][-1]["value"] for name in names] for source in sources]
     labels = [f"{name} {found[name]['strengths'][-1]:g}" for name in names]
     matrix(panels[0], table, sources, labels, top=1.0)
-    panels[0].set_title("alignment at the strongest: 0 invariant, 1 another image", loc="left")
+    panels[0].set_title("alignment at the strongest: 0 invariant, 1 another image", loc="left", pad=_ABOVE)
     _divide(panels[0], inside, len(names))
     if moved:
         slopes = [[_slope(found[name]["sources"][source]) for name in moved] for source in sources]
-        follows = [f"{name}: {_attribute(found[name])}" for name in moved]
-        matrix(panels[1], slopes, sources, follows, top=1.0)
-        panels[1].set_title("slope with which the attribute follows in the draws: 0 ignored, 1 kept", loc="left")
+        follows = [f"{name}:\n{_attribute(found[name])}" for name in moved]
+        matrix(panels[1], slopes, sources, follows, top=1.0, rotation=0 if len(moved) < 6 else 35)
+        panels[1].set_title(
+            "slope with which the attribute follows in the draws: 0 ignored, 1 kept", loc="left", pad=_ABOVE
+        )
         _divide(panels[1], sum(found[name]["in_views"] for name in moved), len(moved))
     return drawn
 
@@ -78,8 +81,8 @@ def _curves(name: str, one: Mapping[str, Any], looks: Mapping[str, Look]) -> Fig
     panels = drawn.subplots(1, 3 if slopes else 2)
     places = range(1, len(strengths) + 1)
     for axes, measure, label in (
-        (panels[0], "alignment", "alignment (change of h)"),
-        (panels[1], "seen", "seen change (of the draws)"),
+        (panels[0], "alignment", "alignment"),
+        (panels[1], "seen", "seen change"),
     ):
         for source, numbers in one["sources"].items():
             band(axes, places, numbers[measure], looks[source])

@@ -126,7 +126,7 @@ def null_line(axes: Axes, value: float, *, across: bool = True, label: str = "")
     (axes.axhline if across else axes.axvline)(value, **NULL)
     if label and across:
         axes.annotate(
-            label, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=5.5, color="0.35"
+            label, (0.01, value), xycoords=("axes fraction", "data"), ha="left", va="bottom", fontsize=5.5, color="0.35"
         )
 
 
