@@ -27,13 +27,13 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     def panels(measures: Mapping[str, tuple[Curves, Curves]]) -> Figure:
         return _panels({title: curves for title, curves in measures.items() if curves[0]}, names, look)
 
-    main = {
+    main: dict[str, tuple[Curves, Curves]] = {
         "linear probe, top-1": (_one(levels, "linear_top1"), {}),
         "effective rank": (_one(levels, "effective_rank"), {}),
         "bits per image": (_one(levels, "bits"), {}),
         "cycle error": (_one(levels, "cycle_error"), {}),
     }
-    told = {f"telling {name}": (_of(levels, "transformation_probe", name), {})
+    told: dict[str, tuple[Curves, Curves]] = {f"telling {name}": (_of(levels, "transformation_probe", name), {})
             for name in _names(levels, "transformation_probe")}  # fmt: skip
     held = {
         name.replace("_", " "): (_of(levels, "ridge", name), _of(levels, "retention", name))
@@ -78,7 +78,7 @@ def _panels(measures: Mapping[str, tuple[Curves, Curves]], names: list[str], loo
         axes.set_axis_off()
     handles = [Line2D([], [], label=network, **one.curve) for network, one in look.items()]
     if any(draws for _, draws in measures.values()):
-        ring = {"marker": "o", "markersize": 6.5, "markerfacecolor": "none", "color": "0.3", "linewidth": 0}
+        ring: Any = {"marker": "o", "markersize": 6.5, "markerfacecolor": "none", "color": "0.3", "linewidth": 0}
         handles.append(Line2D([], [], label="retention in draws", **ring))
     drawn.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)))
     return drawn

@@ -22,7 +22,7 @@ TALLEST = 9.0
 NULL: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1.5)), "linewidth": 0.9, "zorder": 1}
 """Lines of what a number would be if nothing were true."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 7,
     "axes.labelsize": 7,
     "axes.titlesize": 7,
