@@ -32,8 +32,8 @@ _SHOWS: dict[str, dict[str, str]] = {
         "attribute follows.",
     },
     "interpolation": {
-        "": "Along the path between two images: similarity of the draws to each end (with marks: the first; without: the "
-        "second), and jumps between neighbouring draws over the distance of the ends; dotted: an even path.",
+        "": "Along the path between two images: similarity of the draws to both ends (unmarked: to the second), "
+        "and jumps between neighbouring draws over the distance of the ends; dotted: an even path.",
         "images": "Draws along the path, a noise per row.",
     },
     "manipulation": {

@@ -28,12 +28,9 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
         axes.plot(between, found[source]["jumps"], **looks[source].curve)
         null_line(axes, 1 / (len(ratios) - 1))
 
-    panels = [
-        ("similarity to the first (marked)\nand the second image", similarity),
-        ("jump between neighbours", jumps),
-    ]
+    panels = [("similarity", similarity), ("jump", jumps)]
     drawn = network_panels(list(found), panels, xlabel="ratio: 0 first, 1 second image")
     for axes in drawn.axes[len(drawn.axes) // 2 :]:
         axes.set_ylim(bottom=0)
-    level_legend(drawn, list(found), looks, null="an even path")
+    level_legend(drawn, list(found), looks, null="an even path", grey="unmarked: to the second image")
     return {"": drawn} | general.images(result, group=len(numbers["seeds"]))
