@@ -41,10 +41,11 @@ def test_a_grid_holds_every_pixel(tmp_path, side):
 
 
 def test_a_grid_fits_pages_and_keeps_groups_together():
-    pages = grid_figures(noise(60 * 4, 16), [f"row {i}" for i in range(60)], list("abcd"), group=7)
-    assert len(pages) > 1
-    rows = [len([text for text in page.axes[0].texts if text.get_text().startswith("row")]) for page in pages]
-    assert sum(rows) == 60 and all(n % 7 == 0 for n in rows[:-1])
+    pages = grid_figures(noise(200 * 4, 16), [f"row {i}" for i in range(200)], list("abcd"), group=7)
+    stacks = [[t.get_text() for t in axes.texts if "row" in t.get_text()] for page in pages for axes in page.axes]
+    assert len(pages) > 1 and len(stacks) > len(pages)  # four columns leave room for stacks beside each other
+    assert [label for stack in stacks for label in stack] == [f"row {i}" for i in range(200)]
+    assert all(len(stack) % 7 == 0 for stack in stacks[:-1])
     for page in pages:
         width, height = page.get_size_inches()
         assert width <= DOUBLE + 0.1 and height <= TALLEST + 0.1
