@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from rcdm.figures import FIGURES, captions_of, figures_of, save
+from rcdm.figures.general import _short
 from rcdm.figures.grids import Maps, grid_figures
 from rcdm.figures.intervals import interval_panels
 from rcdm.figures.matrix import matrix
@@ -174,3 +175,8 @@ def test_invariance_has_a_figure_per_transformation():
     assert {"", "hue", "hue-images", "vertical-flip", "vertical-flip-images"} == set(drawn)
     labels = [text.get_text() for text in drawn["hue-images"].axes[0].texts]
     assert labels == ["given", *SOURCES[:2], *["none", "0.1", "0.2", "0.5"] * 2]
+
+
+def test_labels_leave_out_what_all_rows_share():
+    assert _short(["a_b/c, image 0, ground_hue, seed 0", "a_b/c, image 0, size, seed 0"]) == ["ground hue", "size"]
+    assert _short(["x, image 0", "x"]) == ["x, image 0", "x"] and _short(["one, seed 0"]) == ["one, seed 0"]
