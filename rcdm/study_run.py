@@ -154,6 +154,8 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, nn.Module):
         return {"weights": weights_digest(value)}
+    if isinstance(value, torch.nn.Module):
+        return {"sha256": weights_digest(value)}
     return {"sha256": _digest([value])} if isinstance(value, Image.Image) else value
 
 

@@ -118,6 +118,27 @@ def result_of(study: str) -> StudyResult:
     if study == "manipulation":
         moves = {"moves": {"hue 0": {"hue": 0.9, "size": 0.1}, "size": {"hue": 0.0, "size": 0.4}}}
         return StudyResult(noise(2, 8), two, ("given",), {"seeds": [0], "sources": dict.fromkeys(two, moves)})
+    if study == "levels":
+        probed = {"ridge": {"hue": number(0.5)}, "transformation_probe": {"flip": number(0.6, null=0.5)}}
+        drawn = {"retention": {"hue": number(0.4)}, "bits": number(90), "cycle_error": number(0.3)}
+        level = {"effective_rank": number(9), "linear_top1": number(0.8, null=0.25), **probed}
+        networks = {"simclr": {"levels": {"layer1": level, "backbone": level | drawn}}}
+        return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": networks})
+    if study == "spectrum":
+        ranks = {"effective_rank": number(5), "rankme": number(6), "singular_values": [3.0, 1.0, 0.0]}
+        weak = {"strength": 0.0, "backbone": number(0.0), "projector": number(0.0)}
+        strong = {**weak, "strength": 1.0, "removed": number(0.3), "heard": number(0.6, null=0.5)}
+        strong |= {"angle": number(40, null=60.0)}
+        networks = {"simclr": {"strengths": [weak, strong]}}
+        return StudyResult(
+            noise(2, 8), ("r",), ("a", "b"), {"sources": dict.fromkeys(two, ranks), "networks": networks}
+        )
+    if study == "width":
+        steps = {"hue": {"by_width": number(0.1), "by_invariance": number(0.3)}}
+        variants = {
+            "simclr/backbone, 4 components": {"ridge": steps, "retention": steps, "bits": {"all": steps["hue"]}}
+        }
+        return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": {"simclr": variants, "empty": {}}})
     found = {s: {"distance": ladder(6), "random": ladder(6), "drawn": ladder(6), "flips": ladder(6)} for s in two}
     return StudyResult(
         noise(6, 8), ("r",), tuple("abcdef"), {"strengths_of_255": [0, 1, 2, 4, 8, 16], "sources": found}

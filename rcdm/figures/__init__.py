@@ -7,7 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 import matplotlib
 from matplotlib.figure import Figure
 
-from rcdm.figures import adversarial, general, information, interpolation, invariance, manipulation, retention, samples
+from rcdm.figures import (
+    adversarial,
+    general,
+    information,
+    interpolation,
+    invariance,
+    levels,
+    manipulation,
+    retention,
+    samples,
+    spectrum,
+    width,
+)
 from rcdm.figures.captions import captions_of
 from rcdm.figures.style import STYLE, Look, looks, save
 from rcdm.studies.result import StudyResult
@@ -22,6 +34,9 @@ FIGURES: dict[str, Draw] = {
     "interpolation": interpolation.figures,
     "manipulation": manipulation.figures,
     "adversarial": adversarial.figures,
+    "levels": levels.figures,
+    "spectrum": spectrum.figures,
+    "width": width.figures,
 }
 """Study -> its figures: key "" is the main one, of the numbers; "images" and others stand beside it.
 

@@ -32,8 +32,8 @@ _SHOWS: dict[str, dict[str, str]] = {
         "attribute follows.",
     },
     "interpolation": {
-        "": "Along the path between two images: similarity of the draws to each end (falling: the first, rising: the "
-        "second), and jumps between neighbouring draws over the distance of the ends; dotted: an even path.",
+        "": "Along the path between two images: similarity of the draws to both ends (unmarked: to the second), "
+        "and jumps between neighbouring draws over the distance of the ends; dotted: an even path.",
         "images": "Draws along the path, a noise per row.",
     },
     "manipulation": {
@@ -44,6 +44,27 @@ _SHOWS: dict[str, dict[str, str]] = {
         "": "Attack on the representation: its distance over that of another image (grey lines: random changes of the "
         "same size), the distance of the draws' representation, and the share of draws whose class changes.",
         "images": "Images under attack, and draws from what their representation became.",
+    },
+    "levels": {
+        "": "Each level of the networks: linear probe of the class, effective rank, and, where the checkpoint has a "
+        "decoder, bits and cycle error. Dotted: chance.",
+        "attributes": "Each attribute over the levels: held-out R² of a ridge probe, and retention in the draws.",
+        "transformations": "How well a probe tells from each level what was done to the image. Dotted: chance.",
+        "images": "Draws of one image from every level that the checkpoint has a decoder for.",
+    },
+    "spectrum": {
+        "": "Singular values of the centred representations, and their effective ranks.",
+        "views": "Two views of an image at growing strength: their variance, the share that the projector removes, "
+        "the share within the directions that the projector reads, and the angle between these and the changes; "
+        "dotted: what differences between images, or random directions, would give.",
+        "images": "Views of the first images at growing strength.",
+    },
+    "width": {
+        "": "What is lost from backbone to projector, of a ridge probe's R² in each attribute: by fewer dimensions "
+        "(principal components of the backbone), and by what remains.",
+        "retention": "The same for retention in the draws.",
+        "bits": "The same for bits per image.",
+        "images": "Draws from the backbone, from its principal components, and from the projector.",
     },
 }
 """Study -> key of a figure, or `*` at its start for any -> what it shows."""

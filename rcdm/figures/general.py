@@ -15,18 +15,23 @@ from rcdm.studies.result import StudyResult
 
 def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """Every number with an interval that `sources` holds for a source, and all images."""
+    panels = numbers_of(result, looks)
+    return (measures(panels, looks) if panels else {}) | images(result)
+
+
+def numbers_of(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, dict[str, Any]]:
+    """Measure -> source -> number, of those with an interval."""
     panels: dict[str, dict[str, Any]] = {}
     for source, found in result.numbers.get("sources", {}).items():
         for name, number in found.items():
             if isinstance(number, Mapping) and {"value", "low"} <= set(number) and source in looks:
                 panels.setdefault(name, {})[source] = number
-    drawn = measures(panels, looks) if panels else {}
-    return drawn | images(result)
+    return panels
 
 
-def measures(panels: Mapping[str, Rows], looks: Mapping[str, Look], xlabel: str = "") -> dict[str, Figure]:
+def measures(panels: Mapping[str, Rows], looks: Mapping[str, Look], *, null: str = "null") -> dict[str, Figure]:
     """The main figure: a panel per measure."""
-    return {"": interval_panels(panels, looks, xlabel=xlabel, value="value, 95 % interval", null="null")}
+    return {"": interval_panels(panels, looks, xlabel="", value="value, 95 % interval", null=null)}
 
 
 def images(result: StudyResult, *, maps: Maps | None = None, group: int = 1) -> dict[str, Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -59,11 +60,11 @@ def grid_figures(
     """
     side = max(max(image.size) for image in images)
     breaks = _BREAK * ((len(columns) - 1) // block) if block else 0.0
-    left = max((_width(label) for label in rows), default=0.0) + 0.06
-    margins = (left, _above(columns), _BAR if maps else 0.0)
-    height = TALLEST - sum(margins[1:])
+    left = max((_width(label) for label in rows), default=0.0) + 0.1
     scales, width = _scales(side), DOUBLE - left - breaks
     fitting = [s for s in scales if len(columns) * (s.cell + _GAP) <= width] or scales[-1:]
+    margins = (left, _above(columns, fitting[0].cell), _BAR if maps else 0.0)
+    height = TALLEST - sum(margins[1:])
     large = [s for s in fitting if s.cell >= smallest] or fitting[:1]
     scale = next((s for s in large if len(rows) * (s.cell + _GAP) <= height), large[-1])
     room = max(1, int(height / (scale.cell + _GAP) / group)) * group  # rows on a page
@@ -81,9 +82,9 @@ def grid_figures(
 
 
 def _scales(side: int) -> list[_Scale]:
-    """From large to small, up to an inch."""
-    options = {(dpi, times) for dpi in (300, 600, 1200) for times in range(1, 1 + max(1, dpi // side))}
-    return sorted((_Scale(side * times / dpi, dpi, times) for dpi, times in options), key=lambda s: (-s.cell, s.dpi))
+    """From large to small, up to an inch; finer than 300 dots per inch only where an image would else be large."""
+    steps = [(300, times) for times in range(max(1, 300 // side), 0, -1)] + [(600, 1), (1200, 1), (2400, 1)]
+    return [_Scale(side * times / dpi, dpi, times) for dpi, times in steps]
 
 
 def _width(label: str, size: float = 6) -> float:
@@ -91,9 +92,19 @@ def _width(label: str, size: float = 6) -> float:
     return TextPath((0, 0), label, size=size).get_extents().width / 72 if label.strip() else 0.0
 
 
-def _above(columns: Sequence[str]) -> float:
+def _above(columns: Sequence[str], cell: float) -> float:
     """Height of the column labels, in inches."""
-    return 0.06 + _LETTER * max((1 + label.count("\n") for label in columns if label), default=0)
+    return 0.07 + _LETTER * max((1 + _wrapped(label, cell).count("\n") for label in columns if label), default=0)
+
+
+def _wrapped(label: str, cell: float) -> str:
+    """A label in as many lines as it needs above an image, broken after blanks, slashes and hyphens alone."""
+    lines = [""]
+    for piece in re.split(r"(?<=[\s/-])", label):
+        if lines[-1] and _width((lines[-1] + piece).strip()) > cell:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.strip() for line in lines)
 
 
 def _pictures(
@@ -143,7 +154,8 @@ def _page(
         axes.text(-0.04 * scale.dpi / scale.times, step * i + side / 2, label, ha="right", va="center", fontsize=6)
     for i, label in enumerate(columns):
         middle = starts[i] + side / 2
-        axes.text(middle, -0.03 * scale.dpi / scale.times, label, ha="center", va="bottom", fontsize=6, linespacing=1.0)
+        words, up = _wrapped(label, scale.cell), -0.05 * scale.dpi / scale.times
+        axes.text(middle, up, words, ha="center", va="baseline", fontsize=6, linespacing=1.0)
     return drawn, place
 
 
@@ -152,7 +164,7 @@ def _bar(page: Figure, images: tuple[float, float, float, float], top: float, un
     width, height = page.get_size_inches()
     left, bottom, wide, _ = images
     length = min(wide, 2.2 / width)
-    axes = page.add_axes((left + wide - length, bottom - 0.14 / height, length, 0.07 / height))
+    axes = page.add_axes((left + wide - length - 0.12 / width, bottom - 0.14 / height, length, 0.07 / height))
     bar = page.colorbar(ScalarMappable(Normalize(0, top), _COLOURS), cax=axes, orientation="horizontal")
     bar.outline.set_visible(False)
     axes.tick_params(labelsize=5.5, length=1.5, pad=1)

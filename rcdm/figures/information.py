@@ -26,7 +26,7 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     axes = drawn.subplots(1, 2 if gaps else 1, squeeze=False)[0]
     interval_rows(axes[0], rows, list(rows), looks)
     low, high = numbers["logsnr"]
-    axes[0].set_xlabel(f"bits per image, ln SNR {low:g} … {high:g}")
+    axes[0].set_xlabel(f"bits per image, ln SNR {low:g} … {high:g}".replace("-", "−"))
     if gaps:
         _differences(axes[1], gaps, looks)
     handles = marks("form 1, 95 % interval", "form 1 of another image's h", "form 2")

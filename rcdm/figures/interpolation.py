@@ -21,15 +21,16 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     between = [(a + b) / 2 for a, b in pairwise(ratios)]
 
     def similarity(axes: Axes, source: str) -> None:
-        for end in ("to_first", "to_second"):
-            axes.plot(ratios, found[source][end], **looks[source].curve)
+        axes.plot(ratios, found[source]["to_first"], **looks[source].curve)
+        axes.plot(ratios, found[source]["to_second"], **{**looks[source].curve, "marker": "", "linewidth": 0.9})
 
     def jumps(axes: Axes, source: str) -> None:
         axes.plot(between, found[source]["jumps"], **looks[source].curve)
         null_line(axes, 1 / (len(ratios) - 1))
-        axes.set_ylim(bottom=0)
 
-    panels = [("similarity to each end", similarity), ("jump between neighbours", jumps)]
+    panels = [("similarity", similarity), ("jump", jumps)]
     drawn = network_panels(list(found), panels, xlabel="ratio: 0 first, 1 second image")
-    level_legend(drawn, list(found), looks, null="an even path")
+    for axes in drawn.axes[len(drawn.axes) // 2 :]:
+        axes.set_ylim(bottom=0)
+    level_legend(drawn, list(found), looks, null="an even path", grey="unmarked: to the second image")
     return {"": drawn} | general.images(result, group=len(numbers["seeds"]))

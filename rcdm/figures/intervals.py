@@ -16,20 +16,33 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def interval_panels(
-    panels: Mapping[str, Rows], looks: Mapping[str, Look], *, xlabel: str, value: str, null: str, other: str = ""
+    panels: Mapping[str, Rows],
+    looks: Mapping[str, Look],
+    *,
+    xlabel: str,
+    value: str,
+    null: str,
+    other: str = "",
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """A panel per measure. `value`, `null` and `other` name the marks in the legend."""
+    """A panel per measure. `value`, `null` and `other` name the marks in the legend.
+
+    `limits`: one range of x for all panels, cut where nothing is; each has its own if not given.
+    """
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
     sources = list(dict.fromkeys(source for rows in panels.values() for source in rows))
     width = SINGLE if columns == 1 else DOUBLE
     drawn = figure(width, 0.55 + lines * (0.35 + 0.135 * len(sources)))
-    grid = drawn.subplots(lines, columns, squeeze=False, sharey=True)
+    grid = drawn.subplots(lines, columns, squeeze=False, sharex=limits is not None, sharey=True)
     for axes, (name, rows) in zip(grid.flat, panels.items(), strict=False):
         interval_rows(axes, rows, sources, looks)
         axes.set_title(name.replace("_", " "), loc="left")
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
+    if limits is not None:
+        low, high = grid[0, 0].get_xlim()
+        grid[0, 0].set_xlim(max(low, limits[0]), min(high, limits[1]))
     drawn.supxlabel(xlabel, fontsize=7)
     drawn.legend(handles=marks(value, null, other), loc="outside upper center", ncols=3)
     return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,6 +15,7 @@ from rcdm.figures.matrix import matrix
 from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
 from rcdm.studies.result import StudyResult
 
+_ABOVE = 11  # points between a table and its title, for words between them
 _READABLE = 0.24
 """Side in inches that an image needs beside others."""
 
@@ -36,18 +37,18 @@ def _summary(found: Mapping[str, Any], sources: list[str]) -> Figure:
     names = sorted(found, key=lambda name: not found[name]["in_views"])
     inside = sum(found[name]["in_views"] for name in names)
     moved = [name for name in names if any("transport" in n for n in found[name]["sources"].values())]
-    drawn = figure(DOUBLE, 1.1 + 0.16 * len(sources) * (2 if moved else 1) + (0.75 if moved else 0))
+    drawn = figure(DOUBLE, 1.1 + 0.16 * len(sources) * (2 if moved else 1) + (0.6 if moved else 0))
     panels = drawn.subplots(2 if moved else 1, 1, squeeze=False)[:, 0]
     table = [[found[name]["sources"][source]["alignment"][-1]["value"] for name in names] for source in sources]
     labels = [f"{name} {found[name]['strengths'][-1]:g}" for name in names]
     matrix(panels[0], table, sources, labels, top=1.0)
-    panels[0].set_title("alignment at the strongest: 0 invariant, 1 another image", loc="left")
+    panels[0].set_title("alignment at the strongest: 0 invariant, 1 another image", loc="left", pad=_ABOVE)
     _divide(panels[0], inside, len(names))
     if moved:
         slopes = [[_slope(found[name]["sources"][source]) for name in moved] for source in sources]
-        follows = [f"{name}: {_attribute(found[name])}" for name in moved]
-        matrix(panels[1], slopes, sources, follows, top=1.0)
-        panels[1].set_title("slope with which the attribute follows in the draws: 0 ignored, 1 kept", loc="left")
+        follows = [f"{name}:\n{_attribute(found[name])}" for name in moved]
+        matrix(panels[1], slopes, sources, follows, top=1.0, rotation=0 if len(moved) < 6 else 35)
+        panels[1].set_title("slope of the attribute in the draws: 0 ignored, 1 kept", loc="left", pad=_ABOVE)
         _divide(panels[1], sum(found[name]["in_views"] for name in moved), len(moved))
     return drawn
 
@@ -72,29 +73,43 @@ def _attribute(one: Mapping[str, Any]) -> str:
 
 def _curves(name: str, one: Mapping[str, Any], looks: Mapping[str, Look]) -> Figure:
     """Alignment and seen change over the strengths, and the slope of each source."""
-    sources, strengths = list(one["sources"]), one["strengths"]
+    sources = list(one["sources"])
     slopes = {s: n["transport"] for s, n in one["sources"].items() if "transport" in n}
     drawn = figure(DOUBLE, max(1.9, 0.7 + 0.14 * len(sources)))
     panels = drawn.subplots(1, 3 if slopes else 2)
-    places = range(1, len(strengths) + 1)
-    for axes, measure, label in (
-        (panels[0], "alignment", "alignment (change of h)"),
-        (panels[1], "seen", "seen change (of the draws)"),
-    ):
-        for source, numbers in one["sources"].items():
-            band(axes, places, numbers[measure], looks[source])
-        null_line(axes, 1, label="another image")
-        axes.set_xticks(places, [f"{s:g}" for s in strengths])
-        axes.set_xlim(0.7, len(strengths) + 0.3)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel(f"{name}, {one['unit']}")
-        axes.set_ylabel(label)
+    for axes, measure, label in ((panels[0], "alignment", "alignment"), (panels[1], "seen", "seen change")):
+        numbers = {source: found[measure] for source, found in one["sources"].items()}
+        if len(one["strengths"]) > 1:
+            _ladder(axes, numbers, one["strengths"], looks)
+            axes.set_xlabel(f"{name}, {one['unit']}")
+            axes.set_ylabel(label)
+        else:
+            interval_rows(axes, {source: n[0] for source, n in numbers.items()}, sources, looks)
+            axes.set_xlim(left=0)
+            axes.set_xlabel(f"{label} (grey: another image)")
     if slopes:
         interval_rows(panels[2], slopes, sources, looks)
         panels[2].set_xlabel(f"slope of {_attribute(one)} (0 ignored, 1 kept)")
         panels[2].axvline(1, color="0.8", linewidth=0.6, zorder=0)
-    level_legend(drawn, sources, looks, networks=True)
+    if len(one["strengths"]) > 1:
+        level_legend(drawn, sources, looks, networks=True)
     return drawn
+
+
+def _ladder(
+    axes: Axes,
+    numbers: Mapping[str, Sequence[Mapping[str, float]]],
+    strengths: Sequence[float],
+    looks: Mapping[str, Look],
+) -> None:
+    """A curve per source over the strengths, with intervals."""
+    places = range(1, len(strengths) + 1)
+    for source, ladder in numbers.items():
+        band(axes, places, ladder, looks[source])
+    null_line(axes, 1, label="another image")
+    axes.set_xticks(places, [f"{s:g}" for s in strengths])
+    axes.set_xlim(0.7, len(strengths) + 0.3)
+    axes.set_ylim(bottom=0)
 
 
 def _pictures(result: StudyResult, name: str, one: Mapping[str, Any]) -> Figure | None:

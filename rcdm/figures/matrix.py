@@ -21,6 +21,7 @@ def matrix(
     top: float,
     form: str = "{:.2f}",
     size: float = 5.5,
+    rotation: float = 35,
 ) -> Any:
     """Cells from white at 0 to dark at `top`, with the values in them; NaN is left empty. Returns the shading."""
     table = np.array(values, dtype=float)
@@ -40,7 +41,9 @@ def matrix(
                 fontsize=size,
                 color="white" if dark else "black",
             )
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=rotation)
+    for label in axes.get_xticklabels() if rotation else ():
+        label.set(ha="right", rotation_mode="anchor")
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

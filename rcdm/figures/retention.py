@@ -30,19 +30,16 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
         value="retention, 95 % interval",
         null="unconditional draws",
         other="probe R²" if any("other" in n for rows in kept.values() for n in rows.values()) else "",
+        limits=(-1.0, 1.1),
     )
-    for axes in main.axes:
-        low, high = axes.get_xlim()
-        axes.set_xlim(max(low, -0.6), min(max(high, 1.02), 1.1))
     calibration = interval_panels(
         honest,
         looks,
         xlabel="calibration ρ: 1 exact, above 1 too certain; unstable where retention is above 0.9",
         value="calibration, 95 % interval",
         null="exact posterior draws",
+        limits=(0.0, 4.0),
     )
-    for axes in calibration.axes:
-        axes.set_xlim(0, min(max(axes.get_xlim()[1], 2.0), 4.0))
     return {"": main, "calibration": calibration} | general.images(result, group=min(4, result.numbers["images"]))
 
 

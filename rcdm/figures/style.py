@@ -22,7 +22,7 @@ TALLEST = 9.0
 NULL: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1.5)), "linewidth": 0.9, "zorder": 1}
 """Lines of what a number would be if nothing were true."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 7,
     "axes.labelsize": 7,
     "axes.titlesize": 7,
@@ -126,7 +126,7 @@ def null_line(axes: Axes, value: float, *, across: bool = True, label: str = "")
     (axes.axhline if across else axes.axvline)(value, **NULL)
     if label and across:
         axes.annotate(
-            label, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=5.5, color="0.35"
+            label, (0.01, value), xycoords=("axes fraction", "data"), ha="left", va="bottom", fontsize=5.5, color="0.35"
         )
 
 

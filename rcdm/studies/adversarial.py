@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ def _attacked(
     for strength in STRENGTHS:
         epsilon = 2 * strength / 255
         settings = {"x": x, "source": source, "epsilon": epsilon, "steps": steps}
-        hostile = part(pipe.parts, "attack", settings, lambda e=epsilon: attack(encode, x, e, steps=steps)).to(x)
+        hostile = part(pipe.parts, "attack", settings, partial(attack, encode, x, epsilon, steps=steps)).to(x)
         with torch.no_grad():
             harmed, shaken = encode(hostile), encode((x + epsilon * signs).clamp(-1, 1))
             h = pipe.encode(hostile, source).repeat_interleave(k, 0)

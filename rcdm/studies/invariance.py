@@ -46,7 +46,7 @@ def study(
     if unknown := [name for name in names if name not in TRANSFORMATIONS]:
         raise ValueError(f"There is no transformation {unknown[0]!r}; choose of {', '.join(TRANSFORMATIONS)}.")
     x, attributes = pixels_of(pipe, images).to(pipe.device), attributes_of(pipe)
-    plain = {source: _seen(pipe, x, source, seeds, num_inference_steps) for source in sources}
+    plain = {source: _seen(pipe, [x], source, seeds, num_inference_steps)[0] for source in sources}
     width = 1 + max(len(TRANSFORMATIONS[name].strengths) for name in names)
     grid: list[Image.Image] = []
     rows: list[str] = []
@@ -58,7 +58,7 @@ def study(
         numbers[name] = {"strengths": list(what.strengths), "unit": what.unit, "in_views": what.in_views, "sources": {}}
         for source in sources:
             on_progress(f"{name}: {source}")
-            seen = [_seen(pipe, images, source, seeds, num_inference_steps) for images in changed]
+            seen = _seen(pipe, changed, source, seeds, num_inference_steps)
             numbers[name]["sources"][source] = _numbers(plain[source], seen, x, changed, what, attributes, len(seeds))
             ladders[source] = [drawn[:: len(seeds)] for _, drawn in (plain[source], *seen)]
         for i in range(min(SHOWN, len(x))):
@@ -71,13 +71,18 @@ def study(
 
 
 def _seen(
-    pipe: RCDMPipeline, images: Tensor, source: str, seeds: Sequence[int], steps: int | None
-) -> tuple[Tensor, Tensor]:
-    """Standardised h [N,D], and draws [N*K,3,S,S]; image i and seed k have one noise, whatever the image became."""
-    h = torch.cat([pipe.encode(chunk, source) for chunk in images.split(256)])
-    noise = [seed + 1000 * i for i in range(len(h)) for seed in seeds]
-    drawn = pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=steps)
-    return pipe.unet.standardise(h, source).cpu(), drawn.cpu()
+    pipe: RCDMPipeline, ladder: Sequence[Tensor], source: str, seeds: Sequence[int], steps: int | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Standardised h [N,D] and draws [N*K,3,S,S] at each step of a ladder of images [N,3,S,S].
+
+    Image i and seed k have one noise, whatever the image became.
+    """
+    n = len(ladder[0])
+    h = torch.cat([pipe.encode(chunk, source) for images in ladder for chunk in images.split(256)])
+    noise = [seed + 1000 * i for i in range(n) for seed in seeds] * len(ladder)
+    drawn = pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=steps).cpu()
+    standardised = pipe.unet.standardise(h, source).cpu()
+    return list(zip(standardised.split(n), drawn.split(n * len(seeds)), strict=True))
 
 
 def _numbers(
