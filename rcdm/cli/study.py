@@ -26,10 +26,11 @@ _IMAGES = {
     "adversarial": 32,
     "levels": 500,
     "spectrum": 1000,
+    "width": 500,
     "interpolation": 2,
     "manipulation": 1,
 }
-_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8, "spectrum": 1}
+_SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8, "spectrum": 1, "width": 8}
 _READ: dict[str, Callable[[str], Any]] = {
     "target": im.decode,
     "networks": lambda folder: read_sources(Path(folder)),

@@ -12,6 +12,7 @@ from rcdm.studies import (
     retention,
     samples,
     spectrum,
+    width,
 )
 from rcdm.studies.result import StudyResult
 
@@ -25,6 +26,7 @@ STUDIES: dict[str, Callable[..., StudyResult]] = {
     "adversarial": adversarial.study,
     "levels": levels.study,
     "spectrum": spectrum.study,
+    "width": width.study,
 }
 """Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 
