@@ -65,7 +65,8 @@ def run_study(
     if (known := finished(out, run.name)) is not None and known["settings"] == settings:
         on_progress(f"{run.name}: finished before with the same settings")
         return known
-    result = _with_parts(pipe, run, out / f"{run.name}.parts", settings["weights"], on_progress)
+    identity = f"{settings['weights']} {settings['scheduler']}"
+    result = _with_parts(pipe, run, out / f"{run.name}.parts", identity, on_progress)
     drawn = figures_of(run.study, result, pipe.sources)
     captions = captions_of(run.study, drawn, settings, result.numbers)
     out.mkdir(parents=True, exist_ok=True)
@@ -99,10 +100,10 @@ def finished(out: Path, name: str) -> Record | None:
 
 
 def _with_parts(
-    pipe: RCDMPipeline, run: StudyRun, folder: Path, weights: str, on_progress: Callable[[str], None]
+    pipe: RCDMPipeline, run: StudyRun, folder: Path, identity: str, on_progress: Callable[[str], None]
 ) -> Any:
     """The result of the study; the pipeline keeps its finished batches in the folder and shows a progress bar."""
-    parts = Parts(folder, weights)
+    parts = Parts(folder, identity)
     if (n := len(parts)) > 0:
         on_progress(f"{run.name}: continues with {n} finished parts")
 
@@ -142,6 +143,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
     return {
         "checkpoint": run.checkpoint,
         "weights": weights_digest(pipe.unet, pipe.sources),
+        "scheduler": f"{type(pipe.scheduler).__name__} {digest(dict(pipe.scheduler.config))}",
         "sources": list(run.sources),
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),
