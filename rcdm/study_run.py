@@ -143,7 +143,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
     return {
         "checkpoint": run.checkpoint,
         "weights": weights_digest(pipe.unet, pipe.sources),
-        "scheduler": f"{type(pipe.scheduler).__name__} {digest(dict(pipe.scheduler.config))}",
+        "scheduler": f"{type(pipe.scheduler).__name__} {_config_digest(pipe.scheduler.config)}",
         "sources": list(run.sources),
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),
@@ -159,6 +159,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.nn.Module):
         return {"sha256": weights_digest(value)}
     return {"sha256": _digest([value])} if isinstance(value, Image.Image) else value
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings of a scheduler; what begins with _ differs between runs."""
+    return digest({name: config[name] for name in sorted(config) if not name.startswith("_")})
 
 
 def _digest(images: Any) -> str:
