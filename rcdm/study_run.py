@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -108,6 +109,8 @@ def _with_parts(
         on_progress(f"{run.name}: continues with {n} finished parts")
 
     def announce(text: str) -> None:
+        if not sys.stderr.isatty():  # no bar there
+            on_progress(f"{run.name}: {text}")
         bar["desc"] = f"{run.name}, {text}"
         pipe.set_progress_bar_config(**bar)
 
