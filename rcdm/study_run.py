@@ -6,7 +6,7 @@ import inspect
 import json
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -72,6 +72,7 @@ def run_study(
     captions = captions_of(run.study, drawn, settings, result.numbers)
     out.mkdir(parents=True, exist_ok=True)
     files = save(drawn, out / run.name)
+    _forget(out, set((known or {}).get("figures", {})) - {file.name for file in files})
     libraries = {name: version(name) for name in ("torch", "diffusers", "pillow", "matplotlib")}
     record = {
         "study": run.study,
@@ -98,6 +99,13 @@ def finished(out: Path, name: str) -> Record | None:
         return None
     whole = all(file.is_file() and file.with_suffix(".pdf").is_file() for file in files)
     return record if whole and isinstance(record.get("settings"), dict) else None
+
+
+def _forget(out: Path, figures: Collection[str]) -> None:
+    """Delete figures of an earlier run that are none of this one's."""
+    for file in figures:
+        (out / Path(file).name).unlink(missing_ok=True)
+        (out / Path(file).with_suffix(".pdf").name).unlink(missing_ok=True)
 
 
 def _with_parts(

@@ -9,6 +9,7 @@ from rcdm.figures import FIGURES, captions_of, figures_of, save
 from rcdm.figures.general import _short
 from rcdm.figures.grids import Maps, grid_figures
 from rcdm.figures.intervals import interval_panels
+from rcdm.figures.levels import _in_depth
 from rcdm.figures.matrix import matrix
 from rcdm.figures.style import DOUBLE, SINGLE, STYLE, TALLEST, figure, looks
 from rcdm.studies import StudyResult
@@ -180,3 +181,11 @@ def test_invariance_has_a_figure_per_transformation():
 def test_labels_leave_out_what_all_rows_share():
     assert _short(["a_b/c, image 0, ground_hue, seed 0", "a_b/c, image 0, size, seed 0"]) == ["ground hue", "size"]
     assert _short(["x, image 0", "x"]) == ["x, image 0", "x"] and _short(["one, seed 0"]) == ["one, seed 0"]
+
+
+def test_levels_stand_in_the_order_of_depth():
+    one, other = (
+        ["layer1", "backbone", "projector.0", "projector"],
+        ["layer1", "backbone", "projector.0", "projector.1"],
+    )
+    assert _in_depth({"a": one, "b": [*other, "projector"]}) == [*other, "projector"]

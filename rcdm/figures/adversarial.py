@@ -40,7 +40,7 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     for axes in drawn.axes:
         if (top := axes.get_ylim()[1]) > 5:
             axes.set_yscale("symlog", linthresh=1, linscale=0.8)  # straight up to 1, then by powers of ten
-            axes.set_yticks([y for y in (0, 1, 10, 100) if y < top], minor=False)
+            axes.set_yticks([y for y in (0, 0.5, 1, 2, 5, 10, 20, 50, 100) if y < top], minor=False)
             axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylim(bottom=0)
     level_legend(drawn, list(found), looks, grey="random change")
