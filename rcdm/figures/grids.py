@@ -112,7 +112,7 @@ def _layout(
 
 
 def _scales(side: int) -> list[_Scale]:
-    """From large to small, up to three quarters of an inch; finer than 300 dots per inch only where an image would else be large."""
+    """From large to small, up to 3/4 inch; finer than 300 dots per inch only where an image would else be large."""
     steps = [(300, times) for times in range(max(1, 225 // side), 0, -1)] + [(600, 1), (1200, 1), (2400, 1)]
     return [_Scale(side * times / dpi, dpi, times) for dpi, times in steps]
 
