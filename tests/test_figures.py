@@ -154,7 +154,7 @@ def test_every_study_has_its_figures_and_captions(study, tmp_path):
     drawn = figures_of(study, result, SOURCES)
     assert "" in drawn and any("images" in key for key in drawn)
     settings = {"checkpoint": "tiny", "images": {"n": 7}, "seeds": [3, 4], "steps": 8, "options": {}, "data": {}}
-    captions = captions_of(study, drawn, settings, result.numbers)
+    captions = captions_of(study, drawn, settings)
     for key, caption in captions.items():
         assert "N 7 images" in caption and "seeds 3–4" in caption and "8 steps" in caption, key
     written = save({"": drawn[""]}, tmp_path / study)
