@@ -68,6 +68,11 @@ class Sprites:
     def held_out(self, n: int) -> Batch:
         return self._draw(n, HELD_OUT_SEED)
 
+    def held_out_on_other_grounds(self, n: int) -> Tensor:
+        """The shapes of `held_out`, each on the ground of another image: [n,3,S,S]."""
+        factors = sprites.sample_factors(n, HELD_OUT_SEED).to(self._device)
+        return sprites.render(sprites.exchange_grounds(factors), self.size)
+
     def _draw(self, n: int, seed: int) -> Batch:
         factors = sprites.sample_factors(n, seed).to(self._device)
         return Batch(sprites.render(factors, self.size), factors.shape)

@@ -8,11 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from rcdm import images as im
-from rcdm.datasets import Dataset, load_dataset
+from rcdm.datasets import Dataset, Sprites, load_dataset
 from rcdm.pipeline import RCDMPipeline
 
 REFERENCE = 2000
 """How many training images directions are found in and probes learn from."""
+
+TRAINING = 20_000
+"""How many training images, at most, the nearest ones are looked for in."""
 
 
 class StudyData:
@@ -44,6 +47,8 @@ class StudyData:
             "probe_images": lambda: self._dataset.batch(0, REFERENCE).images,
             "labels": self._labels,
             "reference_labels": lambda: self._dataset.batch(0, REFERENCE).labels if self._has_classes else None,
+            "backgrounds": self._backgrounds,
+            "training": self._training,
         }
         made = {name: make() for name, make in makers.items() if name in parameters}
         return {name: value for name, value in made.items() if value is not None}
@@ -55,6 +60,17 @@ class StudyData:
     def _labels(self) -> Any:
         return self._dataset.held_out(self._count).labels if self._has_classes else None
 
+    def _backgrounds(self) -> Any:
+        """The same images with other backgrounds, which are known on the drawn world alone."""
+        if self._options.photos or not isinstance(self._dataset, Sprites):
+            return None
+        return self._dataset.held_out_on_other_grounds(self._count)
 
-DATA = ("reference", "probe_images", "labels", "reference_labels")
+    def _training(self) -> Any:
+        """What draws might be copied from, where there is an end to it."""
+        n = self._dataset.n_train
+        return None if n is None else self._dataset.batch(0, min(n, TRAINING)).images
+
+
+DATA = ("reference", "probe_images", "labels", "reference_labels", "backgrounds", "training")
 """Names of parameters that `StudyData.extras` fills."""
