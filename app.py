@@ -1,17 +1,22 @@
-"""Open the page on a checkpoint: `python app.py --checkpoint sprites-32`."""
+"""Open the page on a checkpoint: `python app.py --checkpoint sprites-32`. Also the entry of a hosted Space."""
 
 import argparse
+import os
 
-from rcdm.ui import serve
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if os.environ.get("SPACES_ZERO_GPU"):
+    import spaces  # noqa: F401  (before anything touches CUDA)
+
+from rcdm.ui.settings import add_serve_options, from_options
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Open the RCDM page in a browser.")
-    parser.add_argument("--checkpoint", default="sprites-32", help="a name below checkpoints/, a folder or a hub id")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every network")
-    parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
-    parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's servers")
-    arguments = parser.parse_args()
+    add_serve_options(parser)
+    options = parser.parse_args()
     try:
-        serve(arguments.checkpoint, host=arguments.host, port=arguments.port, share=arguments.share)
+        settings = from_options(options)
+        from rcdm.ui.page import serve
+
+        serve(settings)
     except ValueError as error:
         parser.exit(1, f"{error}\n")

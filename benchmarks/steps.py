@@ -1,49 +1,68 @@
-"""What fewer denoising steps cost: cycle error, MRR, spread and time by number of steps, on held-out images."""
+"""What fewer denoising steps cost: cycle error, MRR, KID, calibration and time by their number, on held-out images."""
 
 import argparse
 import time
 
 import torch
+from torch import Tensor
 
 import rcdm
 from rcdm.attributes import attributes_of
+from rcdm.checkpoints import load_source
 from rcdm.datasets import load_dataset
-from rcdm.faithfulness import encode_all, faithfulness
+from rcdm.evaluator import Evaluator
+from rcdm.faithfulness import encode_all, faithfulness_of
 from rcdm.metrics import calibration
+from rcdm.pipeline import RCDMPipeline
+
+CALIBRATION_IMAGES, CALIBRATION_DRAWS = 64, 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", nargs="?", default="sprites-32")
     parser.add_argument("--data", default="sprites")
-    parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 12, 20, 50])
+    parser.add_argument("--steps", type=int, nargs="+", default=[2, 4, 8, 12, 20, 50, 250])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--sources", nargs="+", default=["simclr/backbone", "simclr/projector"])
+    parser.add_argument("--evaluator", help="source of another network, for KID: CHECKPOINT/NETWORK/LEVEL")
+    parser.add_argument("--attributes", nargs="*", default=["hue", "rotation"], help="whose calibration is shown")
     options = parser.parse_args()
     pipe = rcdm.load(options.checkpoint)
-    images = load_dataset(options.data, pipe.image_size).held_out(options.images).images
-    attributes = attributes_of(pipe)
-    given = attributes.read(images[:64])
-    print(f"{len(images)} held-out images, one draw each; calibration of hue and rotation on 64 images x 8 draws\n")
-    print(
-        "| source | steps | cycle error (95 %) | MRR | ρ hue | ρ rotation | ms/image |\n|---|---|---|---|---|---|---|"
-    )
+    dataset = load_dataset(options.data, pipe.image_size)
+    images = dataset.held_out(options.images).images
+    evaluator = Evaluator(load_source(options.evaluator).to(pipe.device), dataset) if options.evaluator else None
+    columns = ["source", "steps", "cycle error (95 %)", "MRR", *(["KID x 1000"] if evaluator else [])]
+    columns += [*(f"ρ {name}" for name in options.attributes), "ms/image"]
+    print(f"{len(images)} held-out images, one draw each", end="")
+    print(f"; calibration ρ on {CALIBRATION_IMAGES} images x {CALIBRATION_DRAWS} draws" if options.attributes else "")
+    print("\n| " + " | ".join(columns) + " |\n" + len(columns) * "|---" + "|")
     for source in options.sources:
-        h = encode_all(pipe, images[:64], source).repeat_interleave(8, 0)
+        h = encode_all(pipe, images, source)
         for steps in options.steps:
             begun = time.perf_counter()
-            numbers = faithfulness(pipe, images, source, num_inference_steps=steps)
-            spent = 1000 * (time.perf_counter() - begun) / len(images)
-            read = attributes.read(pipe.draw(h, source, range(len(h)), num_inference_steps=steps))
-            rho = {
-                name: calibration(read[name].unflatten(0, (-1, 8)), given[name]).value for name in ("hue", "rotation")
-            }
-            c = numbers["cycle_error"]
-            print(
-                f"| {source} | {steps} | {c.value:.3f} ({c.low:.3f}–{c.high:.3f}) | {numbers['mrr'].value:.2f} "
-                f"| {rho['hue']:.2f} | {rho['rotation']:.2f} | {spent:.0f} |",
-                flush=True,
-            )
+            drawn = pipe.draw(h, source, range(len(h)), num_inference_steps=steps)
+            spent = 1000 * (time.perf_counter() - begun) / len(h)
+            found = faithfulness_of(pipe, h, drawn, source)
+            error = found["cycle_error"]
+            cells = [source, str(steps), f"{error.value:.3f} ({error.low:.3f}–{error.high:.3f})"]
+            cells.append(f"{found['mrr'].value:.3f}")
+            if evaluator is not None:
+                kid = evaluator.kid(drawn, images)
+                cells.append(f"{kid['value']:.2f} ± {kid['deviation']:.2f}")
+            cells += calibrations(pipe, images[:CALIBRATION_IMAGES], source, steps, options.attributes)
+            print("| " + " | ".join([*cells, f"{spent:.0f}"]) + " |", flush=True)
+
+
+def calibrations(pipe: RCDMPipeline, images: Tensor, source: str, steps: int, names: list[str]) -> list[str]:
+    """ρ of each attribute, in words."""
+    if not names:
+        return []
+    attributes, k = attributes_of(pipe), CALIBRATION_DRAWS
+    given = attributes.read(images)
+    h = encode_all(pipe, images, source).repeat_interleave(k, 0)
+    read = attributes.read(pipe.draw(h, source, range(len(h)), num_inference_steps=steps))
+    return [f"{calibration(read[name].unflatten(0, (-1, k)), given[name]).value:.2f}" for name in names]
 
 
 if __name__ == "__main__":

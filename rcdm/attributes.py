@@ -33,15 +33,18 @@ def attributes_of(pipe: RCDMPipeline) -> Attributes:
     any image (`photo_attributes`), whose spread over data images is in its metrics.json once it was evaluated.
     """
     folder = checkpoint_folder(pipe.config._name_or_path or "") if "_name_or_path" in pipe.config else None
-    if folder is not None and (folder / "reader").is_dir():
-        return _sprite_attributes(folder / "reader")
     metrics = folder / "metrics.json" if folder is not None else None
     spread = json.loads(metrics.read_text()).get("spread", {}) if metrics is not None and metrics.is_file() else {}
+    if folder is not None and (folder / "reader").is_dir():
+        return _sprite_attributes(folder / "reader", spread)
     return Attributes(photo_attributes, spread)
 
 
-def _sprite_attributes(folder: Path) -> Attributes:
+def _sprite_attributes(folder: Path, spread: Mapping[str, float]) -> Attributes:
+    """With the spread that was measured once, or else measured now."""
     reader = load_reader(folder)
+    if set(sprites.KINDS) <= set(spread):
+        return Attributes(lambda images: reader.read(images.cpu()), spread)
     held_out = sprites.render(sprites.sample_factors(1024, HELD_OUT_SEED), reader.size)
     spread = {name: float(variance(phi)) for name, phi in reader.read(held_out).items()}
     return Attributes(lambda images: reader.read(images.cpu()), spread)

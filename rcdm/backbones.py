@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torchvision
@@ -55,11 +56,58 @@ def resnet50() -> nn.Module:
     return network
 
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"small_resnet": SmallResNet, "resnet50": resnet50}
+def resnet(depth: int, stem: str = "imagenet") -> nn.Module:
+    """torchvision's ResNet-18, 34, 50, 101 or 152 without its classifier: [B,3,H,W] -> [B,512 or 2048], all >= 0.
+
+    The stem is that of `imagenet` (7x7, stride 2, max-pool) or one for small images (3x3, no max-pool): `small`,
+    `solo` with a padding of 2, as solo-learn has it, or `lightly` without the ReLU that lightly's ResNets lose when
+    their children are put into a Sequential. Raises ValueError for any other.
+    """
+    if depth not in (18, 34, 50, 101, 152) or stem not in ("imagenet", "small", "solo", "lightly"):
+        raise ValueError(f"There is no ResNet of depth {depth!r} with the stem {stem!r}.")
+    network = getattr(torchvision.models, f"resnet{depth}")()
+    network.fc = nn.Identity()
+    if stem != "imagenet":
+        network.conv1 = nn.Conv2d(3, 64, 3, padding=2 if stem == "solo" else 1, bias=False)
+        network.maxpool = nn.Identity()
+    if stem == "lightly":
+        network.relu = nn.Identity()  # the stem's alone: blocks have their own
+    return network
+
+
+TIMM_OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "global_pool")
+
+
+def timm_backbone(name: str, **options: Any) -> nn.Module:
+    """A network of timm by its name, without classifier: [B,3,H,W] -> [B,D], pooled as timm does.
+
+    `options` are those in `TIMM_OPTIONS`. Nothing is downloaded. Raises ValueError for a name or an option that timm
+    does not know.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:6]) or "see timm.list_models()"
+        raise ValueError(f"timm has no network {name!r} ({near}).")
+    if wrong := [option for option in options if option not in TIMM_OPTIONS]:
+        raise ValueError(f"A network of timm takes {', '.join(TIMM_OPTIONS)}, not {wrong[0]!r}.")
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except TypeError as error:
+        raise ValueError(f"{name} of timm does not take {', '.join(options)}: {error}") from error
+    return network
+
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "small_resnet": SmallResNet,
+    "resnet50": resnet50,
+    "resnet": resnet,
+    "timm": timm_backbone,
+}
 """Name in a source's config.json -> constructor; its keyword arguments stand beside the name."""
 
 
-def build_backbone(name: str, **arguments: object) -> nn.Module:
+def build_backbone(name: str, /, **arguments: object) -> nn.Module:
     """A backbone with random weights. Raises ValueError for an unknown name."""
     if name not in BACKBONES and ":" in name:
         raise ValueError(

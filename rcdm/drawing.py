@@ -6,107 +6,175 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
-from rcdm.attributes import Attributes, kept_by_draws
-from rcdm.metrics import similarity
+from rcdm.attributes import Attributes
+from rcdm.loaded import Loaded
+from rcdm.metrics import similarity, variance
 from rcdm.pipeline import RCDMPipeline
 
 BATCH = 64  # images drawn together
 PREVIEW_SECONDS, PREVIEW_PIXELS = 0.7, 64  # least time between two previews; largest side of their images
 IDLE_SECONDS = 0.25  # how soon a closed tab is noticed while a step takes long
 
+Show = Callable[["Progress"], None]
+Check = Callable[[], None]
+
 
 @dataclass(frozen=True)
-class Request:
-    """What to draw: one image per (source, seed)."""
+class Progress:
+    """How far some work is: words, the share that is done where it is known, and what there is to see already."""
 
-    picture: Image.Image
-    sources: list[str]
-    seeds: list[int]
-    steps: int
+    words: str
+    share: float | None = None
+    columns: list[Column] = field(default_factory=list)
+
+
+class Job(Protocol):
+    """Work on one checkpoint: a value, so that it can be sent to another process, queued, and told apart."""
+
+    def run(self, loaded: Loaded, show: Show, check: Check) -> Any:
+        """The result. `show` takes a Progress; `check` raises where nobody waits for the result any more."""
+
+    def calls(self) -> int:
+        """About how many images pass through the denoiser: what the work costs."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Share of an attribute's variance that the draws of one image hold fixed; a 95 % interval from 3 draws on."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Column:
-    """The drawn images of one source and, once they are finished, their similarities and the shares that are kept."""
+    """The images drawn from one source and, once they are finished, what was measured on them.
+
+    `similarity`: to the given representation, one per image. `mean` and `spread` of the draws, the latter as in the
+    study `samples`. `phi`: attribute -> φ of every draw, as lists. `foreign`: the draws are less similar to what was
+    given than those of 95 % of held-out images are; None where that is not known.
+    """
 
     source: str
     images: list[Image.Image]
     similarity: list[float] = field(default_factory=list)
-    kept: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    mean: Image.Image | None = None
+    spread: Image.Image | None = None
+    phi: dict[str, list[list[float]]] = field(default_factory=dict)
+    foreign: bool | None = None
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """Columns after `done` of `total` steps; `finished` with everything measured."""
+class Columns:
+    """Draw a picture with every seed from every source; each row from the same noise -> list of Column."""
 
-    columns: list[Column]
-    done: int
-    total: int
-    finished: bool = False
+    picture: Image.Image
+    sources: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+
+    def calls(self) -> int:
+        return len(self.sources) * len(self.seeds) * self.steps
+
+    def run(self, loaded: Loaded, show: Show, check: Check) -> list[Column]:
+        pipe, names, count = loaded.pipe, self.sources, len(self.seeds)
+        h = pipe.encode([self.picture] * len(names), names)  # [S,D], narrower rows end in zeros
+        size = min(pipe.image_size, PREVIEW_PIXELS)
+        canvas = torch.zeros(len(names) * count, 3, size, size)
+        done, total, shown = 0, self.steps * -(-len(canvas) // BATCH), -math.inf
+
+        def on_step_end(_pipe: RCDMPipeline, _step: int, _timestep: int, tensors: dict[str, Tensor]) -> None:
+            """Keep the present guesses, and show them when enough time has passed."""
+            nonlocal done, shown
+            check()
+            done += 1
+            canvas[tensors["index"].cpu()] = im.resize(tensors["denoised"].float(), size).cpu()
+            if time.monotonic() - shown >= PREVIEW_SECONDS:
+                shown = time.monotonic()
+                columns = [Column(s, im.to_pil(part)) for s, part in zip(names, canvas.split(count), strict=True)]
+                show(Progress(f"step {done} of {total}", done / total, columns))
+
+        drawn = pipe(
+            representation=h,
+            source=names,
+            seeds=self.seeds,
+            num_inference_steps=self.steps,
+            output_type="pt",
+            batch_size=BATCH,
+            callback_on_step_end=on_step_end,
+        ).images
+        assert isinstance(drawn, Tensor)
+        return [_measured(loaded, s, h[i], drawn.split(count)[i]) for i, s in enumerate(names)]
+
+
+def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor) -> Column:
+    """Drawn images [K,3,H,W] of one source, and h [D], perhaps padded -> their column with its numbers."""
+    pipe = loaded.pipe
+    given = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
+    again = pipe.unet.standardise(pipe.encode(drawn, source), source)
+    alike = similarity(again, given.expand_as(again)).tolist()
+    floor = loaded.similarity_floor(source)
+    foreign = None if floor is None else sum(alike) / len(alike) < floor
+    column = Column(source, im.to_pil(drawn), alike, foreign=foreign)
+    if len(drawn) < 2:
+        return column
+    deviation = drawn.std(0, correction=1).mean(0, keepdim=True).clamp(max=1)  # [1,H,W]
+    maps = torch.stack([drawn.mean(0), 2 * deviation.expand(3, -1, -1) - 1])
+    mean, spread = im.to_pil(maps)
+    phi = loaded.attributes.read(drawn)
+    kept = kept_with_intervals(loaded.attributes, phi)
+    lists = {name: values.tolist() for name, values in phi.items()}
+    return Column(source, column.images, alike, kept, mean, spread, lists, foreign)
+
+
+def kept_with_intervals(attributes: Attributes, phi: dict[str, Tensor]) -> dict[str, Kept]:
+    """1 − Var_k φ / Var φ(data) over the draws of one image, attribute -> φ [K,P], with a jackknife interval.
+
+    Attributes whose spread over data images is not known are left out. The interval leaves out one draw at a time
+    (Efron & Stein 1981) and says how far the value depends on which draws were made.
+    """
+    found = {}
+    for name, values in phi.items():
+        if name not in attributes.spread:
+            continue
+        k, spread = len(values), attributes.spread[name]
+        value = 1 - float(variance(values)) / spread
+        if k < 3:
+            found[name] = Kept(value)
+            continue
+        without = torch.stack([variance(values[torch.arange(k) != i]) for i in range(k)])
+        error = float(((k - 1) / k * (without - without.mean()).square().sum()).sqrt()) / spread
+        found[name] = Kept(value, value - 1.96 * error, value + 1.96 * error)
+    return found
 
 
 class _Stopped(Exception):
-    """Raised inside the pipeline when nobody waits for its images any more."""
+    """Raised inside the denoiser when nobody waits for its images any more."""
 
 
-def draw_columns(
-    pipe: RCDMPipeline,
-    attributes: Attributes,
-    request: Request,
-    show: Callable[[Drawing], None],
-    check: Callable[[], None],
-) -> Drawing:
-    """Draw all columns together, each row from the same noise; `check()` runs after every step and may raise."""
-    names, count = request.sources, len(request.seeds)
-    h = pipe.encode([request.picture] * len(names), names)  # [S,D], narrower rows end in zeros
-    size = min(pipe.image_size, PREVIEW_PIXELS)
-    canvas = torch.zeros(len(names) * count, 3, size, size)
-    done, total, shown = 0, request.steps * -(-len(canvas) // BATCH), -math.inf
-
-    def on_step_end(_pipe: RCDMPipeline, _step: int, _timestep: int, tensors: dict[str, Tensor]) -> None:
-        """Keep the present guesses, and show them when enough time has passed."""
-        nonlocal done, shown
-        check()
-        done += 1
-        canvas[tensors["index"].cpu()] = im.resize(tensors["denoised"].float(), size).cpu()
-        if time.monotonic() - shown >= PREVIEW_SECONDS:
-            shown = time.monotonic()
-            columns = [Column(s, im.to_pil(part)) for s, part in zip(names, canvas.split(count), strict=True)]
-            show(Drawing(columns, done, total))
-
-    drawn = pipe(
-        representation=h,
-        source=names,
-        seeds=request.seeds,
-        num_inference_steps=request.steps,
-        output_type="pt",
-        batch_size=BATCH,
-        callback_on_step_end=on_step_end,
-    ).images
-    assert isinstance(drawn, Tensor)
-    columns = [_measured(pipe, attributes, s, h[i], drawn.split(count)[i]) for i, s in enumerate(names)]
-    return Drawing(columns, total, total, finished=True)
+@contextmanager
+def checked(pipe: RCDMPipeline, check: Check) -> Iterator[None]:
+    """Run `check` before every call of the denoiser, whoever calls it."""
+    hook = pipe.unet.register_forward_pre_hook(lambda *_: check())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
-def _measured(pipe: RCDMPipeline, attributes: Attributes, source: str, h: Tensor, drawn: Tensor) -> Column:
-    """Drawn images [K,3,H,W] of one source, and h [D], perhaps padded -> their column with its numbers."""
-    given = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
-    again = pipe.unet.standardise(pipe.encode(drawn, source), source)
-    kept = kept_by_draws(attributes, drawn) if len(drawn) > 1 else {}
-    return Column(source, im.to_pil(drawn), similarity(again, given.expand_as(again)).tolist(), kept)
-
-
-def in_background(work: Callable[[Callable[[Any], None], Callable[[], None]], Any]) -> Generator[Any, None, None]:
+def in_background(work: Callable[[Show, Check], Any]) -> Generator[Any, None, None]:
     """Run `work(show, check)` in a thread; yield the latest thing it shows, None while nothing is new, then its result.
 
     Once this generator is closed, `check()` raises in the thread, so that work nobody waits for ends. Errors of the

@@ -44,8 +44,8 @@ def evaluate(
 
     Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
     pixel instead of drawn), `mrr`, `recall_at_1`, and per attribute `retention` with probe and calibration. With an
-    evaluator also `kid` and `copying`, whose null is that of unconditional draws (`unconditional`), and the retention
-    of the `class` that it reads.
+    evaluator also `kid`, `copying` and `spread_perceptual` (of two draws of an image), to be compared with those of
+    unconditional draws (`unconditional`), and the retention of the `class` that it reads.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -63,7 +63,8 @@ def evaluate(
     if evaluator is not None:
         on_progress("unconditional draws")
         free = pipe.draw(None, None, range(len(held_out)), num_inference_steps=num_inference_steps)
-        result |= {"evaluator": evaluator.name, "unconditional": _realism(evaluator, free, held_out)}
+        half = torch.stack(free[: len(free) // 2 * 2].split(len(free) // 2), 1)
+        result |= {"evaluator": evaluator.name, "unconditional": _realism(evaluator, free, held_out, half)}
     numbers: dict[str, Any] = {}
     for source in pipe.sources.names:
         on_progress(f"{source}: one draw of each of {len(held_out)} images")
@@ -73,7 +74,9 @@ def evaluate(
         numbers[source] = {name: number.to_json() for name, number in found.items()}
         numbers[source] |= _references(pipe, held_out, source)
         if evaluator is not None:
-            numbers[source] |= _realism(evaluator, drawn, held_out)
+            n = min(size.retention_images, len(h))
+            again = pipe.draw(h[:n], source, range(len(h), len(h) + n), num_inference_steps=num_inference_steps)
+            numbers[source] |= _realism(evaluator, drawn, held_out, torch.stack([drawn[:n], again], 1))
     kept = retention.study(
         pipe,
         held_out[: size.retention_images],
@@ -97,8 +100,13 @@ def _attributes(pipe: RCDMPipeline, evaluator: Evaluator | None) -> Attributes:
     return Attributes(lambda images: {**own.read(images), "class": evaluator.classes(images)}, own.spread)
 
 
-def _realism(evaluator: Evaluator, drawn: Tensor, real: Tensor) -> dict[str, Any]:
-    return {"kid": evaluator.kid(drawn, real), "copying": evaluator.copying(drawn, real).to_json()}
+def _realism(evaluator: Evaluator, drawn: Tensor, real: Tensor, pairs: Tensor) -> dict[str, Any]:
+    """Draws [N,3,H,W] beside held-out images, and pairs [n,2,3,H,W] of draws that share an image."""
+    return {
+        "kid": evaluator.kid(drawn, real),
+        "copying": evaluator.copying(drawn, real).to_json(),
+        "spread_perceptual": evaluator.spread(pairs, real).to_json(),
+    }
 
 
 def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, Any]:
@@ -131,13 +139,15 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
     if "unconditional" in metrics:
         lines += [
             "",
-            f"Judged by {metrics['evaluator']} (never a source): KID x 1000 and distance to training images.",
+            f"Judged by {metrics['evaluator']} (never a source): KID x 1000; copying, the distance of the draws to the "
+            "nearest training image over that of held-out images (1: none); spread, the distance of two draws of an "
+            "image over that of two images.",
             "",
         ]
-        lines += ["| source | KID (± deviation) | copying (95 %), 1 is none |", "|---|---|---|"]
+        lines += ["| source | KID (± deviation) | copying (95 %) | spread (95 %) |", "|---|---|---|---|"]
         for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
             kid = f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"
-            lines.append(f"| {name} | {kid} | {_interval(m['copying'])} |")
+            lines.append(f"| {name} | {kid} | {_interval(m['copying'])} | {_interval(m['spread_perceptual'])} |")
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
     for name, m in sources.items():

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rcdm.parts import part
 from rcdm.pipeline import RCDMPipeline
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -76,26 +78,47 @@ def measure_bits(
     """
     if not pipe.unet.config.has_unconditional:
         raise ValueError("Information needs a denoiser that also learned to draw without a representation.")
-    logsnr = _logsnr(pipe)[steps].to(x.device)
-    parts = []
-    for index in torch.arange(len(x)).split(batch_size):
-        given, streams = h[index.to(h.device)], [torch.Generator().manual_seed(seed + int(i)) for i in index]
+    batches, parts = torch.arange(len(x)).split(batch_size), []
+    with pipe.progress_bar(total=len(batches) * len(steps)) as bar:
+        for index in batches:
+            own = (x[index.to(x.device)], h[index.to(h.device)], source, steps, [seed + int(i) for i in index])
 
-        def noise(_: int, streams: list[torch.Generator] = streams) -> Tensor:
-            return torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
+            def compute(own: Any = own) -> Tensor:
+                return _bits(pipe, *own, on_level=bar.update)
 
-        def predict(x_t: Tensor, k: int, given: Tensor = given) -> tuple[Tensor, Tensor]:
-            t = torch.full((len(x_t),), steps[k], device=x.device)
-            free, with_h = (pipe.unet(x_t, t, *more).sample[:, :3].float() for more in ((), (given, source)))
-            return _epsilon(pipe, free, x_t, steps[k]), _epsilon(pipe, with_h, x_t, steps[k])
+            inputs = dict(zip(("x", "h", "source", "steps", "seeds"), own, strict=True))
+            parts.append(part(pipe.parts, "bits", inputs, compute))
+            bar.n = len(parts) * len(steps)
+            bar.refresh()
+    found = torch.cat(parts).cpu()
+    return Information(found[:, 0], found[:, 1], found[:, 2:].unflatten(1, x.shape[2:]))
 
-        parts.append(information(predict, x[index.to(x.device)], logsnr, noise))
-    maps = [part.map for part in parts if part.map is not None]
-    return Information(
-        torch.cat([part.form_1 for part in parts]).cpu(),
-        torch.cat([part.form_2 for part in parts]).cpu(),
-        torch.cat(maps).cpu(),
-    )
+
+def _bits(
+    pipe: RCDMPipeline,
+    x: Tensor,
+    h: Tensor,
+    source: str,
+    steps: list[int],
+    seeds: list[int],
+    *,
+    on_level: Callable[[], Any],
+) -> Tensor:
+    """Both forms and the map of each image of a batch: [B, 2 + H * W]."""
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def noise(_: int) -> Tensor:
+        on_level()
+        return torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
+
+    def predict(x_t: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        t = torch.full((len(x_t),), steps[k], device=x.device)
+        free, given = (pipe.unet(x_t, t, *more).sample[:, :3].float() for more in ((), (h, source)))
+        return _epsilon(pipe, free, x_t, steps[k]), _epsilon(pipe, given, x_t, steps[k])
+
+    bits = information(predict, x, _logsnr(pipe)[steps].to(x.device), noise)
+    assert bits.map is not None
+    return torch.cat([bits.form_1[:, None], bits.form_2[:, None], bits.map.flatten(1)], 1)
 
 
 def _logsnr(pipe: RCDMPipeline) -> Tensor:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rcdm.catalogue import SUPERVISED
 from rcdm.convert import from_official, official_scheduler, read_official
 from rcdm.downloads import cache_folder, fetch
 from rcdm.pipeline import RCDMPipeline
-from rcdm.published import SUPERVISED, load_published
+from rcdm.published import load_published
 from rcdm.representation import Preprocessing
 from rcdm.sources import Sources
 

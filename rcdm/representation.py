@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from rcdm import images as im
 
+POOLINGS = ("mean", "first")
+"""How tokens [B,N,D] become [B,D]: their mean without prefix tokens, or the first, which is a ViT's class token."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -33,58 +36,110 @@ class Preprocessing:
         return ((images + 1) / 2 - mean) / std
 
 
-class SSLNetwork(nn.Module):
-    """A backbone and its projector, where it has one: normalised images [B,3,H,W] -> h [B,D] -> z [B,P]."""
+class _Levels(nn.Module):
+    """A network that can be read at levels: `PATH` of a submodule, or `PATH@first`, `PATH@mean` for its tokens.
+
+    `@first` takes the first token (a ViT's class token), `@mean` the mean without prefix tokens; `_tokens` says which
+    of them a bare `PATH` means. Maps are averaged over positions.
+    """
+
+    _tokens: str
+
+    def levels(self) -> tuple[str, ...]:
+        """Names of the places where the network is cut by default, in order of depth."""
+        raise NotImplementedError
+
+    def at(self, level: str) -> nn.Module:
+        """The module whose output a level is. Raises AttributeError when there is none."""
+        raise NotImplementedError
+
+    def body(self) -> nn.Module:
+        """The module that knows how many prefix tokens there are, and how its maps lie."""
+        raise NotImplementedError
+
+    def has(self, level: str) -> bool:
+        """Whether the network can be read there."""
+        try:
+            return bool(_path(level)) and self.at(level) is not None
+        except AttributeError:
+            return False
+
+    def all_levels(self, x: Tensor, levels: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Normalised images [B,3,H,W] -> level -> [B,D] float32, in one pass."""
+        places = {level: self.at(level) for level in (self.levels() if levels is None else levels)}
+        return {level: self.pool(output, level) for level, output in _outputs_of(places, self, x).items()}
+
+    def pool(self, output: Tensor, level: str) -> Tensor:
+        """What a level puts out, [B,D,H,W], [B,N,D] or [B,D] -> [B,D] float32."""
+        body = self.body()
+        embeds = _path(level).removeprefix("backbone.").startswith("patch_embed")  # comes before the prefix tokens
+        tokens = level.partition("@")[2] or ("mean" if embeds else self._tokens)
+        last = getattr(body, "output_fmt", "") == "NHWC" or (embeds and getattr(body, "dynamic_img_size", False))
+        return pooled(output, tokens, 0 if embeds else getattr(body, "num_prefix_tokens", 0), channels_last=last)
+
+
+def _path(level: str) -> str:
+    """A level without its pooling. Raises ValueError for a pooling that does not exist."""
+    path, at, tokens = level.partition("@")
+    if at and tokens not in POOLINGS:
+        raise ValueError(f"{level!r}: after the @ stands 'mean' or 'first', not {tokens!r}.")
+    return path
+
+
+class SSLNetwork(_Levels):
+    """A backbone and its projector, where it has one: normalised images [B,3,H,W] -> h [B,D] -> z [B,P].
+
+    Any path in the backbone is a level (`layer3.1`, `blocks.8`), and any in the projector (`projector.0`). Tokens are
+    pooled as the backbone itself pools its last ones: the class token, or the mean.
+    """
 
     def __init__(self, backbone: nn.Module, projector: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone, self.projector = backbone, projector
+        self._tokens = "first" if getattr(backbone, "global_pool", "") == "token" else "mean"
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.backbone(x)
         return h if self.projector is None else self.projector(h)
 
     def levels(self) -> tuple[str, ...]:
-        """Names of the places where the network can be cut, in order of depth."""
+        """Stages (`layer1` …) or blocks (`blocks.0` …), the backbone, blocks of the projector, the projector."""
         stages = [name for name, _ in self.backbone.named_children() if re.fullmatch(r"layer\d+", name)]
+        blocks = getattr(self.backbone, "blocks", None)
+        if isinstance(blocks, (nn.Sequential, nn.ModuleList)):
+            stages += [f"blocks.{name}" for name, _ in blocks.named_children()]
         if self.projector is None:
             return (*stages, "backbone")
         hidden = [f"projector.{name}" for name, _ in list(self.projector.named_children())[:-1]]
         return (*stages, "backbone", *hidden, "projector")
 
-    def all_levels(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalised images [B,3,H,W] -> level -> [B,D] float32, in one pass; maps are averaged over positions."""
-        places = {level: self.at(level) for level in self.levels()}
-        return {level: self.pool(output) for level, output in _outputs_of(places, self, x).items()}
-
     def at(self, level: str) -> nn.Module:
-        """The module whose output a level is."""
-        return self.get_submodule(level if level.startswith(("backbone", "projector")) else f"backbone.{level}")
+        path = _path(level)
+        return self.get_submodule(path if path.startswith(("backbone", "projector")) else f"backbone.{path}")
 
-    def pool(self, output: Tensor) -> Tensor:
-        """What a level puts out, [B,D,H,W] or [B,D] -> [B,D] float32."""
-        return pooled(output)
+    def body(self) -> nn.Module:
+        return self.backbone
 
 
-class OpenNetwork(nn.Module):
+class OpenNetwork(_Levels):
     """Any module, read at places that are named by their paths in it; `output` is what it returns itself.
 
     Args:
         module: normalised images [B,3,H,W] -> anything.
-        levels: paths of submodules (`layer3`, `blocks.8`, `head.mlp.2`), or `output`.
-        pooling: of tokens [B,N,D]: their `mean` (without prefix tokens, where the module says how many it has), or
-            the `first`, which is a ViT's class token. Maps are always averaged over positions.
+        levels: paths of submodules (`layer3`, `blocks.8`, `head.mlp.2`), or `output`; `@first` or `@mean` may follow.
+        pooling: of tokens [B,N,D] where a level does not say: their `mean` (without prefix tokens, where the module
+            says how many it has), or the `first`, which is a ViT's class token.
     """
 
     def __init__(self, module: nn.Module, levels: Sequence[str], pooling: str = "mean") -> None:
         super().__init__()
-        if pooling not in ("mean", "first"):
+        if pooling not in POOLINGS:
             raise ValueError(f"pooling must be 'mean' or 'first', and is {pooling!r}.")
         known = dict(module.named_modules())
-        if unknown := [level for level in levels if level != "output" and level not in known]:
+        if unknown := [level for level in map(_path, levels) if level != "output" and level not in known]:
             some = ", ".join(name for name in known if name and name.count(".") < 2)
             raise ValueError(f"The module has nothing called {unknown[0]!r}; it has {some}.")
-        self.module, self.pooling, self._levels = module, pooling, tuple(levels)
+        self.module, self._tokens, self._levels = module, pooling, tuple(levels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x)
@@ -93,18 +148,15 @@ class OpenNetwork(nn.Module):
         """The places that were asked for."""
         return self._levels
 
+    def has(self, level: str) -> bool:
+        return level in self._levels
+
     def at(self, level: str) -> nn.Module:
-        """The module whose output a level is."""
-        return self.module if level == "output" else self.module.get_submodule(level)
+        path = _path(level)
+        return self.module if path == "output" else self.module.get_submodule(path)
 
-    def all_levels(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalised images [B,3,H,W] -> level -> [B,D] float32, in one pass."""
-        places = {level: self.at(level) for level in self.levels()}
-        return {level: self.pool(output) for level, output in _outputs_of(places, self, x).items()}
-
-    def pool(self, output: Tensor) -> Tensor:
-        """What a level puts out, [B,D,H,W], [B,N,D] or [B,D] -> [B,D] float32."""
-        return pooled(output, self.pooling, getattr(self.module, "num_prefix_tokens", 0))
+    def body(self) -> nn.Module:
+        return self.module
 
 
 class RepresentationSource(nn.Module):
@@ -116,8 +168,8 @@ class RepresentationSource(nn.Module):
 
     def __init__(self, name: str, network: SSLNetwork | OpenNetwork, level: str, preprocessing: Preprocessing) -> None:
         super().__init__()
-        if level not in network.levels():
-            raise ValueError(f"{name} has no level {level!r}; choose one of {', '.join(network.levels())}.")
+        if not network.has(level):
+            raise ValueError(_no_level(name, network, level))
         self.name, self.level, self.preprocessing = name, level, preprocessing
         self.network = network.eval().requires_grad_(False)
 
@@ -158,16 +210,24 @@ class RepresentationSource(nn.Module):
                 f"{self.name} takes PIL images or a float tensor [B,3,H,W] in [-1,1], not {images.dtype} "
                 f"{list(images.shape)}; `rcdm.images.to_tensor` makes one."
             )
-        return self.network.pool(_output_of(self.network.at(self.level), self.network, self.preprocessing(images)))
+        output = _output_of(self.network.at(self.level), self.network, self.preprocessing(images))
+        return self.network.pool(output, self.level)
 
 
-def pooled(output: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
-    """[B,D,H,W], [B,N,D] or [B,D] -> [B,D] float32. Raises ValueError for anything else."""
+def _no_level(name: str, network: SSLNetwork | OpenNetwork, level: str) -> str:
+    choices = f"choose one of {', '.join(network.levels())}."
+    if level.startswith("projector") and isinstance(network, SSLNetwork) and network.projector is None:
+        return f"{name}: there is no projector, none came with these weights; {choices}"
+    return f"{name} has no level {level!r}; {choices}"
+
+
+def pooled(output: Tensor, tokens: str = "mean", prefix: int = 0, *, channels_last: bool = False) -> Tensor:
+    """[B,D,H,W] (or [B,H,W,D]), [B,N,D] or [B,D] -> [B,D] float32. Raises ValueError for anything else."""
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"A level must put out vectors, tokens or maps, not {shape}: choose another one.")
     if output.ndim == 4:
-        output = output.mean((2, 3))
+        output = output.mean((1, 2) if channels_last else (2, 3))
     elif output.ndim == 3:
         output = output[:, 0] if tokens == "first" else output[:, prefix:].mean(1)
     return output.float()
@@ -175,14 +235,21 @@ def pooled(output: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
 
 @torch.no_grad()
 def level_widths(module: nn.Module, preprocessing: Preprocessing) -> dict[str, int]:
-    """A dry run on one image: path of every submodule that can be a level -> width of its representation."""
+    """A dry run on one image: path of every submodule that can be a level -> width of its representation.
+
+    Paths are those of the module; of an `SSLNetwork`, the names of its levels. On the meta device nothing is computed.
+    """
     device = next(module.parameters()).device
-    places = {name or "output": part for name, part in module.named_modules()}
+    network = module if isinstance(module, SSLNetwork) else OpenNetwork(module, ["output"])
+    inside = "backbone." if isinstance(module, SSLNetwork) else "module."
+    places = {name.removeprefix(inside): part for name, part in network.named_modules() if name}
+    if inside == "module.":
+        places["output"] = places.pop("module")
     image = preprocessing(torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=device))
     widths = {}
-    for name, output in _outputs_of(places, module.eval(), image).items():
+    for name, output in _outputs_of(places, network.eval(), image).items():
         if isinstance(output, Tensor) and output.ndim in (2, 3, 4) and len(output) == 1:
-            widths[name] = pooled(output).shape[1]
+            widths[name] = network.pool(output, name).shape[1]
     return widths
 
 

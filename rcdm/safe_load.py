@@ -29,11 +29,12 @@ class Inert:
         return self
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> Any:
     """The content of a .pt, .pth, .tar, .torch, .bin or .safetensors file: tensors in dicts and lists.
 
-    Objects of other libraries become `Inert`: their code is neither imported nor called. Raises ValueError for a file
-    that cannot be read so.
+    Objects of other libraries become `Inert`: their code is neither imported nor called. `mapped` tensors are read from
+    the file when they are used, so that optimizer states never fill the memory; until then it must not change. Raises
+    ValueError for a file that cannot be read so.
     """
     try:
         if Path(path).suffix == ".safetensors":
@@ -41,7 +42,7 @@ def read_checkpoint(path: str | Path) -> Any:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if _is_zip(path) else _legacy_globals(path)
         stand_ins: list[Any] = [(type("Inert", (Inert,), {}), name) for name in foreign]
         with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_zip(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint: it asks for code to be run, which is refused."

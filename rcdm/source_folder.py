@@ -9,37 +9,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from rcdm.backbones import build_backbone
+from rcdm.projectors import projector_from
 from rcdm.representation import OpenNetwork, Preprocessing, SSLNetwork
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
-
-
-def projector_from(tensors: dict[str, Tensor], activation: str = "relu") -> nn.Sequential:
-    """An MLP from its weights: `K.I.weight` is layer I of block K; all blocks but the last end in the activation.
-
-    A matrix is a Linear layer, a vector with running statistics a BatchNorm. Raises ValueError for anything else.
-    """
-    places = sorted({(int(k), int(i)) for k, i in (name.split(".")[:2] for name in tensors)})
-    blocks: dict[int, list[nn.Module]] = {}
-    for k, i in places:
-        weight = tensors.get(f"{k}.{i}.weight")
-        if weight is not None and weight.ndim == 2:
-            layer: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=f"{k}.{i}.bias" in tensors)
-        elif f"{k}.{i}.running_mean" in tensors:
-            affine = weight is not None
-            layer = nn.BatchNorm1d(len(tensors[f"{k}.{i}.running_mean"]), affine=affine)
-        else:
-            raise ValueError(f"projector.{k}.{i} is neither a linear layer nor a batch norm.")
-        blocks.setdefault(k, []).append(layer)
-    last = max(blocks)
-    projector = nn.Sequential(
-        *(nn.Sequential(*layers, *([ACTIVATIONS[activation]()] if k != last else [])) for k, layers in blocks.items())
-    )
-    projector.load_state_dict(tensors)
-    return projector
 
 
 def save_network(folder: Path, network: SSLNetwork | OpenNetwork, config: dict[str, Any]) -> None:

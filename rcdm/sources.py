@@ -108,12 +108,15 @@ class Sources(ModelMixin):
         levels = {}
         for name in self._preprocessing:
             network, preprocessing = self.network(name)
-            levels[name] = network.all_levels(preprocessing(images))
+            levels[name] = network.all_levels(preprocessing(images), self._levels_of(name))
         return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in self.names}
 
     def network(self, name: str) -> tuple[SSLNetwork | OpenNetwork, Preprocessing]:
         """One of the networks, whole, and what it expects of its images."""
         return cast(SSLNetwork, self.networks[_key(name)]), self._preprocessing[name]
+
+    def _levels_of(self, network: str) -> list[str]:
+        return [name.partition("/")[2] for name in self.names if name.partition("/")[0] == network]
 
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""

@@ -34,6 +34,9 @@ from rcdm.unet import RepresentationUNet, unet_arguments
 
 log = logging.getLogger(__name__)
 
+LARGEST_FILE = "15MB"
+"""The weights of a checkpoint are split into files of at most this size, as those of its networks are."""
+
 
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a finite number."""
@@ -279,7 +282,7 @@ class _Run:
             share_networks(self.folder / "sources", Path(self.config.sources_dir))
         half = _new_unet(self.config, self.sources)
         half.load_state_dict(pipe.unet.state_dict())
-        half.half().save_pretrained(self.folder / "unet")
+        half.half().save_pretrained(self.folder / "unet", max_shard_size=LARGEST_FILE)
         training = {
             "config": {k: v for k, v in asdict(self.config).items() if not k.endswith("_dir")},
             "data": self.dataset.name,

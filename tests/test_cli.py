@@ -58,6 +58,27 @@ def test_sample_takes_several_photographs_and_all_sources(photo, tiny_checkpoint
     assert len(draws) == 2 * 3 and len({draw["photo"] for draw in draws}) == 2
 
 
+def test_sample_puts_sources_side_by_side(photo, tiny_checkpoint, tmp_path, monkeypatch):
+    grids = {}
+    for way in ("--across", "--seed=0"):
+        monkeypatch.setattr(
+            im, "grid", lambda rows, _way=way, **_: grids.update({_way: rows}) or Image.new("RGB", (4, 4))
+        )
+        sample(
+            photo,
+            tiny_checkpoint,
+            tmp_path / "a.png",
+            "--samples",
+            "2",
+            way,
+            "--source",
+            "tiny/layer2",
+            "tiny/backbone",
+        )
+    (across,), below = grids["--across"], grids["--seed=0"]
+    assert [image.tobytes() for image in across[1:]] == [image.tobytes() for row in below for image in row[1:]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

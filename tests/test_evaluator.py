@@ -64,7 +64,8 @@ def test_evaluate_reports_the_judge_and_refuses_a_source(judge, tiny_checkpoint,
     printed = capsys.readouterr().out
     assert "| *unconditional draws* |" in printed and f"Judged by {judge.name}" in printed
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["evaluator"] == judge.name and set(metrics["unconditional"]) == {"kid", "copying"}
+    assert metrics["evaluator"] == judge.name
+    assert set(metrics["unconditional"]) == {"kid", "copying", "spread_perceptual"}
     source = metrics["sources"]["tiny/projector"]
     assert source["kid"]["n"] == 8 and source["copying"]["null"] == 1
     assert {"class", "hue", "edges", "place"} <= set(source["retention"]) and set(metrics["spread"]) >= {"class"}

@@ -83,11 +83,10 @@ def test_levels_refuse_too_few_images(pipe, n, m, seeds, words):
         STUDIES["levels"](pipe, world(n)[0], sources=["tiny/layer2"], seeds=range(seeds), reference=world(m)[0])
 
 
-def test_the_command_gives_the_study_its_labels(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("rcdm.cli.study_data.REFERENCE", 40)
+def test_the_command_gives_the_study_its_labels(tiny_checkpoint, tmp_path):
     cli.main(["study", "levels", "--checkpoint", str(tiny_checkpoint), "--samples", "2", "--images", "9"]
              + ["--source", "tiny/layer2", "--steps", "1", "--device", "cpu", "--out", str(tmp_path)]
-             + ["--option", "drawn_images=2"])  # fmt: skip
+             + ["--reference", "40", "--option", "drawn_images=2"])  # fmt: skip
     found = json.loads((tmp_path / "levels.json").read_text())
     assert found["reference"] == 40 and found["drawn_images"] == 2
     assert found["networks"]["tiny"]["levels"]["layer1"]["linear_top1"]["n"] == 9

@@ -190,10 +190,10 @@ def test_the_command_trains_several_and_evaluate_measures_them_again(tmp_path, m
     assert again == metrics and (out / "supervised" / "metrics.json").exists()
     assert rcdm.load_source(f"{out.parent}/simclr-nojitter/layer2").dim == 8
     cli.main(["report", "--checkpoint", str(out.parent), "--out", str(tmp_path / "report")])
-    table = (tmp_path / "report" / "levels.md").read_text()
+    table = (tmp_path / "report" / "networks.md").read_text()
     gap = [100 * again["levels"][level]["linear_top1"]["value"] for level in ("projector", "backbone")]
     assert f"| {gap[0] - gap[1]:+.1f} |" in table and "N 40" in table
-    assert (tmp_path / "report" / "levels.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "report" / "networks.pdf").read_bytes().startswith(b"%PDF")
     shutil.rmtree(out / "supervised")
     cli.main([*arguments, "--resume", "--jitter", "0", "--hue", "0", "--mixed-precision", "no"])
     assert "finished already" in capsys.readouterr().out and (out / "supervised" / "metrics.json").exists()

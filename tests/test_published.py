@@ -14,7 +14,8 @@ from torch import nn
 from torchvision.models import resnet50
 
 from rcdm import published
-from rcdm.published import PUBLISHED, in_blocks, load_published, read_published
+from rcdm.projectors import in_blocks
+from rcdm.published import PUBLISHED, load_published, read_published
 from rcdm.safe_load import read_checkpoint
 
 
@@ -100,6 +101,16 @@ def mocov3(backbone):
     return {"epoch": 1000, "state_dict": base | other | named("module.predictor.", mlp(8, 24, 8))}, projector
 
 
+def byol(backbone):
+    """As OpenMMLab saves it: layers of the neck are attributes, the target network follows."""
+    projector, names = mlp(2048, 24, 8), {"0": "fc0", "1": "bn0", "3": "fc1"}
+    neck = {f"neck.{names[n.split('.')[0]]}.{n.split('.')[1]}": t for n, t in projector.state_dict().items()}
+    online = named("backbone.", backbone) | neck
+    target = {f"target_net.module.{int(n.startswith('neck'))}.{n.partition('.')[2]}": t for n, t in online.items()}
+    rest = {"target_net.steps": torch.zeros(1)} | named("head.predictor.", nn.Linear(8, 8))
+    return {"meta": {"epoch": 200}, "state_dict": online | target | rest}, projector
+
+
 def supervised(backbone):
     return backbone.state_dict() | named("fc.", nn.Linear(2048, 1000)), nn.Identity()
 
@@ -113,6 +124,7 @@ FORMATS = {
     "dino-resnet50": dino,
     "swav-resnet50": swav,
     "mocov3-resnet50": mocov3,
+    "byol-resnet50": byol,
 }
 
 
@@ -128,7 +140,7 @@ def foreign_library(monkeypatch):
 
 
 def test_every_published_network_has_a_test_of_its_format():
-    assert set(FORMATS) == set(PUBLISHED)
+    assert set(FORMATS) == {name for name in PUBLISHED if "-vit" not in name}  # those: test_published_vits.py
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

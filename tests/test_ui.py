@@ -1,13 +1,13 @@
 """The page, driven over HTTP through `gradio_client` as another program would, on a tiny checkpoint."""
 
-import base64
+import dataclasses
 import io
-import re
+import itertools
+import json
 import socket
-import struct
-import threading
 import time
-import zlib
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,39 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import rcdm
-from rcdm import drawing, sheet, sprites, ui
+from rcdm import cli, sprites
 from rcdm import images as im
+from rcdm.drawing import Columns
+from rcdm.ui import compare, export, page
+from rcdm.ui.controls import asked
+from rcdm.ui.engine import Engine
+from rcdm.ui.settings import Settings
+from rcdm.ui.store import key_of
 
 BOTH = ["tiny/backbone", "tiny/projector"]
-KEPT = {"hue": 1.0, "ground_hue": -0.1}
 
 
 @pytest.fixture(scope="module")
-def client(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a served page whose attributes are made up: the tiny checkpoint has no reader."""
+def engine(tiny_checkpoint: Path) -> Engine:
+    return Engine(Settings(checkpoint=str(tiny_checkpoint), queue=3), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def client(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a served page."""
     with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        patch.setattr(ui, "attributes_of", lambda pipe: "attributes")
-        patch.setattr(drawing, "kept_by_draws", lambda attributes, draws: KEPT)
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        page = ui.launch(rcdm.load(tiny_checkpoint, device="cpu"), port=port, prevent_thread_lock=True)
+        settings = engine.settings
+        engine.settings = dataclasses.replace(settings, port=port)
+        served = page.launch(engine, prevent_thread_lock=True)
         try:
-            yield Client(page.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+            yield Client(served.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
         finally:
-            page.close()
+            served.close()
+            engine.settings = settings
 
 
 @pytest.fixture
@@ -59,51 +70,50 @@ def _saved(image: Image.Image, path: Path, **options: Any) -> Path:
     return path
 
 
-def _draw(client: Client, path: Path | None, **changes: Any) -> tuple[Image.Image, dict[str, Any], str]:
-    """The grid, the numbers and the sheet that `/draw` ends with."""
+def _draw(client: Client, path: Path | None, **changes: Any) -> tuple[list[Image.Image], dict[str, Any]]:
+    """The images and the numbers that `/draw` ends with."""
     settings = {"sources": BOTH, "number": 3, "steps": 2, "seed": 5} | changes
-    job = client.submit(image=path and handle_file(path), **settings, api_name="/draw")
-    job.result()
-    grid, numbers, sheet, _status = job.outputs()[-1]
-    with Image.open(grid) as image:
-        image.load()
-    return image, numbers, sheet
+    drawn, numbers = client.predict(image=path and handle_file(path), **settings, api_name="/draw")
+    return [Image.open(item["image"]) for item in drawn], numbers
 
 
-def _images(sheet: str) -> list[Image.Image]:
-    """The images of a sheet: the given one, then the drawn ones column by column."""
-    codes = re.findall(r'src="data:image/png;base64,([^"]+)"', sheet)
-    return [Image.open(io.BytesIO(base64.b64decode(code))) for code in codes]
+def _get(client: Client, path: str) -> tuple[bytes, Any]:
+    with urllib.request.urlopen(f"{client.src.rstrip('/')}/{path}", timeout=10) as answer:
+        return answer.read(), answer.headers
 
 
 def test_a_drawing_has_one_png_per_source_and_seed(client: Client, photo: Path) -> None:
-    grid, numbers, sheet = _draw(client, photo)
-    images = _images(sheet)
-    assert len(images) == 1 + 2 * 3
-    assert {image.format for image in images} == {grid.format} == {"PNG"}
-    assert {image.size for image in images} == {(16, 16)}
+    images, numbers = _draw(client, photo)
+    assert len(images) == 2 * 3
+    assert {image.format for image in images} == {"PNG"} and {image.size for image in images} == {(16, 16)}
     assert numbers["seeds"] == [5, 6, 7] and list(numbers["sources"]) == BOTH
     assert all(len(column["similarity"]) == 3 for column in numbers["sources"].values())
 
 
-def test_drawn_images_are_those_of_the_pipeline(client: Client, photo: Path, pipe: rcdm.RCDMPipeline) -> None:
-    _, _, sheet = _draw(client, photo)
-    picture = Image.open(photo)
-    drawn = pipe([picture] * 2, source=BOTH, seeds=[5, 6, 7], num_inference_steps=2).images
-    given, *shown = _images(sheet)
+def test_page_command_line_and_python_draw_the_same(
+    client: Client, photo: Path, pipe: rcdm.RCDMPipeline, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    shown, _ = _draw(client, photo)
+    drawn = pipe([Image.open(photo)] * 2, source=BOTH, seeds=[5, 6, 7], num_inference_steps=2).images
     assert [image.tobytes() for image in shown] == [image.tobytes() for image in drawn]
-    assert given.tobytes() == im.centre_crop(picture, 16).tobytes()
+    rows: list[Any] = []
+    monkeypatch.setattr(im, "grid", lambda given, **_: rows.extend(given) or Image.new("RGB", (4, 4)))
+    options = ["--samples", "3", "--seed", "5", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "a.png")]
+    cli.main(["sample", str(photo), "--checkpoint", str(tiny_checkpoint), "--source", *BOTH, *options])
+    of_shell = [image for row in rows for image in row[1:]]
+    apart = [(im.to_tensor(a) - im.to_tensor(b)).abs().max() * 127.5 for a, b in zip(shown, of_shell, strict=True)]
+    assert max(apart) < 1.5  # one level of 255, for another composition of batches
 
 
 def test_the_same_seed_gives_the_same_drawing(client: Client, photo: Path) -> None:
     first, second, other = _draw(client, photo), _draw(client, photo), _draw(client, photo, seed=6)
-    assert first[2] == second[2] and first[1] == second[1] and first[0].tobytes() == second[0].tobytes()
-    one, later = _images(first[2])[1:], _images(other[2])[1:]
-    assert one[1].tobytes() == later[0].tobytes() and one[0].tobytes() != later[0].tobytes()
+    pixels = [[image.tobytes() for image in images] for images, _ in (first, second, other)]
+    assert pixels[0] == pixels[1] and first[1] == second[1]
+    assert pixels[0][1] == pixels[2][0] and pixels[0][0] != pixels[2][0]
 
 
 def test_similarity_is_that_of_the_drawn_images(client: Client, photo: Path, pipe: rcdm.RCDMPipeline) -> None:
-    _, numbers, _ = _draw(client, photo)
+    _, numbers = _draw(client, photo)
     for source in BOTH:
         drawn = pipe(Image.open(photo), source=source, seeds=[5, 6, 7], num_inference_steps=2, output_type="pt").images
         a, b = (pipe.unet.standardise(pipe.encode(x, source), source) for x in (drawn, Image.open(photo)))
@@ -111,11 +121,41 @@ def test_similarity_is_that_of_the_drawn_images(client: Client, photo: Path, pip
         assert numbers["sources"][source]["similarity"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_what_is_kept_is_shown_as_it_is_and_its_bar_is_clamped(client: Client, photo: Path) -> None:
-    _, numbers, sheet = _draw(client, photo)
-    assert all(column["kept"] == KEPT for column in numbers["sources"].values())
-    assert sheet.count('class="kept"') == 2 and "width:0%" in sheet and "width:100%" in sheet and ">-0.10<" in sheet
-    assert 'class="kept"' not in _draw(client, photo, number=1)[2]  # one draw shows no variance
+def test_encode_is_the_representation(client: Client, photo: Path, pipe: rcdm.RCDMPipeline) -> None:
+    h = client.predict(handle_file(photo), "tiny/projector", api_name="/encode")
+    assert h == pytest.approx(pipe.encode(Image.open(photo), "tiny/projector")[0].tolist(), abs=1e-5)
+
+
+def test_study_interpolates_and_samples(client: Client, photo: Path, tmp_path: Path) -> None:
+    other = _saved(_gradient().transpose(Image.Transpose.ROTATE_180), tmp_path / "other.png")
+    settings = {"sources": BOTH[:1], "number": 2, "steps": 1, "seed": 0, "api_name": "/study"}
+    path, numbers = client.predict("interpolation", handle_file(photo), handle_file(other), **settings)
+    assert len(path) == 2 * 9 and len(numbers["sources"][BOTH[0]]["jumps"]) == 8
+    samples, numbers = client.predict("samples", handle_file(photo), None, **settings)
+    assert len(samples) == 1 + 2 + 2 and 0 <= numbers["sources"][BOTH[0]]["spread"]["value"] <= 1
+    with pytest.raises(AppError, match="rcdm study"):
+        client.predict("retention", handle_file(photo), None, **settings)
+
+
+def test_another_checkpoint_answers_by_name(client: Client, photo: Path) -> None:
+    images, _ = _draw(client, photo, checkpoint="sprites-32", sources=["vicreg/backbone"], number=1)
+    assert images[0].size == (32, 32)
+    with pytest.raises(AppError, match="no checkpoint"):
+        _draw(client, photo, checkpoint="../../etc")
+
+
+def test_only_the_stable_endpoints_are_public(client: Client) -> None:
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    found = {name: [p["parameter_name"] for p in endpoint["parameters"]] for name, endpoint in endpoints.items()}
+    settings = ["sources", "number", "steps", "seed", "checkpoint"]
+    assert found == {
+        "/encode": ["image", "source", "checkpoint"],
+        "/draw": ["image", *settings],
+        "/study": ["study", "image", "second", *settings],
+        "/sprite": list(sprites.KINDS),
+    }
+    types = [p["python_type"]["type"] for p in endpoints["/draw"]["parameters"]]
+    assert types == ["filepath", "list[str]", "int", "int", "int", "str"]
 
 
 def _slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
@@ -132,101 +172,46 @@ def _slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
     return begun
 
 
-def test_columns_fill_in_while_drawing(client: Client, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "PREVIEW_SECONDS", 0.0)
-    _slow_down(monkeypatch, 0.1)
-    job = client.submit(handle_file(photo), BOTH, 3, 4, 0, api_name="/draw")
-    job.result()
-    sheets = [_images(output[2]) for output in job.outputs() if isinstance(output[2], str)]
-    assert len(sheets) >= 4 and all(len(images) == 7 for images in sheets)
-
-
-def test_a_cancelled_drawing_ends_within_one_step(client: Client, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("endpoint", ["/draw", "/study"])
+def test_a_cancelled_call_ends_within_one_step(
+    client: Client, photo: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
     steps = _slow_down(monkeypatch, 0.3)
-    job = client.submit(handle_file(photo), BOTH, 1, 50, 0, api_name="/draw")
+    first = ["samples", handle_file(photo), None] if endpoint == "/study" else [handle_file(photo)]
+    job = client.submit(*first, BOTH, 2, 50, 0, api_name=endpoint)
     while not steps:
         time.sleep(0.05)
     job.cancel()
-    time.sleep(0.5)
+    time.sleep(0.7)
     begun = len(steps)
-    time.sleep(0.8)
+    time.sleep(0.7)
     assert len(steps) <= begun + 1 < 10
 
 
-def test_work_that_nobody_waits_for_is_told_to_end() -> None:
-    ended = threading.Event()
-
-    def work(show: Callable[[Any], None], check: Callable[[], None]) -> None:
-        try:
-            for step in range(1000):
-                time.sleep(0.01)
-                check()
-                show(step)
-        finally:
-            ended.set()
-
-    stream = drawing.in_background(work)
-    next(stream)
-    stream.close()
-    assert ended.wait(1)
-
-
-def test_only_the_latest_preview_waits_and_errors_come_through() -> None:
-    shown = threading.Event()
-
-    def work(show: Callable[[Any], None], check: Callable[[], None]) -> None:
-        for step in range(100):
-            show(step)
-        shown.set()
-        time.sleep(0.1)
-        raise ValueError("no")
-
-    stream = drawing.in_background(work)
-    first = next(stream)
-    assert shown.wait(1)
-    with pytest.raises(ValueError, match="no"):
-        rest = [first, *(item for item in stream)]
-        assert len(rest) < 10
-
-
-def _huge_png() -> bytes:
-    """10,000 x 10,000 pixels by its header."""
-    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def _cut_short() -> bytes:
-    file = io.BytesIO()
-    _gradient(400, 300).save(file, "jpeg")
-    return file.getvalue()[:2000]
-
-
-BAD_FILES = {
-    "text.png": b"not an image",
-    "empty.jpg": b"",
-    "cut.jpg": _cut_short(),
-    "huge.png": _huge_png(),
-    "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"></svg>',
-    "page.html": b"<script>alert(1)</script>",
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_file_gives_one_sentence(client: Client, tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(BAD_FILES[name])
-    with pytest.raises(AppError) as error:
-        _draw(client, path)
-    words = str(error.value)
-    assert words.startswith("The file ") and words.endswith(".")
-    assert "Traceback" not in words and "/" not in words and "\n" not in words
+def test_a_full_queue_is_said_and_one_job_runs_at_a_time(
+    client: Client, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = _slow_down(monkeypatch, 0.15)
+    jobs = [client.submit(handle_file(photo), BOTH[:1], 1, 2, 100 + i, api_name="/draw") for i in range(12)]
+    errors = [error for job in jobs if (error := job.exception()) is not None]
+    assert 0 < len(errors) < 12 and all("queue" in str(error).lower() for error in errors)
+    assert len(steps) == 2 * (12 - len(errors))
+    assert all(later - earlier > 0.14 for earlier, later in itertools.pairwise(steps))
+    assert len(_draw(client, photo, seed=300)[0]) == 6  # and then it serves again
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"sources": []}, "at least one source"), ({"sources": ["no/such"]}, "no/such"), ({"number": 17}, "17")],
+    [
+        ({"sources": []}, "at least one source"),
+        ({"sources": ["no/such"]}, "no/such"),
+        ({"sources": "tiny/backbone"}, "at least one source"),
+        ({"number": 17}, "from 1 to 16"),
+        ({"number": "many"}, "whole number"),
+        ({"steps": 0}, "from 1 to 100"),
+        ({"seed": -1}, "The seed"),
+        ({"seed": 0.5}, "The seed"),
+    ],
 )
 def test_settings_that_do_not_fit_give_a_sentence(
     client: Client, photo: Path, changes: dict[str, Any], words: str
@@ -246,40 +231,25 @@ def _turned(path: Path) -> Path:
     return _saved(_gradient().transpose(Image.Transpose.ROTATE_90), path.with_suffix(".jpg"), exif=exif, quality=100)
 
 
-def _sixteen_bit(path: Path) -> Path:
-    levels = Image.linear_gradient("L").resize((60, 40)).convert("I").point(lambda v: v * 257)
-    return _saved(levels.convert("I;16"), path.with_suffix(".png"))
+def _text(path: Path) -> Path:
+    path = path.with_suffix(".jpg")
+    path.write_text("<script>alert(1)</script>")
+    return path
 
 
-def _transparent(path: Path) -> Path:
-    image = _gradient().convert("RGBA")
-    image.putalpha(Image.linear_gradient("L").resize((60, 40)))
-    return _saved(image, path.with_suffix(".png"))
-
-
-def _animated(path: Path) -> Path:
-    more = [Image.new("RGB", (60, 40), colour) for colour in ("red", "blue")]
-    return _saved(_gradient(), path.with_suffix(".gif"), save_all=True, append_images=more)
-
-
-ODD_FILES: dict[str, Callable[[Path], Path]] = {
-    "cmyk": lambda path: _saved(_gradient().convert("CMYK"), path.with_suffix(".jpg")),
-    "cmyk tiff": lambda path: _saved(_gradient().convert("CMYK"), path.with_suffix(".tif")),
-    "16 bit": _sixteen_bit,
-    "turned": _turned,
-    "transparent": _transparent,
-    "animated": _animated,
-}
-
-
-@pytest.mark.parametrize("name", ODD_FILES)
-def test_an_odd_file_is_seen_as_it_should_look(client: Client, tmp_path: Path, name: str) -> None:
-    path = ODD_FILES[name](tmp_path / "odd")
-    given = _images(_draw(client, path, number=1, steps=1)[2])[0]
-    assert given.tobytes() == im.centre_crop(im.decode(path), 16).tobytes()
-    if name == "turned":
-        upright = im.to_tensor(_gradient(), 16)
-        assert (im.to_tensor(given) - upright).abs().max() < 0.1
+@pytest.mark.parametrize("make", [_turned, _text])
+def test_the_server_opens_files_by_their_content(
+    client: Client, tmp_path: Path, pipe: rcdm.RCDMPipeline, make: Callable[[Path], Path]
+) -> None:
+    path = make(tmp_path / "odd")
+    if make is _text:
+        with pytest.raises(AppError, match="not a readable image") as error:
+            _draw(client, path)
+        assert "<" not in str(error.value) and "/" not in str(error.value)
+        return
+    images, _ = _draw(client, path, number=1, steps=2)
+    expected = pipe([im.decode(path)] * 2, source=BOTH, seeds=[5], num_inference_steps=2).images
+    assert [image.tobytes() for image in images] == [image.tobytes() for image in expected]
 
 
 def test_a_sprite_is_drawn_from_its_factors(client: Client) -> None:
@@ -294,19 +264,25 @@ def test_a_sprite_is_drawn_from_its_factors(client: Client) -> None:
         client.predict(shape="drop", **(values | {"size": 9.0}), api_name="/sprite")
 
 
-def test_only_the_stable_endpoints_are_public(client: Client) -> None:
-    endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    names = {name: [p["parameter_name"] for p in endpoint["parameters"]] for name, endpoint in endpoints.items()}
-    assert names == {"/draw": ["image", "sources", "number", "steps", "seed"], "/sprite": list(sprites.KINDS)}
+def test_files_of_a_drawing_can_be_fetched_and_say_how_it_was_made(client: Client, engine: Engine, photo: Path) -> None:
+    wanted = asked(engine, str(photo), engine.settings.checkpoint, BOTH, 3, 2, 5)
+    *_, last = compare._draw(engine, None, wanted, [])
+    (key,) = last[3]
+    result = engine.store.get(key)
+    png, headers = _get(client, f"drawings/{key}.png")
+    assert Image.open(io.BytesIO(png)).width > 4 * export.CELL and "attachment" in headers["content-disposition"]
+    assert _get(client, f"drawings/{key}.pdf")[0].startswith(b"%PDF")
+    record = json.loads(_get(client, f"drawings/{key}.json")[0])
+    assert record["seeds"] == [5, 6, 7] and list(record["sources"]) == BOTH and record["steps"] == 2
+    assert record["command"] == export.command_of(result) and f"{key}.png" in last[2]
+    job = Columns(wanted.picture, wanted.sources, wanted.seeds, wanted.steps)
+    for bad in ("0" * 64, key_of(wanted.loaded.name, job)):  # nothing, and something that is no drawing
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            _get(client, f"drawings/{bad}.png")
 
 
-def test_a_checkpoint_without_a_reader_shows_no_shares(tiny_checkpoint: Path) -> None:
-    page = ui.build(rcdm.load(tiny_checkpoint, device="cpu"))
-    assert page.config["title"] == "RCDM"
-    assert "kept" not in sheet.sheet_html(_gradient(), [drawing.Column("a/b", [_gradient()], [1.0])], [0])
-
-
-def test_the_first_backbone_and_its_projector_are_chosen() -> None:
-    assert ui.default_sources(["a/layer2", "a/backbone", "b/projector", "a/projector"]) == ["a/backbone", "a/projector"]
-    assert ui.default_sources(["a/layer1", "a/layer2", "a/layer3"]) == ["a/layer1", "a/layer2"]
-    assert ui.default_sources(["a/backbone"]) == ["a/backbone"]
+def test_the_server_is_healthy_and_lets_browsers_load_nothing_from_elsewhere(client: Client) -> None:
+    body, headers = _get(client, "health")
+    assert body == b"ok\n" and headers["content-security-policy"].startswith("default-src 'self'")
+    html = _get(client, "")[0].decode()
+    assert "fonts.googleapis" not in html and '<script src="http' not in html

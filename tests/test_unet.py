@@ -5,8 +5,9 @@ import torch
 from conftest import TINY_SOURCES, make_tiny_sources
 from torch import nn
 
+from rcdm.projectors import projector_from
 from rcdm.representation import Preprocessing, SSLNetwork
-from rcdm.source_folder import load_network, projector_from
+from rcdm.source_folder import load_network
 from rcdm.ssl.objectives import OBJECTIVES
 from rcdm.unet import RepresentationUNet, unet_arguments
 

@@ -37,3 +37,5 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
         options.run(options)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: interrupted. {getattr(options, 'interrupted', '')}\n")

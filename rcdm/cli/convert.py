@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from rcdm.catalogue import PUBLISHED
 from rcdm.cli.options import command
 from rcdm.convert import DEFAULT_FLAGS, RELEASED_FLAGS
 from rcdm.official import RELEASED, convert_file
-from rcdm.published import PUBLISHED
 
 
 def add(commands: Any) -> None:

@@ -1,43 +1,170 @@
-"""`rcdm report`: what backbones hold at each level, as a table and a figure."""
+"""`rcdm report`: every study of a checkpoint, and what its networks hold at each level, on one page."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import rcdm
 from rcdm.checkpoints import checkpoint_folder
-from rcdm.cli.options import command
-from rcdm.figures import levels_figure, levels_table
+from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
+from rcdm.cli.study import AGAIN, add_data_options, study_run
+from rcdm.figures import save
+from rcdm.figures.networks import levels_figure, levels_table
+from rcdm.page import Section, page_html
+from rcdm.pipeline import RCDMPipeline
+from rcdm.studies import STUDIES
+from rcdm.study_run import run_study
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A study of the report. `quick`: images, samples and settings where time is short; `only` chooses sources."""
+
+    study: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    quick: tuple[int | None, int | None] = (None, None)
+    quick_settings: dict[str, Any] = field(default_factory=dict)
+    only: Callable[[str], bool] = lambda source: True
+
+
+ENTRIES: dict[str, Entry] = {
+    "samples": Entry("samples", quick=(4, 4)),
+    "retention": Entry("retention", quick=(32, 4)),
+    "information": Entry("information", quick=(24, 1), quick_settings={"levels": 12}),
+    "invariance": Entry("invariance", quick=(8, 1)),
+    "interpolation": Entry("interpolation", quick=(2, 2)),
+    "manipulation-principal": Entry("manipulation", {"method": "principal"}, quick=(1, 1)),
+    "manipulation-attributes": Entry("manipulation", {"method": "attributes"}, quick=(1, 1)),
+    "manipulation-neighbours": Entry(
+        "manipulation", {"method": "neighbours"}, quick=(3, 2), only=lambda source: source.endswith("/backbone")
+    ),
+    "adversarial": Entry("adversarial", quick=(8, 1), quick_settings={"steps": 10}),
+    "levels": Entry("levels", quick=(100, 2), quick_settings={"drawn_images": 8}),
+    "spectrum": Entry("spectrum", quick=(256, 1)),
+    "out_of_distribution": Entry("out_of_distribution", quick=(12, 1)),
+}
+"""Name of its files -> what is run; every other study of STUDIES follows as it is."""
+
+QUICK_REFERENCE = 500
 
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
-    parser = command(commands, "report", "Table and figure of what backbones hold at each level.", _report)
-    parser.add_argument("--checkpoint", required=True, help="folder or name: its sources/NAME/metrics.json are read")
+    parser = command(commands, "report", "All studies of a checkpoint on one page, with their figures.", _report)
+    parser.set_defaults(interrupted=AGAIN, photos=[])
+    add_drawing_options(parser, samples=None)
+    add_data_options(parser)
+    parser.add_argument("--quick", action="store_true", help="fewer images and draws: minutes on two CPU cores")
+    parser.add_argument("--study", nargs="+", default=[], help="only these: " + ", ".join(_entries()))
     parser.add_argument("--sweep", type=Path, help="folder of sources pretrained with --strength 0 … 1")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for levels.md, .png and .pdf")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for report.html, figures and numbers")
+
+
+def _entries() -> dict[str, Entry]:
+    known = {entry.study for entry in ENTRIES.values()}
+    return {**ENTRIES, **{name: Entry(name) for name in STUDIES if name not in known}}
 
 
 def _report(options: argparse.Namespace) -> None:
     folder = checkpoint_folder(options.checkpoint)
-    if folder is None:
-        raise ValueError(f"There is no checkpoint {options.checkpoint!r}.")
-    metrics = _metrics_below(folder / "sources")
-    if not metrics:
+    draws = folder is None or (folder / "model_index.json").is_file()
+    sections = list(_networks(options, folder)) if folder is not None else []
+    if not draws and not sections:
         raise ValueError(
             f"The networks of {options.checkpoint} have not been measured level by level: `rcdm pretrain` does so at "
             "its end, and `rcdm evaluate FOLDER --data DATA` does for a folder that holds sources/ alone."
         )
+    pipe = rcdm.load(options.checkpoint, device=options.device) if draws else None
+    about = _about(options, pipe)
+    for section in _studies(options, pipe) if pipe is not None else ():
+        sections.append(section)
+        _write(options, about, sections)  # so that what is finished can be looked at
+    print(_write(options, about, sections))
+    if failed := [section.title for section in sections if section.failure]:
+        print(f"Not answered: {', '.join(failed)}; the page says why.")
+
+
+def _studies(options: argparse.Namespace, pipe: RCDMPipeline) -> Iterator[Section]:
+    """A section per study, with a sentence in place of figures where it failed."""
+    entries = _entries()
+    if unknown := [name for name in options.study if name not in entries]:
+        raise ValueError(f"There is no study {unknown[0]!r}; choose of {', '.join(entries)}.")
+    chosen_sources(pipe, options.source)  # a wrong name is no matter of a single study
+    names = options.study or list(entries)
+    for i, name in enumerate(names):
+        announce(f"study {i + 1} of {len(names)}: {name}")
+        yield _section(options, pipe, name, entries[name])
+
+
+def _section(options: argparse.Namespace, pipe: RCDMPipeline, name: str, entry: Entry) -> Section:
+    title = name.replace("-", " by ", 1).replace("-", " ")
+    question = (getattr(inspect.getmodule(STUDIES[entry.study]), "__doc__", "") or "").partition("\n")[0]
+    settings = {**entry.settings, **(entry.quick_settings if options.quick else {})}
+    asked = argparse.Namespace(**vars(options))
+    if options.quick:
+        asked.images = entry.quick[0] if options.images is None else options.images
+        asked.samples = entry.quick[1] if options.samples is None else options.samples
+        asked.reference = min(options.reference, QUICK_REFERENCE)
+    try:
+        asked.source = [s for s in chosen_sources(pipe, options.source) if entry.only(s)]
+        if not asked.source:
+            raise ValueError("No source that it can be asked of was chosen.")
+        texts = [f"{key}={value}" for key, value in settings.items()]
+        run = study_run(pipe, asked, entry.study, settings=settings, option_texts=texts, name=name)
+        record = run_study(pipe, run, options.out, on_progress=announce)
+    except Exception as error:  # one study must not end the others
+        announce(f"{name} failed: {error}")
+        if not isinstance(error, ValueError):
+            log.warning("%s failed", name, exc_info=error)
+        return Section(title, question, failure=str(error) or type(error).__name__)
+    figures = [(options.out / file, caption) for file, caption in record["figures"].items()]
+    return Section(title, question, figures, record["summary"], record["command"], f"{name}.json")
+
+
+def _about(options: argparse.Namespace, pipe: RCDMPipeline | None) -> list[str]:
+    """The lines below the title of the page."""
+    lines = [f"Checkpoint {options.checkpoint}, rcdm {rcdm.__version__}."]
+    if pipe is not None:
+        lines.append(f"Sources: {', '.join(chosen_sources(pipe, options.source))}.")
+        lines += [pipe.caution] if pipe.caution else []
+    if options.quick:
+        lines.append("Made with --quick: few images, wide intervals. Without it the numbers are worth quoting.")
+    return lines
+
+
+def _write(options: argparse.Namespace, about: list[str], sections: list[Section]) -> Path:
+    options.out.mkdir(parents=True, exist_ok=True)
+    page = options.out / "report.html"
+    partial = page.with_suffix(".partial")
+    partial.write_text(page_html(f"What {Path(options.checkpoint).name} keeps", about, sections))
+    partial.replace(page)
+    return page
+
+
+def _networks(options: argparse.Namespace, folder: Path) -> Iterator[Section]:
+    """What the networks hold at each level, where their pretraining has measured it: networks.md, .png and .pdf."""
+    if not (metrics := _metrics_below(folder / "sources")):
+        return
     sweep = _by_strength(options.sweep) if options.sweep else None
     options.out.mkdir(parents=True, exist_ok=True)
-    table, figure = levels_table(metrics), levels_figure(metrics, sweep)
-    (options.out / "levels.md").write_text(table + "\n")
-    for kind in ("png", "pdf"):
-        figure.savefig(options.out / f"levels.{kind}", dpi=160)
+    table = levels_table(metrics)
+    (options.out / "networks.md").write_text(table + "\n")
+    files = save({"": levels_figure(metrics, sweep)}, options.out / "networks")
     print(table)
-    print(options.out / "levels.png")
+    caption = "Linear probe along the levels, with 95 % intervals; " + table.partition("\n")[0]
+    if sweep:
+        caption += " Beside: effective rank of SimCLR against the strength of its views."
+    yield Section("networks", "What do the networks hold at each level, by the probes of their pretraining?",
+                  [(file, caption) for file in files], table)  # fmt: skip
 
 
 def _metrics_below(folder: Path) -> dict[str, Any]:

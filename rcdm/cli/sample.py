@@ -27,6 +27,9 @@ def add(commands: Any) -> None:
     parser = command(commands, "sample", "Draw images that share the representation of photographs.", _sample)
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
     add_drawing_options(parser, samples=8)
+    parser.add_argument(
+        "--across", action="store_true", help="one row per photograph, the sources side by side, instead of below"
+    )
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="1 is off")
     parser.add_argument("--out", type=Path, default=Path("sample.png"), help="grid; FILE.json is written beside it")
 
@@ -55,13 +58,37 @@ def _sample(options: argparse.Namespace) -> None:
                     batch_size=len(seeds),
                     callback_on_step_end=lambda *_: bar.update(),
                 )
-                drawn.append([im.centre_crop(photo, 4 * pipe.image_size), *im.to_pil(images)])
+                drawn.append(im.to_pil(images))
                 numbers.append(
                     {"photo": str(path), "source": source, **_numbers_of(pipe, photo, source, images, attributes)}
                 )
-    labels = [f"{Path(n['photo']).name} {n['source']}" for n in numbers]
-    grid = im.grid(drawn, row_labels=labels, column_labels=["given", *(f"seed {seed}" for seed in seeds)])
+    given = [im.centre_crop(photo, 4 * pipe.image_size) for photo in photos]
+    names = [path.name for path in map(Path, options.photos)]
+    grid = (_across if options.across else _below)(given, names, drawn, sources, seeds)
     _write_sample(options, grid, {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers}, pipe.caution)
+
+
+Pictures = list[Image.Image]
+
+
+def _below(
+    given: Pictures, names: list[str], drawn: list[Pictures], sources: list[str], seeds: list[int]
+) -> Image.Image:
+    """One row per photograph and source; `drawn` holds the draws of each, row by row."""
+    rows = [[given[i // len(sources)], *images] for i, images in enumerate(drawn)]
+    labels = [f"{name} {source}" for name in names for source in sources]
+    return im.grid(rows, row_labels=labels, column_labels=["given", *(f"seed {seed}" for seed in seeds)])
+
+
+def _across(
+    given: Pictures, names: list[str], drawn: list[Pictures], sources: list[str], seeds: list[int]
+) -> Image.Image:
+    """One row per photograph."""
+    width = len(sources)
+    parts = [drawn[i : i + width] for i in range(0, len(drawn), width)]
+    rows = [[photo, *(image for images in own for image in images)] for photo, own in zip(given, parts, strict=True)]
+    columns = [source if len(seeds) == 1 else f"{source} seed {seed}" for source in sources for seed in seeds]
+    return im.grid(rows, row_labels=names, column_labels=["given", *columns])
 
 
 def _numbers_of(

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from rcdm.cli.options import add_backbone_option, command
+from rcdm.ui.settings import add_serve_options, from_options
 
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
     parser = command(commands, "serve", "Open the page.", _serve)
-    parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
+    add_serve_options(parser)
     add_backbone_option(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=None, help="port; the first free one from 7860 if not given")
-    parser.add_argument("--share", action="store_true", help="make a public link")
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from rcdm.ui import serve
+    settings = from_options(options)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from rcdm.ui.page import serve
 
-    serve(options.checkpoint, host=options.host, port=options.port, share=options.share)
+    serve(settings)

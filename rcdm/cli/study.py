@@ -1,23 +1,24 @@
-"""`rcdm study`: one question, its numbers and its figure."""
+"""`rcdm study`: one question, its numbers and its figures."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
-import json
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import rcdm
 from rcdm import images as im
 from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
-from rcdm.cli.study_data import DATA, StudyData
+from rcdm.cli.study_data import DATA, SPLITS, StudyData
 from rcdm.datasets import load_dataset
 from rcdm.pipeline import RCDMPipeline
 from rcdm.sources import read_sources
 from rcdm.studies import STUDIES
+from rcdm.study_run import StudyRun, run_study
 
 _IMAGES = {
     "retention": 128,
@@ -31,8 +32,9 @@ _IMAGES = {
     "interpolation": 2,
     "manipulation": 1,
 }
-_OTHERS = 64  # images of other data
 _SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8, "spectrum": 1, "width": 8}
+_OTHERS = 64
+"""How many images of other data are taken."""
 
 
 def _read_others(data: str, pipe: RCDMPipeline) -> Any:
@@ -47,17 +49,29 @@ _READ: dict[str, Callable[[str, RCDMPipeline], Any]] = {
 }
 """Settings of studies that are not numbers or words -> what reads them from the path that is given."""
 
+AGAIN = "What is finished is kept: run the same command again to continue."
+
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
-    parser = command(commands, "study", "Ask one question of a checkpoint; numbers and a figure.", _study)
+    parser = command(commands, "study", "Ask one question of a checkpoint; numbers and figures.", _study)
+    parser.set_defaults(interrupted=AGAIN)
     parser.add_argument("study", help=", ".join(STUDIES))
-    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="image files; else held-out images of --data")
+    parser.add_argument(
+        "photos", nargs="*", metavar="PHOTO", help="image files, folders of them; else images of --data"
+    )
     add_drawing_options(parser, samples=None)
-    parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")
-    parser.add_argument("--images", type=int, help="how many held-out images, when no PHOTO is given")
+    add_data_options(parser)
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the study")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for NAME.json and NAME.png")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for NAME.json, NAME.png, NAME.pdf …")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Where images come from, and how many."""
+    parser.add_argument("--data", help="'sprites', a folder of images or parquet files; what the checkpoint has seen")
+    parser.add_argument("--split", choices=SPLITS, default="held_out", help="which images of --data")
+    parser.add_argument("--images", type=int, help="how many images; as many as is usual for the study if not given")
+    parser.add_argument("--reference", type=int, default=2000, help="training images for probes and directions")
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -65,27 +79,68 @@ def _study(options: argparse.Namespace) -> None:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
     pipe = rcdm.load(options.checkpoint, device=options.device)
     settings = dict(_setting(options.study, text, pipe) for text in options.option)
-    data = StudyData(options, pipe, options.images or _IMAGES.get(options.study, 4))
-    result = STUDIES[options.study](
-        pipe,
-        data.images,
-        sources=chosen_sources(pipe, options.source),
-        seeds=range(options.seed, options.seed + (options.samples or _SAMPLES.get(options.study, 2))),
-        num_inference_steps=options.steps,
-        on_progress=announce,
-        **data.extras(inspect.signature(STUDIES[options.study]).parameters),
-        **settings,
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    width = len(result.columns)
-    rows = [result.images[i : i + width] for i in range(0, len(result.images), width)]
-    figure, report = (options.out / f"{options.study}.{kind}" for kind in ("png", "json"))
-    im.grid(rows, row_labels=result.rows, column_labels=result.columns).save(figure)
-    report.write_text(json.dumps(result.numbers, indent=1) + "\n")
-    print(result.summary)
-    print(f"{figure} and {report}")
+    run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
+    record = run_study(pipe, run, options.out, on_progress=announce)
+    print(record["summary"])
+    print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
     if options.photos and pipe.caution:
         print(f"Note: {pipe.caution}", file=sys.stderr)
+
+
+def study_run(
+    pipe: RCDMPipeline,
+    options: argparse.Namespace,
+    study: str,
+    *,
+    settings: Mapping[str, Any],
+    option_texts: Sequence[str] = (),
+    name: str = "",
+    sources: Sequence[str] | None = None,
+) -> StudyRun:
+    """What the options of a command line ask of a study; `options.images` and `.samples` are usual where None."""
+    data = StudyData(
+        pipe,
+        photos=options.photos,
+        data=options.data,
+        split=options.split,
+        count=options.images,
+        usual=_IMAGES.get(study, 4),
+        reference=options.reference,
+    )
+    samples = _SAMPLES.get(study, 2) if options.samples is None else options.samples
+    if samples < 1:
+        raise ValueError("--samples must be at least 1.")
+    return StudyRun(
+        study,
+        data.images,
+        data.names,
+        chosen_sources(pipe, options.source if sources is None else sources),
+        range(options.seed, options.seed + samples),
+        str(options.checkpoint),
+        _command(options, study, option_texts, samples),
+        name or study,
+        options.steps,
+        settings,
+        data.extras(inspect.signature(STUDIES[study]).parameters),
+    )
+
+
+def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str], samples: int) -> str:
+    """The `rcdm study` command that does this."""
+    words = ["rcdm", "study", study, *options.photos, "--checkpoint", str(options.checkpoint)]
+    for option in ("backbone", "data", "images"):
+        if (value := getattr(options, option)) is not None:
+            words += [f"--{option}", str(value)]
+    if options.split != "held_out":
+        words += ["--split", options.split]
+    if options.source:
+        words += ["--source", *options.source]
+    words += ["--samples", str(samples), "--seed", str(options.seed), "--reference", str(options.reference)]
+    if options.steps is not None:
+        words += ["--steps", str(options.steps)]
+    for text in option_texts:
+        words += ["--option", text]
+    return shlex.join(words)
 
 
 def _setting(study: str, text: str, pipe: RCDMPipeline) -> tuple[str, Any]:

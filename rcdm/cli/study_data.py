@@ -1,76 +1,146 @@
-"""What a study is given beside its images: whatever of training images, labels … its parameters ask for."""
+"""What a study is given: its images, and whatever of training images, labels … its parameters ask for."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from rcdm import images as im
 from rcdm.datasets import Dataset, Sprites, load_dataset
 from rcdm.pipeline import RCDMPipeline
 
-REFERENCE = 2000
-"""How many training images directions are found in and probes learn from."""
+DATA = ("reference", "probe_images", "labels", "reference_labels", "backgrounds", "training")
+"""Names of parameters of studies that `StudyData.extras` fills."""
+
+SPLITS = ("held_out", "train")
 
 TRAINING = 20_000
 """How many training images, at most, the nearest ones are looked for in."""
+
+MORE_THAN_NEEDED = 8
+"""Photographs of a list are kept at up to so many times the size at which they are looked at."""
 
 
 class StudyData:
     """The images of a study, and by name what else its parameters may ask for; data are read when something does.
 
     Args:
-        options: `photos`, `data`, `images` of the command line.
-        count: how many held-out images, where no photos are given.
+        photos: image files and folders of them; where there are none, images of `data` are taken.
+        data: 'sprites', a folder or a parquet file; what the checkpoint has seen, where it is the drawn world.
+        split: of the data: `held_out` or `train`.
+        count: how many images; where None, up to `usual` of those that there are.
+        reference: how many training images directions are found in and probes learn from.
     """
 
-    def __init__(self, options: argparse.Namespace, pipe: RCDMPipeline, count: int) -> None:
-        self._options, self._pipe, self._count = options, pipe, count
-
-    @cached_property
-    def _dataset(self) -> Dataset:
-        return load_dataset(self._options.data, self._pipe.image_size)
+    def __init__(
+        self,
+        pipe: RCDMPipeline,
+        *,
+        photos: Sequence[str] = (),
+        data: str | None = None,
+        split: str = "held_out",
+        count: int | None = None,
+        usual: int = 4,
+        reference: int = 2000,
+    ) -> None:
+        if count is not None and count < 1:
+            raise ValueError(f"--images must be at least 1, and is {count}.")
+        self._pipe, self._data, self._split, self._count, self._usual = pipe, data, split, count, usual
+        self._files = [file for photo in photos for file in _files_of(photo)]
+        self._reference = reference
 
     @cached_property
     def images(self) -> Any:
-        """The photographs that were named, or held-out images of the data."""
-        if self._options.photos:
-            return [im.decode(path) for path in self._options.photos]
-        return self._dataset.held_out(self._count).images
+        """The photographs as PIL images, or images of the data [N,3,S,S]. ValueError for fewer than `count`."""
+        if self._files:
+            names = self._chosen(self._files)
+            return [_smaller(im.decode(file), MORE_THAN_NEEDED * self._pipe.image_size) for file in names]
+        return self._chosen(self._taken.images)
 
-    def extras(self, parameters: Any) -> dict[str, Any]:
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the images: file names, or the data with a number."""
+        if self._files:
+            return [str(file) for file in self._chosen(self._files)]
+        return [f"{self.data}, {self._split.replace('_', ' ')}, {i}" for i in range(len(self.images))]
+
+    @property
+    def data(self) -> str:
+        """Where training and held-out images come from. ValueError where nobody said."""
+        if self._data is None and self._pipe.config.trained_on not in ("", "sprites"):
+            raise ValueError(
+                f"This checkpoint has learned from {self._pipe.config.trained_on}: name image files or folders, or say "
+                "where its data is with --data FOLDER."
+            )
+        return self._data or "sprites"
+
+    def extras(self, parameters: Collection[str]) -> dict[str, Any]:
         """Those of the parameters of a study that stand for data -> the data; absent where there is none."""
+        classes = "labels" in parameters and not self._files and self._dataset.classes > 1
         makers: dict[str, Callable[[], Any]] = {
-            "reference": lambda: self._dataset.batch(0, REFERENCE).images,
-            "probe_images": lambda: self._dataset.batch(0, REFERENCE).images,
-            "labels": self._labels,
-            "reference_labels": lambda: self._dataset.batch(0, REFERENCE).labels if self._has_classes else None,
+            "reference": lambda: self._training.images,
+            "probe_images": lambda: None if self._files and self._data is None else self._training.images,
+            "labels": lambda: self._taken.labels[: len(self.images)] if classes else None,
+            "reference_labels": lambda: self._training.labels if classes else None,
             "backgrounds": self._backgrounds,
-            "training": self._training,
+            "training": self._all_training,
         }
         made = {name: make() for name, make in makers.items() if name in parameters}
         return {name: value for name, value in made.items() if value is not None}
 
-    @property
-    def _has_classes(self) -> bool:
-        return self._dataset.classes > 1 and not self._options.photos
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return load_dataset(self.data, self._pipe.image_size)
 
-    def _labels(self) -> Any:
-        return self._dataset.held_out(self._count).labels if self._has_classes else None
+    @cached_property
+    def _training(self) -> Any:
+        known = self._dataset.n_train
+        return self._dataset.batch(1, self._reference if known is None else min(self._reference, known))
+
+    @cached_property
+    def _taken(self) -> Any:
+        n = self._count or self._usual
+        if self._split == "held_out":
+            return self._dataset.held_out(n)
+        known = self._dataset.n_train
+        return self._dataset.batch(0, n if known is None else min(n, known))
 
     def _backgrounds(self) -> Any:
         """The same images with other backgrounds, which are known on the drawn world alone."""
-        if self._options.photos or not isinstance(self._dataset, Sprites):
+        if self._files or self._split != "held_out" or not isinstance(self._dataset, Sprites):
             return None
-        return self._dataset.held_out_on_other_grounds(self._count)
+        return self._dataset.held_out_on_other_grounds(len(self.images))
 
-    def _training(self) -> Any:
-        """What draws might be copied from, where there is an end to it."""
-        n = self._dataset.n_train
-        return None if n is None else self._dataset.batch(0, min(n, TRAINING)).images
+    def _all_training(self) -> Any:
+        """What draws might be copied from, where there is an end to it and somebody said where it is."""
+        if self._data is None or (known := self._dataset.n_train) is None:
+            return None
+        return self._dataset.batch(0, min(known, TRAINING)).images
+
+    def _chosen(self, images: Any) -> Any:
+        """The first `count`, or all, of the photographs; of the data the number that is usual."""
+        if self._count is not None and len(images) < self._count:
+            raise ValueError(f"{self._count} images are asked for and there are {len(images)}; lower --images.")
+        return images if self._count is None else images[: self._count]
 
 
-DATA = ("reference", "probe_images", "labels", "reference_labels", "backgrounds", "training")
-"""Names of parameters that `StudyData.extras` fills."""
+def _files_of(photo: str) -> list[Path]:
+    """An image file, or those in a folder and below, by name. ValueError for a folder without any."""
+    path = Path(photo)
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in im.IMAGE_EXTENSIONS)
+    if not found:
+        raise ValueError(f"{photo} holds no image files.")
+    return found
+
+
+def _smaller(photo: Image.Image, side: int) -> Image.Image:
+    """Halved as `images.centre_crop` halves, so that crops stay what they were and a thousand photographs fit."""
+    while min(photo.size) >= 2 * side:
+        photo = photo.resize((photo.width // 2, photo.height // 2), Image.Resampling.BOX)
+    return photo

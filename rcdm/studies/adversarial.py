@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
 from rcdm.faithfulness import pixels_of
 from rcdm.metrics import Number, bootstrap, mean, squared_distance_to_others, squared_error
+from rcdm.parts import part
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
 CLASSES = ("class", "shape")
+SHOWN = 4
 STRENGTHS = (0, 1, 2, 4, 8, 16)
 """Largest change of a value, in grey levels of 255."""
 
@@ -60,7 +63,8 @@ def study(
     Numbers: source -> list over the strengths of `distance` (of the attacked representation, over that of another
     image), `random` (the same for a change of the same size and random signs), `drawn` (of the draws' representation to
     that of the clean image) and, where a class can be read from the draws, `flips`: the share of draws whose class is
-    not that of the clean image's draw with the same noise. Shown are the first image under attack and its draws.
+    not that of the clean image's draw with the same noise. Shown are the first images (up to 4) under attack and a draw
+    of each.
     Raises ValueError for fewer than 2 images.
     """
     if len(images) < 2:
@@ -72,9 +76,10 @@ def study(
     for source in sources:
         on_progress(source)
         numbers[source], shown = _attacked(pipe, x, source, seeds, attributes, steps, num_inference_steps)
-        for label, pictures in shown.items():
-            grid += im.to_pil(torch.stack(pictures))
-            rows.append(f"{source}, {label}")
+        for i in range(min(SHOWN, len(x))):
+            for label, pictures in shown.items():
+                grid += im.to_pil(torch.stack([strength[i] for strength in pictures]))
+                rows.append(f"{source}, image {i}, {label}")
     setting = {"strengths_of_255": list(STRENGTHS), "images": len(x), "seeds": list(seeds), "steps": steps}
     columns = tuple(f"{strength}/255" for strength in STRENGTHS)
     return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers))
@@ -89,7 +94,7 @@ def _attacked(
     steps: int,
     num_inference_steps: int | None,
 ) -> tuple[dict[str, list[Any]], dict[str, list[Tensor]]]:
-    """The numbers of one source at every strength, and the first image under attack with its draw."""
+    """The numbers of one source at every strength, and the first images under attack with a draw of each."""
 
     def encode(pixels: Tensor) -> Tensor:
         return pipe.unet.standardise(pipe.sources[source](pixels), source)
@@ -104,7 +109,8 @@ def _attacked(
     before: Tensor | None = None
     for strength in STRENGTHS:
         epsilon = 2 * strength / 255
-        hostile = attack(encode, x, epsilon, steps=steps)
+        settings = {"x": x, "source": source, "epsilon": epsilon, "steps": steps}
+        hostile = part(pipe.parts, "attack", settings, partial(attack, encode, x, epsilon, steps=steps)).to(x)
         with torch.no_grad():
             harmed, shaken = encode(hostile), encode((x + epsilon * signs).clamp(-1, 1))
             h = pipe.encode(hostile, source).repeat_interleave(k, 0)
@@ -119,8 +125,8 @@ def _attacked(
             now = read[kind].argmax(1).cpu()
             before = now if before is None else before
             found.setdefault("flips", []).append(mean((now != before).float().view(-1, k).mean(1)).to_json())
-        shown["attacked"].append(hostile[0].cpu())
-        shown["drawn"].append(drawn[0].cpu())
+        shown["attacked"].append(hostile[:SHOWN].cpu())
+        shown["drawn"].append(drawn[: SHOWN * k : k].cpu())
     return found, shown
 
 

@@ -36,8 +36,8 @@ def study(
     All sources see the same x, ε and λ; the noise of image i is that of its own stream, averaged over `seeds`. Numbers
     per source, in bits per image: `form_1` (null: h of the next image) and `form_2`; `differences`: backbone minus
     projector of each network, paired, with `limited_by_decoder` where it is negative. Images: the given one and the map
-    of form 2 from every source, brightest where h speaks most, on one scale. Raises ValueError for a denoiser that
-    cannot do without a representation, or fewer than two images.
+    of form 2 from every source, brightest where h speaks most, on one scale (`white`: bits per pixel). Raises
+    ValueError for a denoiser that cannot do without a representation, or fewer than two images.
     """
     if len(images) < 2:
         raise ValueError(f"Information needs at least 2 images, better 64, and got {len(images)}.")
@@ -58,8 +58,8 @@ def study(
         for source, bits in found.items()
     }
     setting = {"logsnr": [lowest, highest], "levels": len(steps), "seeds": list(seeds), "images": len(x)}
-    result = {**setting, "sources": numbers, "differences": _differences(found)}
-    grid, rows = _pictures(x, found)
+    grid, rows, white = _pictures(x, found)
+    result = {**setting, "white": white, "sources": numbers, "differences": _differences(found)}
     return StudyResult(grid, rows, ("given", *sources), result, _summary(result))
 
 
@@ -82,14 +82,15 @@ def _differences(found: dict[str, Information]) -> dict[str, Any]:
     return result
 
 
-def _pictures(x: Tensor, found: dict[str, Information]) -> tuple[list[Image.Image], tuple[str, ...]]:
+def _pictures(x: Tensor, found: dict[str, Information]) -> tuple[list[Image.Image], tuple[str, ...], float]:
+    """The given images beside their maps, and how many bits a white pixel stands for."""
     few = min(4, len(x))
     given = im.to_pil(x[:few].cpu())
     maps = [bits.map[:few] for bits in found.values() if bits.map is not None]
     top = torch.stack(maps).max().clamp(min=1e-9)
     shown = [im.to_pil((2 * m / top - 1)[:, None].expand(-1, 3, -1, -1)) for m in maps]
     grid = [image for i in range(few) for image in (given[i], *(column[i] for column in shown))]
-    return grid, tuple(f"image {i}" for i in range(few))
+    return grid, tuple(f"image {i}" for i in range(few)), float(top)
 
 
 def _summary(result: dict[str, Any]) -> str:

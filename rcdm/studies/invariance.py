@@ -19,6 +19,8 @@ from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 from rcdm.transformations import TELLING, TRANSFORMATIONS, Transformation
 
+SHOWN = 4
+
 
 def study(
     pipe: RCDMPipeline,
@@ -38,10 +40,10 @@ def study(
     the drawn ones. Numbers: transformation -> source -> list over strengths of `alignment` (null 1: another image) and
     `seen` (pixel distance of the draws over that of draws of another image; null 1), and once per transformation
     `transport`: the slope with which the attribute that it moves follows in the draws (1 kept, 0 invariant). Shown are
-    the first image at every strength and its draws. `backgrounds` [N,3,H,W]: the same images with other backgrounds,
-    towards which the transformation `background` moves. With `probe_images` [M,3,H,W] to learn from,
-    `transformation_probe`: name -> source -> accuracy at telling which case was applied (null: chance).
-    Raises ValueError for an unknown name or fewer than 2 images.
+    the first images (up to 4) at every strength, each followed by a draw from every source. `backgrounds` [N,3,H,W]:
+    the same images with other backgrounds, towards which the transformation `background` moves. With `probe_images`
+    [M,3,H,W] to learn from, `transformation_probe`: name -> source -> accuracy at telling which case was applied (null:
+    chance). Raises ValueError for an unknown name or fewer than 2 images.
     """
     if len(images) < 2:
         raise ValueError(f"Invariance needs at least 2 images, better 32, and got {len(images)}.")
@@ -50,7 +52,7 @@ def study(
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"There is no transformation {unknown[0]!r} here; choose of {', '.join(known)}.")
     x, attributes = pixels_of(pipe, images).to(pipe.device), attributes_of(pipe)
-    plain = {source: _seen(pipe, x, source, seeds, num_inference_steps) for source in sources}
+    plain = {source: _seen(pipe, [x], source, seeds, num_inference_steps)[0] for source in sources}
     width = 1 + max(len(known[name].strengths) for name in names)
     grid: list[Image.Image] = []
     rows: list[str] = []
@@ -58,15 +60,17 @@ def study(
     for name in names:
         what = known[name]
         changed = [what.apply(x, strength) for strength in what.strengths]
-        grid += _padded([x, *changed], width)
-        rows.append(f"{name}: {', '.join(f'{strength:g}' for strength in what.strengths)} {what.unit}")
+        ladders = {"": [x, *changed]}
         numbers[name] = {"strengths": list(what.strengths), "unit": what.unit, "in_views": what.in_views, "sources": {}}
         for source in sources:
             on_progress(f"{name}: {source}")
-            seen = [_seen(pipe, images, source, seeds, num_inference_steps) for images in changed]
+            seen = _seen(pipe, changed, source, seeds, num_inference_steps)
             numbers[name]["sources"][source] = _numbers(plain[source], seen, x, changed, what, attributes, len(seeds))
-            grid += _padded([plain[source][1], *(drawn for _, drawn in seen)], width)
-            rows.append(f"{name}, {source}")
+            ladders[source] = [drawn[:: len(seeds)] for _, drawn in (plain[source], *seen)]
+        for i in range(min(SHOWN, len(x))):
+            for source, ladder in ladders.items():
+                grid += _padded(ladder, i, width)
+                rows.append(f"{name}, image {i}, {source}" if source else f"{name}, image {i}")
     setting = {"images": len(x), "seeds": list(seeds), "sources": list(sources), "transformations": numbers}
     if probe_images is not None and (asked := [name for name in TELLING if not only or name in names]):
         on_progress("transformation probes")
@@ -101,13 +105,18 @@ def _told(
 
 
 def _seen(
-    pipe: RCDMPipeline, images: Tensor, source: str, seeds: Sequence[int], steps: int | None
-) -> tuple[Tensor, Tensor]:
-    """Standardised h [N,D], and draws [N*K,3,S,S]; image i and seed k have one noise, whatever the image became."""
-    h = torch.cat([pipe.encode(chunk, source) for chunk in images.split(256)])
-    noise = [seed + 1000 * i for i in range(len(h)) for seed in seeds]
-    drawn = pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=steps)
-    return pipe.unet.standardise(h, source).cpu(), drawn.cpu()
+    pipe: RCDMPipeline, ladder: Sequence[Tensor], source: str, seeds: Sequence[int], steps: int | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Standardised h [N,D] and draws [N*K,3,S,S] at each step of a ladder of images [N,3,S,S].
+
+    Image i and seed k have one noise, whatever the image became.
+    """
+    n = len(ladder[0])
+    h = torch.cat([pipe.encode(chunk, source) for images in ladder for chunk in images.split(256)])
+    noise = [seed + 1000 * i for i in range(n) for seed in seeds] * len(ladder)
+    drawn = pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=steps).cpu()
+    standardised = pipe.unet.standardise(h, source).cpu()
+    return list(zip(standardised.split(n), drawn.split(n * len(seeds)), strict=True))
 
 
 def _numbers(
@@ -159,9 +168,9 @@ def _slope(followed: Tensor, given: Tensor) -> Number:
     return bootstrap(lambda i: product[i].sum() / square[i].sum().clamp(min=1e-12), len(given), null=0.0)
 
 
-def _padded(ladder: Sequence[Tensor], width: int) -> list[Image.Image]:
-    """The first image of each step; empty pictures fill the row."""
-    shown = im.to_pil(torch.stack([images[0].cpu() for images in ladder]))
+def _padded(ladder: Sequence[Tensor], i: int, width: int) -> list[Image.Image]:
+    """Image i of each step; empty pictures fill the row."""
+    shown = im.to_pil(torch.stack([images[i].cpu() for images in ladder]))
     return shown + [Image.new("RGB", shown[0].size, "white")] * (width - len(shown))
 
 

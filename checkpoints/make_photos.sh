@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Makes backbones-SIZE and photos-SIZE beside this file from a folder of photographs, and measures them. What was
+# interrupted goes on where it was when the same line is run again; what is finished is skipped.
+#
+#   checkpoints/make_photos.sh DATA 64 3 18    # a GPU: five objectives and the evaluator, 3 minutes each; denoiser 18
+#   checkpoints/make_photos.sh DATA 32 26 60   # a CPU: three objectives and the evaluator, 26 minutes each; denoiser 60
+set -euo pipefail
+[ $# -ge 4 ] || { echo "usage: $0 DATA 64|32 MINUTES_PER_NETWORK MINUTES_OF_DENOISER [OUT]" >&2; exit 2; }
+data=$1 size=$2 network_minutes=$3 denoiser_minutes=$4 out=${5:-$(dirname "$0")}
+backbones=$out/backbones-$size photos=$out/photos-$size
+
+if [ "$size" = 64 ]; then
+  objectives="simclr vicreg barlow byol supervised"
+  network="--width 40 --batch-size 512 --compile"
+  denoiser="--channels 128 256 320 --attention_resolutions 16 8 --train_batch_size 256 --learning_rate 4e-4 --compile"
+else
+  objectives="simclr vicreg supervised"
+  network="--width 32 --batch-size 256"
+  denoiser="--channels 48 96 160 --train_batch_size 48 --learning_rate 1e-3 --no-cache_representations"
+fi
+pretrain="rcdm pretrain --data $data --resolution $size --jitter 0.6 --hue 0.25 --max-minutes $network_minutes --resume"
+$pretrain $network --objective $objectives --out "$backbones/sources"
+$pretrain $network --objective supervised --name evaluator --seed 1 --out "$backbones/sources"
+
+names=simclr/layer3
+for objective in $objectives; do names="$names $objective/backbone $objective/projector"; done
+resume=
+if compgen -G "$photos/checkpoint-*" > /dev/null; then resume="--resume_from_checkpoint latest"; fi
+rcdm train --train_data_dir "$data" --sources_dir "$backbones/sources" --share_sources --sources $names --resolution "$size" \
+  --patch_size 2 --random_flip --mixed_precision bf16 $denoiser --max_train_minutes "$denoiser_minutes" $resume \
+  --output_dir "$photos"
+rcdm evaluate "$photos" --data "$data" --evaluator "$backbones/evaluator/backbone"

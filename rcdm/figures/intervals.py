@@ -1,0 +1,79 @@
+"""Numbers of several sources with their intervals and nulls: a panel per measure, a row per source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rcdm.figures.style import DOUBLE, NULL, SINGLE, Look, figure
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""Source -> number: `value`, `low`, `high` and perhaps `null`; `other` is a second estimate, marked with a cross."""
+
+
+def interval_panels(
+    panels: Mapping[str, Rows],
+    looks: Mapping[str, Look],
+    *,
+    xlabel: str,
+    value: str,
+    null: str,
+    other: str = "",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """A panel per measure. `value`, `null` and `other` name the marks in the legend.
+
+    `limits`: one range of x for all panels, cut where nothing is; each has its own if not given.
+    """
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    sources = list(dict.fromkeys(source for rows in panels.values() for source in rows))
+    width = SINGLE if columns == 1 else DOUBLE
+    drawn = figure(width, 0.55 + lines * (0.35 + 0.135 * len(sources)))
+    grid = drawn.subplots(lines, columns, squeeze=False, sharex=limits is not None, sharey=True)
+    for axes, (name, rows) in zip(grid.flat, panels.items(), strict=False):
+        interval_rows(axes, rows, sources, looks)
+        axes.set_title(name.replace("_", " "), loc="left")
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    if limits is not None:
+        low, high = grid[0, 0].get_xlim()
+        grid[0, 0].set_xlim(max(low, limits[0]), min(high, limits[1]))
+    drawn.supxlabel(xlabel, fontsize=7)
+    drawn.legend(handles=marks(value, null, other), loc="outside upper center", ncols=3)
+    return drawn
+
+
+def interval_rows(axes: Axes, rows: Rows, sources: Sequence[str], looks: Mapping[str, Look]) -> None:
+    """One panel: a source per row from the top, its value with the interval, its null as a tick, `other` as a cross."""
+    for place, source in enumerate(sources):
+        if (number := rows.get(source)) is None:
+            continue
+        look = looks[source]
+        if "low" in number:
+            axes.plot([number["low"], number["high"]], [place, place], color=look.colour, linewidth=1.2)
+        if "null" in number:
+            axes.plot([number["null"]] * 2, [place - 0.42, place + 0.42], color="0.45", linewidth=0.9, zorder=1)
+        if "other" in number:
+            axes.plot(number["other"], place, marker="x", color="0.2", markersize=3.2, markeredgewidth=0.7, linewidth=0)
+        axes.plot(number["value"], place, linewidth=0, zorder=3, **look.point)
+    axes.set_yticks(range(len(sources)), sources)
+    axes.set_ylim(len(sources) - 0.4, -0.6)
+    axes.grid(axis="x", color="0.92", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def marks(value: str, null: str, other: str = "") -> list[Line2D]:
+    """Handles of a legend that says what the marks of `interval_rows` are."""
+    dark = "0.2"
+    handles = [
+        Line2D([], [], color=dark, marker="o", label=value),
+        Line2D([], [], color=NULL["color"], marker="|", markersize=7, linewidth=0, label=null),
+    ]
+    if other:
+        handles.append(Line2D([], [], color=dark, marker="x", markersize=3.2, linewidth=0, label=other))
+    return handles

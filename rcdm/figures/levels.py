@@ -1,0 +1,92 @@
+"""Levels: what each level of a network holds, from its first stage to the end of its projector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rcdm.figures import general
+from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
+from rcdm.studies.result import StudyResult
+
+Curves = dict[str, dict[str, Mapping[str, Any]]]
+"""Network -> level -> number."""
+
+
+def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
+    """Class, rank and bits over the levels; then each attribute, and each transformation that a probe tells."""
+    levels = {network: found["levels"] for network, found in result.numbers["networks"].items()}
+    names = list(dict.fromkeys(level for found in levels.values() for level in found))
+    look = {network: looks[f"{network}/backbone"] for network in levels if f"{network}/backbone" in looks}
+    look |= {n: next(looks[s] for s in looks if s.partition("/")[0] == n) for n in levels if n not in look}
+
+    def panels(measures: Mapping[str, tuple[Curves, Curves]]) -> Figure:
+        return _panels({title: curves for title, curves in measures.items() if curves[0]}, names, look)
+
+    main: dict[str, tuple[Curves, Curves]] = {
+        "linear probe, top-1": (_one(levels, "linear_top1"), {}),
+        "effective rank": (_one(levels, "effective_rank"), {}),
+        "bits per image": (_one(levels, "bits"), {}),
+        "cycle error": (_one(levels, "cycle_error"), {}),
+    }
+    told: dict[str, tuple[Curves, Curves]] = {f"telling {name}": (_of(levels, "transformation_probe", name), {})
+            for name in _names(levels, "transformation_probe")}  # fmt: skip
+    held = {
+        name.replace("_", " "): (_of(levels, "ridge", name), _of(levels, "retention", name))
+        for name in _names(levels, "ridge")
+    }
+    drawn = {"": panels(main), "attributes": panels(held), "transformations": panels(told)}
+    return drawn | general.images(result)
+
+
+def _one(levels: Mapping[str, Any], measure: str) -> Curves:
+    found = {n: {k: m[measure] for k, m in own.items() if measure in m} for n, own in levels.items()}
+    return {network: curve for network, curve in found.items() if curve}
+
+
+def _of(levels: Mapping[str, Any], measure: str, name: str) -> Curves:
+    found = {
+        n: {k: m[measure][name] for k, m in own.items() if name in m.get(measure, {})} for n, own in levels.items()
+    }
+    return {network: curve for network, curve in found.items() if curve}
+
+
+def _names(levels: Mapping[str, Any], measure: str) -> Iterable[str]:
+    return dict.fromkeys(name for own in levels.values() for m in own.values() for name in m.get(measure, {}))
+
+
+def _panels(measures: Mapping[str, tuple[Curves, Curves]], names: list[str], look: Mapping[str, Look]) -> Figure:
+    """A panel per measure: curves of probes with intervals; large open markers where there are numbers of draws."""
+    columns = min(4, max(1, len(measures)))
+    lines = -(-len(measures) // columns)
+    drawn = figure(DOUBLE if columns > 1 else DOUBLE / 2, 0.75 + 1.35 * lines)
+    grid = drawn.subplots(lines, columns, squeeze=False, sharex=True)
+    for axes, (title, (curves, draws)) in zip(grid.flat, measures.items(), strict=False):
+        for network, curve in curves.items():
+            _curve(axes, curve, names, look[network])
+        for network, curve in draws.items():
+            places = [names.index(level) for level in curve]
+            open_point = {**look[network].point, "markerfacecolor": "none", "markersize": 6.5, "markeredgewidth": 0.9}
+            axes.plot(places, [n["value"] for n in curve.values()], linewidth=0, **open_point)
+        axes.set_title(title, loc="left")
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    for axes in list(grid.flat)[len(measures) :]:
+        axes.set_axis_off()
+    handles = [Line2D([], [], label=network, **one.curve) for network, one in look.items()]
+    if any(draws for _, draws in measures.values()):
+        ring: Any = {"marker": "o", "markersize": 6.5, "markerfacecolor": "none", "color": "0.3", "linewidth": 0}
+        handles.append(Line2D([], [], label="retention in draws", **ring))
+    drawn.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)))
+    return drawn
+
+
+def _curve(axes: Axes, curve: Mapping[str, Mapping[str, Any]], names: list[str], look: Look) -> None:
+    places = [names.index(level) for level in curve]
+    band(axes, places, list(curve.values()), look)
+    nulls = {round(n["null"], 6) for n in curve.values() if "null" in n}
+    if len(nulls) == 1:
+        null_line(axes, nulls.pop())

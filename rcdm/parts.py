@@ -1,0 +1,79 @@
+"""Finished parts of a long computation, kept in a folder until the whole is done."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+Inputs = Mapping[str, Any]
+"""Name -> a tensor, or what `repr` tells apart: numbers, strings, lists of them, None."""
+
+
+class Parts:
+    """Tensors by everything that they depend on: what was computed once is read from the folder again.
+
+    A part is complete or not there. `identity` stands for what all parts depend on, such as the weights.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], identity: str = "") -> None:
+        self.folder, self.identity = Path(folder), identity
+        self.reused = 0
+        """How many parts were found finished."""
+
+    def get(self, name: str, inputs: Inputs, compute: Callable[[], Tensor]) -> Tensor:
+        """The part of these inputs: read on the CPU if it is there, else computed and written."""
+        file = self.folder / f"{name}-{digest({'identity': self.identity, **inputs})[:32]}.safetensors"
+        if file.is_file():
+            try:
+                found = load_file(file)["part"]
+            except (SafetensorError, KeyError):
+                file.unlink()  # damaged: it is computed again
+            else:
+                self.reused += 1
+                return found
+        part = compute().detach().cpu().contiguous()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        save_file({"part": part}, partial)
+        partial.replace(file)
+        return part
+
+    def __len__(self) -> int:
+        return len(list(self.folder.glob("*.safetensors")))
+
+    def clear(self) -> None:
+        """Delete all parts, and the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def part(parts: Parts | None, name: str, inputs: Inputs, compute: Callable[[], Tensor]) -> Tensor:
+    """`parts.get`, or just computed where nothing is kept."""
+    return compute() if parts is None else parts.get(name, inputs, compute)
+
+
+def digest(inputs: Inputs) -> str:
+    """SHA-256 over names and values, tensors by type, shape and bytes: hex."""
+    total = hashlib.sha256()
+    for name, value in inputs.items():
+        total.update(f"{name}:".encode())
+        if isinstance(value, Tensor):
+            total.update(f"{value.dtype}{list(value.shape)}".encode())
+            total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        else:
+            total.update(repr(value).encode())
+        total.update(b"\n")
+    return total.hexdigest()
+
+
+def weights_digest(*modules: nn.Module) -> str:
+    """SHA-256 over all parameters and buffers of modules, with their names: hex."""
+    return digest({f"{i}.{name}": value for i, m in enumerate(modules) for name, value in m.state_dict().items()})

@@ -1,0 +1,60 @@
+"""Projectors rebuilt from their tensors alone: the shapes say which layers there are, the names their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+def projector_from(tensors: dict[str, Tensor], activation: str = "relu") -> nn.Sequential:
+    """An MLP from its weights: `K.I.weight` is layer I of block K; all blocks but the last end in the activation.
+
+    A matrix is a Linear layer, a vector with running statistics a BatchNorm. Raises ValueError for anything else.
+    """
+    places = sorted({(int(k), int(i)) for k, i in (name.split(".")[:2] for name in tensors)})
+    blocks: dict[int, list[nn.Module]] = {}
+    for k, i in places:
+        weight = tensors.get(f"{k}.{i}.weight")
+        if weight is not None and weight.ndim == 2:
+            layer: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=f"{k}.{i}.bias" in tensors)
+        elif f"{k}.{i}.running_mean" in tensors:
+            affine = weight is not None
+            layer = nn.BatchNorm1d(len(tensors[f"{k}.{i}.running_mean"]), affine=affine)
+        else:
+            raise ValueError(f"projector.{k}.{i} is neither a linear layer nor a batch norm.")
+        blocks.setdefault(k, []).append(layer)
+    last = max(blocks)
+    projector = nn.Sequential(
+        *(nn.Sequential(*layers, *([ACTIVATIONS[activation]()] if k != last else [])) for k, layers in blocks.items())
+    )
+    projector.load_state_dict(tensors)
+    return projector
+
+
+def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An MLP's tensors, in the file's order of Linear, BatchNorm and activation -> named `BLOCK.LAYER.weight`.
+
+    The numbers in the names are read in order, whatever stands between them: `0.weight`, `1.clf.0.weight`. An
+    activation has no tensors: it stands where the numbering leaves a gap (`0`, `1`, `3`), or where the names number
+    blocks themselves (`0.0`, `0.1`, `1.0`), between two of them. Raises ValueError when the names do not say the order.
+    """
+    prefixes = {name.rpartition(".")[0] for name in tensors}
+    places = {tuple(int(part) for part in prefix.split(".") if part.isdigit()): prefix for prefix in prefixes}
+    if len(places) < len(prefixes) or len({len(place) for place in places}) > 1:
+        raise ValueError(f"The order of the projector's layers cannot be told from {', '.join(sorted(prefixes))}.")
+    result: dict[str, Tensor] = {}
+    block, layer, before = -1, 0, tuple[int, ...]()
+    for place in sorted(places):
+        prefix = f"{places[place]}." if places[place] else ""
+        follows = bool(before) and place[:-1] == before[:-1] and place[-1] == before[-1] + 1
+        block, layer, before = (block, layer + 1, place) if follows else (block + 1, 0, place)
+        for end in ("weight", "bias", "running_mean", "running_var"):
+            if f"{prefix}{end}" in tensors:
+                result[f"{block}.{layer}.{end}"] = tensors[f"{prefix}{end}"]
+        if f"{prefix}running_mean" in tensors:
+            result[f"{block}.{layer}.num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+    return result

@@ -1,0 +1,48 @@
+"""Attack: how little must an image change for its representation to become another one?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from rcdm.drawing import Job
+from rcdm.exploring import COMPANIONS, Study
+from rcdm.studies.result import StudyResult
+from rcdm.ui.controls import Asked, Controls, run_tab
+from rcdm.ui.engine import Engine
+from rcdm.ui.frames import frames_html
+
+WORDS = """**How far can a hardly visible change move it?** Every pixel may change by a few grey levels of 255,
+chosen to move the representation as far as possible; then images are drawn from what it became."""
+NOTE = """<p class="legend">The curves: distance that the representation moves, over that to another image (1),
+averaged over {n} images: yours and {others} training images. Dashed in words: a random change of the same size moves
+it by {random}.</p>"""
+
+
+def build(engine: Engine, controls: Controls) -> None:
+    """Lay out and wire the tab."""
+    gr.Markdown(WORDS)
+    strength = gr.Slider(5, 40, 20, step=5, label="Steps of the attack")
+
+    def make(wanted: Asked, strength: float) -> tuple[Job, Callable[[Any], str]]:
+        job = Study(
+            "adversarial", (wanted.picture,), wanted.sources, wanted.seeds[:1], wanted.steps,
+            (("steps", int(strength)),), companions=COMPANIONS,
+        )  # fmt: skip
+        return job, shown
+
+    run_tab(engine, controls, make, [strength], button="Attack", name="attack")
+
+
+def shown(result: StudyResult) -> str:
+    """The ladder of strengths, and how far the representation went."""
+    found = result.numbers["sources"]
+    curves = {name: [number["value"] for number in numbers["distance"]] for name, numbers in found.items()}
+    random = ", ".join(f"{numbers['random'][-1]['value']:.2f} ({name})" for name, numbers in found.items())
+    n = result.numbers["images"]
+    return frames_html(
+        result, what="Largest change of a value", start=len(result.columns) - 1, curves=curves,
+        note=NOTE.format(n=n, others=n - 1, random=random),
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Compare, the first tab: what each source keeps of one image, column beside column."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from rcdm.drawing import Columns, Progress
+from rcdm.exploring import Bits, Nearest
+from rcdm.ui.controls import Asked, Controls, asked, run_tab, wire
+from rcdm.ui.engine import DEVICE, Engine
+from rcdm.ui.export import KINDS, Result, command_of, link_of
+from rcdm.ui.guard import LARGEST_SEED, in_a_sentence
+from rcdm.ui.sheet import EMPTY, bits_html, nearest_html, sheet_html, skeleton_html, status_html
+from rcdm.ui.store import key_of
+
+MOST_ROWS = 6
+
+WORDS = """**What does this representation keep?** Every column draws images from one representation of your image:
+what stays the same over a column is in it, what varies is not."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Components of the tab that other files need."""
+
+    start: gr.Button
+    status: gr.HTML
+    sheet: gr.HTML
+    take: gr.HTML
+
+
+def build(engine: Engine, controls: Controls) -> Parts:
+    """Lay out and wire the tab."""
+    gr.Markdown(WORDS)
+    rows = gr.State([])  # keys of the drawings shown, the first on top
+    with gr.Row():
+        start = gr.Button("Draw", variant="primary", min_width=90, elem_id="draw")
+        below = gr.Button("Same seeds, next row", min_width=150, elem_id="next-row")
+        fresh = gr.Button("New seeds", min_width=90, elem_id="new-seeds")
+        stop = gr.Button("Stop", min_width=70, elem_id="stop")
+    status, sheet, take = gr.HTML(status_html("")), gr.HTML(EMPTY, elem_id="sheet"), gr.HTML("")
+    inputs, outputs = [*controls.inputs(), rows], [status, sheet, take, rows]
+
+    def draw(request: gr.Request, *values: Any) -> Iterator[Any]:
+        yield from _draw(engine, request, asked_of(values), [])
+
+    def add_row(request: gr.Request, *values: Any) -> Iterator[Any]:
+        yield from _draw(engine, request, asked_of(values), values[6])
+
+    def asked_of(values: tuple[Any, ...]) -> Asked:
+        with in_a_sentence():
+            return asked(engine, *values[:6])
+
+    for button, work in ((start, draw), (below, add_row)):
+        wire(button, stop, work, inputs, outputs, status)
+    moved = fresh.click(
+        _next_seed, [controls.seed, controls.number], controls.seed, queue=False, api_visibility="private"
+    )
+    drawn = moved.then(draw, inputs, outputs, show_progress="minimal", show_progress_on=status,
+                       api_visibility="private", **DEVICE)  # fmt: skip
+    stop.click(None, cancels=[drawn], queue=False, api_visibility="private")
+    _more(engine, controls)
+    return Parts(start, status, sheet, take)
+
+
+def _next_seed(seed: float | None, number: int) -> int:
+    after = int(seed or 0) + int(number)
+    return after if after <= LARGEST_SEED - int(number) else 0
+
+
+def _draw(engine: Engine, request: gr.Request, wanted: Asked, above: list[str]) -> Iterator[Any]:
+    """Draw one row below those `above`: status, sheets, what can be taken away, and the keys of all rows."""
+    with in_a_sentence():
+        job = Columns(wanted.picture, wanted.sources, wanted.seeds, wanted.steps)
+        given, begun = wanted.given, time.monotonic()
+        kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
+        task = f"{len(job.sources)} × {len(job.seeds)} images"
+        top, first = "".join(_sheet(result, i == 0) for i, result in enumerate(kept)), not kept
+        waiting = skeleton_html(given, job.sources, job.seeds, first=first)
+        yield status_html(f"Drawing {task} …", 0), top + waiting, gr.skip(), gr.skip()
+        for item in engine.run(wanted.loaded.name, job, request):
+            if isinstance(item, Progress):
+                words = status_html(f"Drawing {task}: {item.words}", item.share)
+                yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
+            elif isinstance(item, tuple):
+                result = Result(wanted.loaded.name, job, given, item[0], wanted.example)
+                key = key_of("result", wanted.loaded.name, job)
+                engine.store.put(key, result)
+                done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
+                yield done, top + _sheet(result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
+            else:
+                yield gr.skip()
+
+
+def _sheet(result: Result, first: bool) -> str:
+    return sheet_html(result.given, result.columns, result.job.seeds, first=first)
+
+
+def take_html(result: Result, key: str) -> str:
+    """Links to the files of a drawing, a link to its settings, and its command."""
+    files = "".join(f'<a download href="drawings/{key}.{kind}">{kind.upper()}</a>' for kind in KINDS)
+    link = f'<a class="permalink" href="{escape(link_of(result))}" target="_blank">Link to these settings</a>'
+    photo = "" if result.photo else " The link cannot carry your image: give it again there."
+    return (
+        f'<div class="rcdm"><div class="take"><b>Take it away</b>{files}{link}</div>'
+        f'<p class="legend">The same from a shell, with the same seeds:{photo}</p>'
+        f"<pre><code>{escape(command_of(result))}</code></pre></div>"
+    )
+
+
+def _more(engine: Engine, controls: Controls) -> None:
+    """What is computed on request alone: bits, and the nearest training images."""
+    with gr.Accordion("More about this image", open=False):
+        run_tab(
+            engine, controls, lambda wanted: (Bits(wanted.picture, wanted.sources), bits_html), [],
+            button="Bits per source", name="bits",
+        )  # fmt: skip
+        run_tab(
+            engine, controls, lambda wanted: (Nearest(wanted.picture, wanted.sources), nearest_html), [],
+            button="Nearest training images", name="nearest",
+        )  # fmt: skip

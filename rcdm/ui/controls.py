@@ -1,0 +1,230 @@
+"""What all tabs share: the image, the checkpoint, its sources, steps and seed; and how a tab runs a job."""
+
+from __future__ import annotations
+
+import json
+from abc import ABCMeta
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from rcdm import images as im
+from rcdm.drawing import Job, Progress
+from rcdm.loaded import Loaded
+from rcdm.ui.engine import DEVICE, Engine
+from rcdm.ui.guard import LARGEST_SEED, chosen, in_a_sentence, read_photo, whole
+from rcdm.ui.sheet import SEEN, given_html, status_html
+
+EXAMPLES = {
+    name: Path(__file__).parents[1] / "examples" / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")
+}
+NOT_SHOWN_BY_BROWSERS = (".tif", ".tiff", ".heic", ".heif")
+
+
+def _untouched(_component: gr.Image, payload: Any) -> str | None:
+    return payload.path if payload else None
+
+
+# gr.Image, but it hands over the uploaded file unopened: `images.decode` alone opens it. Made past the last step of its
+# metaclass, which would write a stub file beside this module. `is_template`: shown by the front end of gr.Image.
+Photo = ABCMeta.__new__(type(gr.Image), "Photo", (gr.Image,), {"preprocess": _untouched, "is_template": True})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the shared controls say, checked. `seeds` has as many entries as images per source are wanted."""
+
+    loaded: Loaded
+    picture: Image.Image
+    sources: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    example: str = ""
+
+    @property
+    def given(self) -> Image.Image:
+        """The central square of the picture, of the size at which the network of the first source sees it."""
+        return seen(self.loaded, self.picture, self.sources[0])
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The shared components."""
+
+    photo: gr.components.Component
+    view: gr.HTML
+    checkpoint: gr.Dropdown
+    sources: gr.CheckboxGroup
+    number: gr.Slider
+    steps: gr.Slider
+    seed: gr.Number
+    caution: gr.HTML
+
+    def inputs(self) -> list[gr.components.Component]:
+        """In the order in which `asked` takes their values."""
+        return [self.photo, self.checkpoint, self.sources, self.number, self.steps, self.seed]
+
+
+def asked(
+    engine: Engine, photo: str | None, checkpoint: str, sources: Any, number: Any, steps: Any, seed: Any
+) -> Asked:
+    """Check what the controls, or a caller of the API, say. Raises ValueError, with the remedy."""
+    loaded, limits = engine[checkpoint], engine.settings
+    names = chosen(sources, loaded.pipe.sources.names)
+    count = whole("The number of images", number, 1, limits.most_images)
+    first = whole("The seed", seed, 0, LARGEST_SEED - limits.most_images)
+    return Asked(
+        loaded,
+        read_photo(photo),
+        names,
+        tuple(range(first, first + count)),
+        whole("Steps", steps, 1, limits.most_steps),
+        example_of(photo),
+    )
+
+
+def example_of(photo: str | None) -> str:
+    """The name of the example that a file is a copy of, or ''."""
+    if photo is None or (path := EXAMPLES.get(Path(photo).name)) is None:
+        return ""
+    return path.name if path.read_bytes() == Path(photo).read_bytes() else ""
+
+
+def seen(loaded: Loaded, picture: Image.Image, source: str) -> Image.Image:
+    """The central square of a picture, of the size at which the network of a source sees it."""
+    return im.to_pil(loaded.pipe.sources[source].preprocessing.to_tensor(picture))[0]
+
+
+def default_sources(names: Sequence[str]) -> list[str]:
+    """The first backbone and its projector, or else the first two names."""
+    network = next((name.removesuffix("/backbone") for name in names if name.endswith("/backbone")), "")
+    pair = [name for name in (f"{network}/backbone", f"{network}/projector") if name in names]
+    return pair or list(names[:2])
+
+
+def caution_html(loaded: Loaded) -> str:
+    """What a visitor should know about a checkpoint, or nothing."""
+    return f'<div class="rcdm meta">{escape(loaded.pipe.caution)}</div>'
+
+
+def build_controls(engine: Engine) -> Controls:
+    """Lay out the shared controls and wire what they do among themselves."""
+    limits, loaded = engine.settings, engine[engine.settings.checkpoint]
+    names = list(loaded.pipe.sources.names)
+    first = str(EXAMPLES["heart.png"])
+    photo = Photo(
+        first, format="png", sources=["upload", "clipboard", "webcam"], label="Image", height=220, elem_id="photo"
+    )
+    view = gr.HTML(_view(loaded, read_photo(first)))
+    examples = gr.Examples(
+        [[str(path)] for path in EXAMPLES.values()], photo, elem_id="examples", preload=False, api_visibility="private"
+    )
+    several = len(engine.shelf.names) > 1
+    checkpoint = gr.Dropdown(list(engine.shelf.names), value=limits.checkpoint, label="Checkpoint", visible=several)
+    caution = gr.HTML(caution_html(loaded))
+    sources = gr.CheckboxGroup(names, value=default_sources(names), label="Sources", elem_id="sources")
+    number = gr.Slider(1, limits.most_images, min(8, limits.most_images), step=1, label="Images per source")
+    with gr.Row():
+        steps = gr.Slider(1, limits.most_steps, loaded.pipe.config.default_steps, step=1, label="Steps", min_width=140)
+        seed = gr.Number(
+            0, minimum=0, maximum=LARGEST_SEED - limits.most_images, precision=0, label="First seed", min_width=110,
+            elem_id="seed",
+        )  # fmt: skip
+    controls = Controls(photo, view, checkpoint, sources, number, steps, seed, caution)
+    for event in (photo.input, examples.load_input_event.then):
+        look_at(engine, controls, event)
+
+    def choose(name: str) -> tuple[Any, ...]:
+        with in_a_sentence():
+            pipe = engine[name].pipe
+        names = list(pipe.sources.names)
+        own = gr.update(choices=names, value=default_sources(names))
+        return own, pipe.config.default_steps, caution_html(engine[name])
+
+    checkpoint.input(choose, checkpoint, [sources, steps, caution], show_progress="hidden", api_visibility="private")
+    return controls
+
+
+def look_at(engine: Engine, controls: Controls, event: Callable[..., Any]) -> None:
+    """After `event`, show what the networks see of the image; a file that cannot be read is put away with a warning."""
+
+    def look(photo: str | None, checkpoint: str) -> tuple[Any, str]:
+        if photo is None:
+            return None, ""
+        try:
+            picture, loaded = read_photo(photo), engine[checkpoint]
+        except ValueError as error:
+            gr.Warning(escape(str(error), quote=False))
+            return None, ""
+        png_fits = 3 * picture.width * picture.height < im.MAX_BYTES
+        convert = png_fits and Path(photo).suffix.lower() in NOT_SHOWN_BY_BROWSERS
+        return picture if convert else gr.skip(), _view(loaded, picture)
+
+    given = [controls.photo, controls.checkpoint]
+    event(look, given, [controls.photo, controls.view], show_progress="hidden", api_visibility="private")
+
+
+def _view(loaded: Loaded, picture: Image.Image) -> str:
+    square = seen(loaded, picture, loaded.pipe.sources.names[0])
+    return f'<div class="rcdm view">{given_html(square, SEEN.format(square.width))}</div>'
+
+
+def run_tab(
+    engine: Engine,
+    controls: Controls,
+    make: Callable[..., tuple[Job, Callable[[Any], str]]],
+    extra: Sequence[gr.components.Component],
+    *,
+    button: str,
+    name: str,
+) -> gr.HTML:
+    """A button, a status line and a result; `make(asked, *extra)` gives the job and what turns it to HTML."""
+
+    def work(request: gr.Request, *values: Any) -> Iterator[Any]:
+        with in_a_sentence():
+            wanted = asked(engine, *values[:6])
+            job, shown = make(wanted, *values[6:])
+            yield status_html("Working …", 0), gr.skip()
+            for item in engine.run(wanted.loaded.name, job, request):
+                if isinstance(item, Progress):
+                    yield status_html(f"Working: {escape(item.words)} …"), gr.skip()
+                elif isinstance(item, tuple):
+                    yield status_html("Done."), shown(item[0])
+                else:
+                    yield gr.skip()
+
+    with gr.Row():
+        start = gr.Button(button, variant="primary", min_width=120, elem_id=f"{name}-start")
+        stop = gr.Button("Stop", min_width=80)
+    status, result = gr.HTML(status_html("")), gr.HTML("")
+    wire(start, stop, work, [*controls.inputs(), *extra], [status, result], status)
+    return result
+
+
+def wire(
+    start: gr.Button,
+    stop: gr.Button,
+    work: Callable[..., Any],
+    inputs: Sequence[gr.components.Component],
+    outputs: Sequence[gr.components.Component],
+    status: gr.HTML,
+) -> Any:
+    """Start work in the queue of the device with a button, say that it waits, and stop it with another."""
+    start.click(None, None, status, js=f"() => {json.dumps(status_html('Waiting …'))}")  # gone once it is its turn
+    event = start.click(
+        work,
+        list(inputs),
+        list(outputs),
+        show_progress="minimal",
+        show_progress_on=status,
+        api_visibility="private",
+        **DEVICE,
+    )
+    event.failure(None, None, status, js=f"() => {json.dumps(status_html(''))}")
+    stop.click(lambda: status_html("Stopped."), None, status, cancels=[event], queue=False, api_visibility="private")
+    return event

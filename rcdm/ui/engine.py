@@ -1,0 +1,87 @@
+"""One engine for all users: jobs run one at a time on the device, and end when nobody waits for them any more."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from rcdm.checkpoints import available
+from rcdm.drawing import Columns, Job, Progress, in_background
+from rcdm.loaded import Loaded, Shelf
+from rcdm.ui.guard import Rate
+from rcdm.ui.settings import Settings
+from rcdm.ui.store import Store, key_of
+
+DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}
+"""For every event that draws: Gradio starts one at a time, the others wait in one queue."""
+
+CALLS_PER_SECOND = 200  # images through a denoiser on a small GPU; only for asking a hosted GPU for enough time
+
+
+class Engine:
+    """The checkpoints on offer, finished work, and the turn of whoever draws."""
+
+    def __init__(self, settings: Settings, *, device: str | None = None) -> None:
+        self.settings = settings
+        names = [settings.checkpoint, *(name for name in available() if name != settings.checkpoint)]
+        self.shelf = Shelf(names, max_bytes=settings.model_mib * 2**20, data=settings.data, device=device)
+        self.store = Store(settings.result_mib * 2**20, settings.keep_minutes * 60)
+        self.rate = Rate(settings.rate)
+        self._turn = threading.Lock()
+        self._stream = on_hosted_gpu(self._perform)
+
+    def __getitem__(self, checkpoint: str) -> Loaded:
+        return self.shelf[checkpoint]
+
+    def warm_up(self) -> None:
+        """Draw once in the background, so that the first visitor does not wait for what is only slow once."""
+        loaded = self[self.settings.checkpoint]
+        picture, source = Image.new("RGB", (64, 64)), loaded.pipe.sources.names[0]
+        threading.Thread(
+            target=lambda: list(self._perform(loaded.name, Columns(picture, (source,), (0, 1), 1)))
+        ).start()
+
+    def run(
+        self, checkpoint: str, job: Job, request: gr.Request | None = None
+    ) -> Iterator[Progress | tuple[Any] | None]:
+        """Progress, None while nothing is new, and at last the result alone in a tuple. Finished work is remembered.
+
+        Raises ValueError for a job that cannot be done, or a client who asks too often.
+        """
+        key = key_of(checkpoint, job)
+        kept = self.store.get(key)
+        if kept is None:
+            self.rate.check(request)
+            for item in self._stream(checkpoint, job):
+                if isinstance(item, tuple):
+                    kept = item
+                else:
+                    yield item
+            assert kept is not None
+            self.store.put(key, kept)
+        yield kept
+
+    def _perform(self, checkpoint: str, job: Job) -> Iterator[Progress | tuple[Any] | None]:
+        def work(show: Callable[[Progress], None], check: Callable[[], None]) -> tuple[Any]:
+            with self._turn:  # a closed job may still be in its last step
+                check()
+                return (job.run(self.shelf[checkpoint], show, check),)
+
+        yield from in_background(work)
+
+
+def on_hosted_gpu(perform: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """On a Space whose GPU is lent per call: ask for it, for as long as the job may need. Elsewhere: no change."""
+    if not os.environ.get("SPACES_ZERO_GPU"):
+        return perform
+    import spaces
+
+    def duration(_checkpoint: str, job: Job) -> int:
+        return min(120, 15 + job.calls() // CALLS_PER_SECOND)
+
+    return spaces.GPU(duration=duration)(perform)

@@ -1,0 +1,48 @@
+"""Mix: what lies between two images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from rcdm.drawing import Job
+from rcdm.exploring import Study
+from rcdm.studies.interpolation import PATHS
+from rcdm.studies.result import StudyResult
+from rcdm.ui.controls import EXAMPLES, Asked, Controls, Photo, run_tab
+from rcdm.ui.engine import Engine
+from rcdm.ui.frames import frames_html
+from rcdm.ui.guard import read_photo
+
+POINTS = 9
+WORDS = """**What lies between two images?** The slider goes from the representation of the image on the left to that
+of the second image here, always with the same noise; a smooth path changes little by little."""
+NOTE = """<p class="legend">The curves: distance between neighbouring draws, over that between the two images; an
+even path has {even:.2f} everywhere.</p>"""
+
+
+def build(engine: Engine, controls: Controls) -> None:
+    """Lay out and wire the tab."""
+    gr.Markdown(WORDS)
+    with gr.Row():
+        second = Photo(
+            str(EXAMPLES["arrow.png"]), format="png", sources=["upload", "clipboard"], label="Second image", height=180
+        )
+        path = gr.Radio(list(PATHS), value="linear", label="Path")
+
+    def make(wanted: Asked, second: str | None, path: str) -> tuple[Job, Callable[[Any], str]]:
+        settings = (("path", path), ("points", POINTS))
+        pictures = (wanted.picture, read_photo(second))
+        return Study("interpolation", pictures, wanted.sources, wanted.seeds[:1], wanted.steps, settings), shown
+
+    run_tab(engine, controls, make, [second, path], button="Draw the path", name="mix")
+
+
+def shown(result: StudyResult) -> str:
+    """The path as a slider, with the jumps."""
+    jumps = {name: [0.0, *found["jumps"]] for name, found in result.numbers["sources"].items()}
+    return frames_html(
+        result, what="Share of the second image", curves=jumps, note=NOTE.format(even=1 / (POINTS - 1))
+    )  # fmt: skip

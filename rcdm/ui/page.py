@@ -1,0 +1,122 @@
+"""The page: the shared controls beside the tabs; built once, launched with the server's limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from typing import Any
+
+import gradio as gr
+
+from rcdm import images as im
+from rcdm.ui import about, api, attack, compare, edit, mix, sprite_lab, transform
+from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources
+from rcdm.ui.engine import Engine
+from rcdm.ui.guard import LARGEST_SEED
+from rcdm.ui.routes import app_arguments
+from rcdm.ui.settings import Settings
+from rcdm.ui.theme import CSS, HEAD, THEME
+
+TABS = {
+    "Compare": compare.build, "Transform": transform.build, "Mix": mix.build, "Edit": edit.build,
+    "Attack": attack.build, "Sprite lab": sprite_lab.build, "About": about.build,
+}  # fmt: skip
+SWEEP_SECONDS = 300  # how often old uploads are looked for
+
+
+def build(engine: Engine) -> gr.Blocks:
+    """The page of an engine. Public endpoints: `/encode`, `/draw`, `/study` and `/sprite`."""
+    age = max(engine.settings.keep_minutes * 60 - SWEEP_SECONDS, 60)
+    with gr.Blocks(title="RCDM", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, age)) as page:
+        api.build(engine)  # first: later events of the same name would be given another one
+        with gr.Row():
+            with gr.Column(elem_classes="controls", min_width=300):
+                controls = build_controls(engine)
+            with gr.Column(elem_classes="results", min_width=300), gr.Tabs():
+                for name, tab in TABS.items():
+                    with gr.Tab(name):
+                        tab(engine, controls)
+        _restore(page, engine, controls)
+    return page
+
+
+def _restore(page: gr.Blocks, engine: Engine, controls: Controls) -> None:
+    """Open the page with the settings of its address."""
+
+    def restore(request: gr.Request) -> list[Any]:
+        return from_query(engine, request.query_params)
+
+    outputs = [*controls.inputs(), controls.caution]
+    page.load(restore, None, outputs, show_progress="hidden", api_visibility="private")
+
+
+def from_query(engine: Engine, query: Any) -> list[Any]:
+    """Query parameters -> updates of photo, checkpoint, sources, number, steps, seed, caution; nonsense is left out."""
+    updates: list[Any] = [gr.skip() for _ in range(7)]
+    if query.get("example") in EXAMPLES:
+        updates[0] = str(EXAMPLES[query["example"]])
+    name = query.get("checkpoint", engine.settings.checkpoint)
+    if name not in engine.shelf.names:
+        return updates
+    known = list(engine[name].pipe.sources.names)
+    if "checkpoint" in query:
+        updates[1], updates[6] = name, caution_html(engine[name])
+        updates[2] = gr.update(choices=known, value=default_sources(known))
+        updates[4] = engine[name].pipe.config.default_steps
+    if chosen := [source for source in query.getlist("source") if source in known]:
+        updates[2] = gr.update(choices=known, value=chosen)
+    limits = {
+        3: ("images", 1, engine.settings.most_images),
+        4: ("steps", 1, engine.settings.most_steps),
+        5: ("seed", 0, LARGEST_SEED - engine.settings.most_images),
+    }
+    for place, (key, low, high) in limits.items():
+        text = query.get(key, "")
+        if text.isascii() and text.isdigit() and len(text) < 11 and low <= int(text) <= high:
+            updates[place] = int(text)
+    return updates
+
+
+def launch(engine: Engine, *, prevent_thread_lock: bool = False) -> gr.Blocks:
+    """Serve the page of an engine; returns when the server stops, or at once with `prevent_thread_lock`."""
+    settings = engine.settings
+    page = build(engine).queue(max_size=settings.queue, default_concurrency_limit=4)
+    page.launch(
+        server_name=settings.host,
+        server_port=settings.port or None,
+        share=settings.share,
+        prevent_thread_lock=True,
+        theme=THEME,
+        css=CSS,
+        head=HEAD,
+        max_file_size=im.MAX_BYTES,
+        state_session_capacity=1000,
+        app_kwargs=app_arguments(engine.store),
+        ssr_mode=False,
+        run_history=False,
+        footer_links=["api"],
+    )
+    if not prevent_thread_lock:
+        _wait(page)
+    return page
+
+
+def _wait(page: gr.Blocks) -> None:
+    """Until SIGINT or SIGTERM; then close, without waiting for whoever still listens."""
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    told.wait()
+    threading.Thread(target=page.close, daemon=True).start()
+    page.server.thread.join(timeout=3)
+
+
+def serve(settings: Settings) -> None:
+    """Load the checkpoint and serve its page until interrupted; uploads lie in a folder that ends with the server."""
+    with tempfile.TemporaryDirectory(prefix="rcdm-", ignore_cleanup_errors=True) as folder:
+        os.environ.setdefault("GRADIO_TEMP_DIR", folder)
+        engine = Engine(settings)
+        engine.warm_up()
+        launch(engine)

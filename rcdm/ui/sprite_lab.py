@@ -1,0 +1,95 @@
+"""Sprite lab: set the factors of a drawn shape, and see what each source keeps of them, with the truth beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from rcdm import images as im
+from rcdm import sprites
+from rcdm.drawing import Column, Columns, Job
+from rcdm.exploring import read_factors
+from rcdm.ui.controls import Asked, Controls, look_at, run_tab
+from rcdm.ui.engine import Engine
+from rcdm.ui.guard import in_a_sentence
+from rcdm.ui.sheet import sheet_html, table_html
+
+SPRITE = {
+    "shape": "heart", "hue": 0.98, "size": 0.58, "rotation": 0.79, "x": -0.05, "y": 0.0, "ground_hue": 0.52,
+    "ground_brightness": 0.7,
+}  # fmt: skip
+PIXELS = 256
+WORDS = """**Is it true?** Here the truth is known: set the factors of a drawn shape, and the table says what the
+draws of each source say about every factor, beside what was set."""
+NOTE = """<p class="legend">Read off the draws by a small network (angles in turns). <b>±</b> is their deviation:
+small where the representation holds the factor. Retention is that of these draws alone.</p>"""
+
+
+def sprite(
+    shape: str, hue: float, size: float, rotation: float, x: float, y: float, ground_hue: float,
+    ground_brightness: float,
+) -> Image.Image:  # fmt: skip
+    """Draw a sprite from its factors."""
+    values: dict[str, Any] = {"ground_hue": ground_hue, "ground_brightness": ground_brightness}
+    with in_a_sentence():
+        factors = sprites.make_factors(shape=shape, hue=hue, size=size, rotation=rotation, x=x, y=y, **values)
+    return im.to_pil(sprites.render(factors, PIXELS))[0]
+
+
+def build(engine: Engine, controls: Controls) -> None:
+    """Lay out and wire the tab. Endpoint: `/sprite`."""
+    gr.Markdown(WORDS)
+    with gr.Row():
+        factors = factor_controls()
+    drawn = gr.on(
+        [control.input for control in factors],
+        sprite,
+        factors,
+        controls.photo,
+        api_name="sprite",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+    look_at(engine, controls, drawn.then)
+
+    def make(wanted: Asked, *values: Any) -> tuple[Job, Callable[[Any], str]]:
+        truth = dict(zip(sprites.KINDS, values, strict=True))
+        job = Columns(sprite(**truth), wanted.sources, wanted.seeds, wanted.steps)
+        given = im.centre_crop(job.picture, wanted.given.width)
+        return job, lambda columns: shown(given, columns, wanted.seeds, truth)
+
+    run_tab(engine, controls, make, factors, button="What is kept of it?", name="lab")
+
+
+def shown(given: Image.Image, columns: list[Column], seeds: tuple[int, ...], truth: dict[str, Any]) -> str:
+    """The table of factors, then the columns."""
+    read = {column.source: read_factors(column) for column in columns}
+    if not any(read.values()):
+        words = "<p>Take a checkpoint of the drawn world and at least 2 images per source to read factors.</p>"
+        return f'<div class="rcdm">{words}</div>' + sheet_html(given, columns, seeds)
+    rows = []
+    for name, value in truth.items():
+        cells = [name.replace("_", " "), value if isinstance(value, str) else f"{value:.2f}"]
+        for column in columns:
+            says, spread = read[column.source][name]
+            kept = column.kept.get(name)
+            cells.append(f"{says} <small>{spread}{'' if kept is None else f', retention {kept.value:.2f}'}</small>")
+        rows.append(cells)
+    table = table_html(["factor", "truth", *(column.source for column in columns)], rows)
+    return table + f'<div class="rcdm">{NOTE}</div>' + sheet_html(given, columns, seeds)
+
+
+def factor_controls() -> list[gr.components.Component]:
+    """One control per factor of the drawn world, in the order in which `/sprite` takes them."""
+    controls: list[gr.components.Component] = []
+    for name, kind in sprites.KINDS.items():
+        label = name.replace("_", " ").capitalize() + (" (turns)" if kind == "angle" else "")
+        if kind == "class":
+            controls.append(gr.Dropdown(list(sprites.SHAPES), value=SPRITE[name], label=label, min_width=150))
+        else:
+            low, high = sprites.RANGES.get(name, (0.0, 1.0))
+            controls.append(gr.Slider(low, high, SPRITE[name], step=0.01, label=label, min_width=150))
+    return controls

@@ -1,0 +1,175 @@
+"""Figures: every pixel as it was drawn, one colour per source, numbers where they belong."""
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from rcdm.figures import FIGURES, captions_of, figures_of, save
+from rcdm.figures.grids import Maps, grid_figures
+from rcdm.figures.intervals import interval_panels
+from rcdm.figures.matrix import matrix
+from rcdm.figures.style import DOUBLE, SINGLE, STYLE, TALLEST, figure, looks
+from rcdm.studies import StudyResult
+
+SOURCES = ("simclr/backbone", "simclr/projector", "mine/layer2", "mine/projector")
+
+
+def noise(n: int, side: int) -> list[Image.Image]:
+    values = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    return [Image.fromarray(value) for value in values]
+
+
+def number(value: float, **more) -> dict:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 5, **more}
+
+
+@pytest.mark.parametrize("side", [16, 33, 128])
+def test_a_grid_holds_every_pixel(tmp_path, side):
+    images = noise(6, side)
+    (page,) = grid_figures(images, ("one", "two"), ("a", "b", "c"))
+    (file,) = save({"": page}, tmp_path / "grid")
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    axes = page.axes[0].get_window_extent()
+    left, top = round(axes.x0), pixels.shape[0] - round(axes.y1)
+    times = round(axes.width) // page.axes[0].images[0].get_array().shape[1]
+    first = pixels[top : top + side * times, left : left + side * times]
+    assert np.array_equal(first, np.asarray(images[0]).repeat(times, 0).repeat(times, 1))
+    right = left + round(axes.width) - side * times
+    third = pixels[top : top + side * times, right : right + side * times]
+    assert np.array_equal(third, np.asarray(images[2]).repeat(times, 0).repeat(times, 1))
+
+
+def test_a_grid_fits_pages_and_keeps_groups_together():
+    pages = grid_figures(noise(60 * 4, 16), [f"row {i}" for i in range(60)], list("abcd"), group=7)
+    assert len(pages) > 1
+    rows = [len([text for text in page.axes[0].texts if text.get_text().startswith("row")]) for page in pages]
+    assert sum(rows) == 60 and all(n % 7 == 0 for n in rows[:-1])
+    for page in pages:
+        width, height = page.get_size_inches()
+        assert width <= DOUBLE + 0.1 and height <= TALLEST + 0.1
+
+
+def test_maps_have_one_scale_with_a_bar():
+    grey = [Image.new("RGB", (8, 8), (level,) * 3) for level in (0, 100, 50, 0)]
+    (page,) = grid_figures(grey, ("a", "b"), ("given", "map"), maps=Maps(("map",), 2.0, "bits"))
+    assert page.axes[1].get_xlim() == (0, pytest.approx(2.0 * 100 / 255)) and page.axes[1].get_xlabel() == "bits"
+    sheet = page.axes[0].images[0].get_array()
+    assert tuple(sheet[0, 0]) == (0, 0, 0) and tuple(sheet[0, -1]) != (100, 100, 100)
+
+
+def test_a_source_keeps_its_look_whatever_is_shown_beside_it():
+    assert looks(["simclr/backbone"])["simclr/backbone"] == looks(SOURCES)["simclr/backbone"]
+    many = looks([f"{network}/{level}" for network in ("a", "b", "c", "vicreg") for level in ("backbone", "projector")])
+    assert len({(look.colour, look.face, look.marker) for look in many.values()}) == 8
+    grey = {source: round(sum(look.colour), 1) for source, look in many.items()}
+    assert all(grey[f"{n}/backbone"] < grey[f"{n}/projector"] for n in "abc")
+
+
+def test_a_panel_shows_value_interval_and_null():
+    with matplotlib.rc_context(STYLE):
+        drawn = interval_panels(
+            {"hue": {SOURCES[0]: number(0.5, null=0.1, other=0.7)}}, looks(SOURCES), xlabel="", value="v", null="n"
+        )
+    lines = [tuple(float(x) for x in line.get_xdata()) for line in drawn.axes[0].lines]
+    assert lines == [pytest.approx((0.4, 0.6)), (0.1, 0.1), (0.7,), (0.5,)]
+    assert drawn.get_size_inches()[0] == SINGLE
+
+
+def test_a_matrix_leaves_what_is_not_there_empty():
+    axes = figure(2, 2).subplots()
+    matrix(axes, [[0.25, float("nan")], [-0.001, 1.5]], ["a", "b"], ["c", "d"], top=1.0)
+    assert [text.get_text() for text in axes.texts] == ["0.25", "0.00", "1.50"]
+
+
+def ladder(n: int) -> list[dict]:
+    return [number(0.1 * i, null=1.0) for i in range(n)]
+
+
+def result_of(study: str) -> StudyResult:
+    """The least that each study returns, for two sources."""
+    two = SOURCES[:2]
+    if study == "samples":
+        numbers = {s: {"similarity": number(0.5, null=0.1), "spread": number(0.2)} for s in two}
+        return StudyResult(noise(8, 8), ("r", "s"), ("given", "seed 0", "mean", "spread"), {"sources": numbers})
+    if study == "retention":
+        cell = number(0.5, null=0.0, calibration=1.1, calibration_interval=[0.9, 1.3], probe=0.6)
+        numbers = {s: {"hue": cell, "size": {**cell, "value": 0.1}} for s in two}
+        return StudyResult(noise(2, 8), ("r", "s"), ("given",), {"sources": numbers, "images": 9})
+    if study == "information":
+        numbers = {s: {"form_1": number(90, null=-20.0), "form_2": number(80)} for s in two}
+        gap = {f"{two[0]} − {two[1]}": {**number(-5.0), "limited_by_decoder": True}}
+        more = {"sources": numbers, "differences": gap, "logsnr": [-8, 6], "white": 3.0}
+        return StudyResult(noise(3, 8), ("image 0",), ("given", *two), more)
+    if study == "invariance":
+        of = {s: {"alignment": ladder(3), "seen": ladder(3)} for s in two}
+        moved = {s: {**found, "transport": number(0.9) | {"attribute": "hue"}} for s, found in of.items()}
+        kinds = {
+            "hue": {"strengths": [0.1, 0.2, 0.5], "unit": "turns", "in_views": True, "sources": moved},
+            "vertical flip": {"strengths": [1, 2, 3], "unit": "times", "in_views": False, "sources": of},
+        }
+        rows = [f"{k}, image {i}{tail}" for k in kinds for i in range(2) for tail in ("", *(f", {s}" for s in two))]
+        numbers = {"sources": list(two), "transformations": kinds}
+        return StudyResult(noise(len(rows) * 4, 8), tuple(rows), ("none", "1", "2", "3"), numbers)
+    if study == "interpolation":
+        jump = {"to_first": [1, 0.5, 0], "to_second": [0, 0.5, 1], "jumps": [0.5, 0.5]}
+        numbers = {"ratios": [0, 0.5, 1], "seeds": [0], "sources": dict.fromkeys(two, jump)}
+        return StudyResult(noise(6, 8), two, ("0", "0.5", "1"), numbers)
+    if study == "manipulation":
+        moves = {"moves": {"hue 0": {"hue": 0.9, "size": 0.1}, "size": {"hue": 0.0, "size": 0.4}}}
+        return StudyResult(noise(2, 8), two, ("given",), {"seeds": [0], "sources": dict.fromkeys(two, moves)})
+    if study == "levels":
+        probed = {"ridge": {"hue": number(0.5)}, "transformation_probe": {"flip": number(0.6, null=0.5)}}
+        drawn = {"retention": {"hue": number(0.4)}, "bits": number(90), "cycle_error": number(0.3)}
+        level = {"effective_rank": number(9), "linear_top1": number(0.8, null=0.25), **probed}
+        networks = {"simclr": {"levels": {"layer1": level, "backbone": level | drawn}}}
+        return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": networks})
+    if study == "spectrum":
+        ranks = {"effective_rank": number(5), "rankme": number(6), "singular_values": [3.0, 1.0, 0.0]}
+        weak = {"strength": 0.0, "backbone": number(0.0), "projector": number(0.0)}
+        strong = {**weak, "strength": 1.0, "removed": number(0.3), "heard": number(0.6, null=0.5)}
+        strong |= {"angle": number(40, null=60.0)}
+        networks = {"simclr": {"strengths": [weak, strong]}}
+        return StudyResult(
+            noise(2, 8), ("r",), ("a", "b"), {"sources": dict.fromkeys(two, ranks), "networks": networks}
+        )
+    if study == "width":
+        steps = {"hue": {"by_width": number(0.1), "by_invariance": number(0.3)}}
+        variants = {
+            "simclr/backbone, 4 components": {"ridge": steps, "retention": steps, "bits": {"all": steps["hue"]}}
+        }
+        return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": {"simclr": variants, "empty": {}}})
+    found = {s: {"distance": ladder(6), "random": ladder(6), "drawn": ladder(6), "flips": ladder(6)} for s in two}
+    return StudyResult(
+        noise(6, 8), ("r",), tuple("abcdef"), {"strengths_of_255": [0, 1, 2, 4, 8, 16], "sources": found}
+    )
+
+
+@pytest.mark.parametrize("study", list(FIGURES))
+def test_every_study_has_its_figures_and_captions(study, tmp_path):
+    result = result_of(study)
+    drawn = figures_of(study, result, SOURCES)
+    assert "" in drawn and any("images" in key for key in drawn)
+    settings = {"checkpoint": "tiny", "images": {"n": 7}, "seeds": [3, 4], "steps": 8, "options": {}, "data": {}}
+    captions = captions_of(study, drawn, settings, result.numbers)
+    for key, caption in captions.items():
+        assert "N 7 images" in caption and "seeds 3–4" in caption and "8 steps" in caption, key
+    written = save({"": drawn[""]}, tmp_path / study)
+    assert Image.open(written[0]).width <= round((DOUBLE + 0.1) * 300)
+    pdf = written[0].with_suffix(".pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"/Subtype /Image" not in pdf  # numbers are lines and text
+    grid = save({"": drawn[next(key for key in drawn if "images" in key)]}, tmp_path / "grid")[0].with_suffix(".pdf")
+    assert b"/Subtype /Image" in grid.read_bytes() and b"/DCTDecode" not in grid.read_bytes()  # no JPEG
+
+
+def test_an_unknown_study_is_drawn_too():
+    result = StudyResult(numbers={"sources": {SOURCES[0]: {"angle": number(1.0), "words": "no number"}}})
+    drawn = figures_of("novel", result, SOURCES)
+    assert list(drawn) == [""] and drawn[""].axes[0].get_title(loc="left") == "angle"
+
+
+def test_invariance_has_a_figure_per_transformation():
+    drawn = figures_of("invariance", result_of("invariance"), SOURCES)
+    assert {"", "hue", "hue-images", "vertical-flip", "vertical-flip-images"} == set(drawn)
+    labels = [text.get_text() for text in drawn["hue-images"].axes[0].texts]
+    assert labels == ["given", *SOURCES[:2], *["none", "0.1", "0.2", "0.5"] * 2]
