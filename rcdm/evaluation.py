@@ -16,7 +16,7 @@ from rcdm.attributes import Attributes, attributes_of
 from rcdm.datasets import Dataset
 from rcdm.evaluator import Evaluator
 from rcdm.faithfulness import encode_all, faithfulness_of
-from rcdm.metrics import cycle_error, variance
+from rcdm.metrics import Number, bootstrap, cycle_error, similarity, variance
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies import retention
 
@@ -42,10 +42,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure every source on images that nothing was trained on; the result is what metrics.json holds.
 
-    Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
-    pixel instead of drawn), `mrr`, `recall_at_1`, and per attribute `retention` with probe and calibration. With an
-    evaluator also `kid` and `copying`, whose null is that of unconditional draws (`unconditional`), and the retention
-    of the `class` that it reads.
+    Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved
+    by a pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (the 5 % quantile of the similarity of a
+    draw to what it was drawn from: below it an image is foreign to the checkpoint), and per attribute `retention`
+    with probe and calibration. With an evaluator also `kid` and `copying`, whose null is that of unconditional
+    draws (`unconditional`), and the retention of the `class` that it reads.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -72,6 +73,7 @@ def evaluate(
         found = faithfulness_of(pipe, h, drawn, source)
         numbers[source] = {name: number.to_json() for name, number in found.items()}
         numbers[source] |= _references(pipe, held_out, source)
+        numbers[source]["similarity_floor"] = similarity_floor(pipe, h, drawn, source).to_json()
         if evaluator is not None:
             numbers[source] |= _realism(evaluator, drawn, held_out)
     kept = retention.study(
@@ -110,6 +112,14 @@ def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, An
     floor = cycle_error(moved, given).to_json()
     floor.pop("null")
     return {"cycle_error_shuffled": shuffled, "cycle_error_shifted": floor}
+
+
+def similarity_floor(pipe: RCDMPipeline, h: Tensor, drawn: Tensor, source: str) -> Number:
+    """What 95 % of images reach in similarity to their own draw: of h [N,D], raw, and one draw [N,3,H,W] of each."""
+    given = pipe.unet.standardise(h, source).cpu()
+    kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source).cpu()
+    alike = similarity(kept, given)
+    return bootstrap(lambda i: alike[i].quantile(0.05), len(alike))
 
 
 def markdown_tables(metrics: dict[str, Any]) -> str:

@@ -40,10 +40,10 @@ def build(engine: Engine, controls: Controls) -> Parts:
     gr.Markdown(WORDS)
     rows = gr.State([])  # keys of the drawings shown, the first on top
     with gr.Row():
-        start = gr.Button("Draw", variant="primary", min_width=90, elem_id="draw")
-        below = gr.Button("Same seeds, next row", min_width=150, elem_id="next-row")
-        fresh = gr.Button("New seeds", min_width=90, elem_id="new-seeds")
-        stop = gr.Button("Stop", min_width=70, elem_id="stop")
+        start = gr.Button("Draw", variant="primary", size="md", min_width=90, elem_id="draw")
+        below = gr.Button("Same seeds, next row", size="md", min_width=150, elem_id="next-row")
+        fresh = gr.Button("New seeds", size="md", min_width=90, elem_id="new-seeds")
+        stop = gr.Button("Stop", size="md", min_width=70, elem_id="stop")
     status, sheet, take = gr.HTML(status_html("")), gr.HTML(EMPTY, elem_id="sheet"), gr.HTML("")
     inputs, outputs = [*controls.inputs(), rows], [status, sheet, take, rows]
 

@@ -40,13 +40,14 @@ def build(engine: Engine, controls: Controls) -> None:
 
 def shown(result: StudyResult) -> str:
     """A ladder per direction, and the table of what moves."""
-    ladder = StudyResult(_without_given(result), result.rows, result.columns[1:], result.numbers)
+    rows = tuple(row.split(", ")[2].replace("_", " ") for row in result.rows)  # source, image, direction, seed
+    ladder = StudyResult(_without_given(result), rows, result.columns[1:], result.numbers)
     tables = ""
     for source, found in result.numbers["sources"].items():
         moves = found["moves"]
         names = list(next(iter(moves.values())))
-        rows = [[way, *(f"{line[name]:.2f}" for name in names)] for way, line in moves.items()]
-        tables += table_html([source, *(name.replace("_", " ") for name in names)], rows)
+        lines = [[way.replace("_", " "), *(f"{line[name]:.2f}" for name in names)] for way, line in moves.items()]
+        tables += table_html([source, *(name.replace("_", " ") for name in names)], lines)
     note = NOTE.format(images=result.numbers["images"])
     return frames_html(ladder, what="Push", start=len(ladder.columns) // 2, note=tables + note)
 

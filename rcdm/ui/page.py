@@ -12,7 +12,7 @@ import gradio as gr
 
 from rcdm import images as im
 from rcdm.ui import about, api, attack, compare, edit, mix, sprite_lab, transform
-from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources
+from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources, look_at
 from rcdm.ui.engine import Engine
 from rcdm.ui.guard import LARGEST_SEED
 from rcdm.ui.routes import app_arguments
@@ -49,7 +49,8 @@ def _restore(page: gr.Blocks, engine: Engine, controls: Controls) -> None:
         return from_query(engine, request.query_params)
 
     outputs = [*controls.inputs(), controls.caution]
-    page.load(restore, None, outputs, show_progress="hidden", api_visibility="private")
+    opened = page.load(restore, None, outputs, show_progress="hidden", api_visibility="private")
+    look_at(engine, controls, opened.then)
 
 
 def from_query(engine: Engine, query: Any) -> list[Any]:
@@ -117,6 +118,7 @@ def serve(settings: Settings) -> None:
     """Load the checkpoint and serve its page until interrupted; uploads lie in a folder that ends with the server."""
     with tempfile.TemporaryDirectory(prefix="rcdm-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
+        os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")  # else Gradio sums up times after every event
         engine = Engine(settings)
         engine.warm_up()
         launch(engine)
