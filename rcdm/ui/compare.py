@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -25,17 +24,7 @@ WORDS = """**What does this representation keep?** Every column draws images fro
 what stays the same over a column is in it, what varies is not."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Components of the tab that other files need."""
-
-    start: gr.Button
-    status: gr.HTML
-    sheet: gr.HTML
-    take: gr.HTML
-
-
-def build(engine: Engine, controls: Controls) -> Parts:
+def build(engine: Engine, controls: Controls) -> None:
     """Lay out and wire the tab."""
     gr.Markdown(WORDS)
     rows = gr.State([])  # keys of the drawings shown, the first on top
@@ -66,7 +55,6 @@ def build(engine: Engine, controls: Controls) -> Parts:
                        api_visibility="private", **DEVICE)  # fmt: skip
     stop.click(None, cancels=[drawn], queue=False, api_visibility="private")
     _more(engine, controls)
-    return Parts(start, status, sheet, take)
 
 
 def _next_seed(seed: float | None, number: int) -> int:
