@@ -26,11 +26,12 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", default=["simclr/backbone", "simclr/projector"])
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--queue", type=int, default=32, help="places to wait; fewer than clients: some are refused")
     parser.add_argument("--images", type=int, default=8, help="per source and drawing")
     options = parser.parse_args()
     folder = ROOT / "checkpoints" / options.checkpoint
     before = digest(folder)
-    server = Server("--checkpoint", options.checkpoint, "--queue", str(max(1, options.clients // 2)))
+    server = Server("--checkpoint", options.checkpoint, "--queue", str(options.queue))
     server.wait()
     warm = Client(server.url, verbose=False)
     for i, photo in enumerate(EXAMPLES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 from typing import Any
@@ -116,6 +117,7 @@ def _wait(page: gr.Blocks) -> None:
 
 def serve(settings: Settings) -> None:
     """Load the checkpoint and serve its page until interrupted; uploads lie in a folder that ends with the server."""
+    sys.setswitchinterval(0.0005)  # else each operation of a drawing may wait 5 ms for the threads that answer
     with tempfile.TemporaryDirectory(prefix="rcdm-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")  # else Gradio sums up times after every event

@@ -110,6 +110,7 @@ CSS = """
 .rcdm .c3 { --line: #c2417c; } .rcdm .c4 { --line: #4d7c0f; } .rcdm .c5 { --line: #64748b; }
 .rcdm .line { stroke: var(--line); }
 .rcdm.table { overflow-x: auto; }
+.rcdm.table :is(table, thead, tbody, tr) { border: 0 !important; }
 .rcdm.table table { border: 0; border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 .rcdm.table th, .rcdm.table td { padding: 4px 18px 4px 0; text-align: left; white-space: nowrap; border: 0;
   border-bottom: 1px solid var(--block-border-color); font-size: 13px; color: var(--body-text-color); }
