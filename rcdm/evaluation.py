@@ -43,9 +43,10 @@ def evaluate(
     """Measure every source on images that nothing was trained on; the result is what metrics.json holds.
 
     Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
-    pixel instead of drawn), `mrr`, `recall_at_1`, and per attribute `retention` with probe and calibration. With an
-    evaluator also `kid`, `copying` and `spread_perceptual` (of two draws of an image), to be compared with those of
-    unconditional draws (`unconditional`), and the retention of the `class` that it reads.
+    pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (below it an image is foreign to the checkpoint),
+    and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `copying` and
+    `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws (`unconditional`),
+    and the retention of the `class` that it reads.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
