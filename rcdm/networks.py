@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rcdm.backbones import build_backbone
 from rcdm.catalogue import PUBLISHED, entry_of
 from rcdm.own_backbone import own_sources
@@ -61,8 +63,6 @@ def network_of(text: str, levels: Sequence[str] = ()) -> tuple[str, SSLNetwork, 
 
 def blank_network(name: str) -> tuple[SSLNetwork, Preprocessing]:
     """A published backbone without weights, on the meta device: for its levels and widths. Nothing is downloaded."""
-    import torch
-
     entry = entry_of(name)
     with torch.device("meta"):
         return SSLNetwork(build_backbone(entry.architecture, **entry.arguments)).eval(), entry.preprocessing

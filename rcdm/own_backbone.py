@@ -40,15 +40,20 @@ def register(path: str) -> Build:
     return build
 
 
+def own_network(path: str) -> tuple[nn.Module, Preprocessing, Sequence[str]]:
+    """What `package.module:function` returns. Raises ValueError for what is no backbone."""
+    found = register(path)()
+    if not (isinstance(found, tuple) and len(found) == 3 and isinstance(found[0], nn.Module)):
+        raise ValueError(f"{path} must return (module, preprocessing, levels).")
+    return found
+
+
 def own_sources(path: str, names: Sequence[str] = ()) -> Sources:
     """The sources of `package.module:function`, named `FUNCTION/LEVEL`; all of its levels where `names` are not given.
 
     Raises ValueError for what is no backbone, and for a name that it does not have.
     """
-    found = register(path)()
-    if not (isinstance(found, tuple) and len(found) == 3 and isinstance(found[0], nn.Module)):
-        raise ValueError(f"{path} must return (module, preprocessing, levels).")
-    module, preprocessing, levels = found
+    module, preprocessing, levels = own_network(path)
     network = OpenNetwork(module, levels)
     config = {
         "architecture": path,

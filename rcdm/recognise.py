@@ -22,7 +22,7 @@ from rcdm.safe_load import read_checkpoint
 State = dict[str, Tensor]
 
 _NESTED = ("state_dict", "model", "model_state_dict", "teacher", "target_encoder", "network", "net")
-_COPIES = r"momentum|target|student|ema|predict|queue|(^|_)(m|k|key)[._]"
+_COPIES = r"momentum|target|student|predict|queue|(^|[._])(ema|m|k|key)[._]"
 """In names of networks that are not the one to read: copies of it, a student, a predictor."""
 
 _HEAD = re.compile(
@@ -31,12 +31,10 @@ _HEAD = re.compile(
 _CLASSIFIER = r"^(fc|head|heads|classifier|linear)\.|num_batches_tracked$|^mask_token$"
 
 _CHILDREN = (*((rf"^{k}\.", f"layer{k - 3}.") for k in (4, 5, 6, 7)), (r"^0\.", "conv1."), (r"^1\.", "bn1."))
-_LIGHTLY = tuple((pattern, name) for pattern, name in (
-    *((rf"^{k}\.", f"layer{k - 1}.") for k in (2, 3, 4, 5)), (r"^0\.", "conv1."), (r"^1\.", "bn1."),
-    (r"\.shortcut\.", ".downsample."),
-))  # fmt: skip
+_SHORTCUT = (r"\.shortcut\.", ".downsample.")
+_LIGHTLY = (*((rf"^{k}\.", f"layer{k - 1}.") for k in (2, 3, 4, 5)), (r"^0\.", "conv1."), (r"^1\.", "bn1."), _SHORTCUT)
 _FORMATS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "resnet": ("layer1.0.conv1.weight", ((r"\.shortcut\.", ".downsample."),)),
+    "resnet": ("layer1.0.conv1.weight", (_SHORTCUT,)),
     "resnet as a Sequential": ("7.0.conv1.weight", _CHILDREN),
     "lightly's resnet as a Sequential": ("2.0.conv1.weight", _LIGHTLY),
     "vit": ("patch_embed.proj.weight", ()),
@@ -152,7 +150,7 @@ def _resnet(tensors: State, kind: str, solo: bool, path: str | Path) -> dict[str
     depth = 50 if blocks == (3, 4, 6, 3) and "layer1.0.conv3.weight" in tensors else _DEPTHS.get(blocks)
     if depth is None:
         raise ValueError(f"{path} holds a ResNet with {blocks} blocks, which torchvision does not have.")
-    if tensors["conv1.weight"].shape[-1] != 3:
+    if "conv1.weight" not in tensors or tensors["conv1.weight"].shape[-1] != 3:
         return {"depth": depth}
     return {"depth": depth, "stem": "lightly" if kind.startswith("lightly") else "solo" if solo else "small"}
 
@@ -162,9 +160,9 @@ def _vit(tensors: State, *, solo: bool, path: str | Path) -> dict[str, Any]:
 
     Theirs are the fixed position embeddings, which are zero for the class token.
     """
-    width, _, _, patch = tensors["patch_embed.proj.weight"].shape
+    width, patch = tensors["patch_embed.proj.weight"].shape[0], tensors["patch_embed.proj.weight"].shape[-1]
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    if width not in _HEADS or "pos_embed" not in tensors:
+    if width not in _HEADS or tensors.get("pos_embed", tensors["patch_embed.proj.weight"]).ndim != 3:
         raise ValueError(f"{path} holds a ViT of an unusual kind (width {width}): write TIMM_NAME={path}.")
     positions = tensors["pos_embed"].shape[1]
     side = int(positions**0.5)
@@ -202,14 +200,14 @@ def _number(name: str) -> tuple[int, ...]:
 
 
 def _preprocessing(arguments: Mapping[str, Any], backbone: nn.Module, state: State, path: Path) -> Preprocessing:
-    """The data set that solo-learn notes; the size that fits the network, with ImageNet's mean and deviation.
+    """That of the data set that solo-learn notes; else the size that fits, with ImageNet's mean and deviation.
 
     A timm name with a tag (`vit_small_patch16_224.dino`) brings its own.
     """
     classes = {10: "cifar10", 100: "cifar100"}.get(len(state.get("classifier.weight", ())), "")
     data = _noted(path).get("dataset", classes if arguments.get("stem") == "solo" else "")
     if data in _DATA:
-        return _DATA[data]
+        return replace(_DATA[data], size=arguments.get("img_size", _DATA[data].size))
     if "stem" in arguments:
         return replace(IMAGENET, size=32)
     if "img_size" in arguments:

@@ -240,12 +240,12 @@ def test_a_denoiser_is_trained_on_a_file_and_needs_it_no_longer(tmp_path, monkey
     options = ["--resolution", "16", "--channels", "8", "16", "--attention_resolutions", "4", "--max_train_steps", "1"]
     options += ["--train_batch_size", "4", "--num_statistics_images", "8", "--num_inference_steps", "2"]
     cli.train_main(
-        ["--backbone", "byol-ep=3.ckpt", "--sources", "layer1.0", "projector", "--output_dir", "run", *options]
+        ["--backbone", "byol-ep=3.ckpt", "--sources", "layer2@mean", "projector", "--output_dir", "run", *options]
     )
     expected = rcdm.load_source("byol-ep=3.ckpt/projector")
     (tmp_path / "byol-ep=3.ckpt").unlink()
     pipe = rcdm.load("run", device="cpu")
-    assert pipe.sources == ("byol-ep-3/layer1.0", "byol-ep-3/projector")
+    assert pipe.sources == ("byol-ep-3/layer2@mean", "byol-ep-3/projector")
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     assert torch.allclose(pipe.encode(images, "byol-ep-3/projector"), expected(images), atol=1e-3)
     with pytest.raises(SystemExit):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from rcdm.catalogue import PUBLISHED, markdown_table
 from rcdm.cli.options import command
 from rcdm.networks import blank_network, is_function, network_of
-from rcdm.own_backbone import register
+from rcdm.own_backbone import own_network
 from rcdm.representation import level_widths
 
 
@@ -27,7 +28,7 @@ def _networks(options: argparse.Namespace) -> None:
         return
     note = ""
     if is_function(options.network):
-        module, preprocessing, levels = register(options.network)()
+        module, preprocessing, levels = own_network(options.network)
         widths, usual = level_widths(module, preprocessing), list(levels)
     else:
         if options.network in PUBLISHED:
@@ -38,13 +39,13 @@ def _networks(options: argparse.Namespace) -> None:
         else:
             _, network, preprocessing, _ = network_of(options.network)
         widths, usual = level_widths(network, preprocessing), list(network.levels())
-    _print(widths if options.all else {level: widths[level.partition("@")[0]] for level in usual})
+    _print(widths if options.all else {level: widths.get(level.partition("@")[0]) for level in usual})
     print(f"images: {preprocessing.size} px, mean {preprocessing.mean}, deviation {preprocessing.std}")
     if note:
         print(note)
 
 
-def _print(widths: dict[str, int]) -> None:
+def _print(widths: Mapping[str, int | None]) -> None:
     column = max(map(len, widths))
     for level, width in widths.items():
-        print(f"{level:<{column}}  {width:>6}")
+        print(f"{level:<{column}}  {width or 'no vector, tokens or map':>6}")
