@@ -23,7 +23,7 @@ from rcdm.checkpoints import checkpoint_folder
 from rcdm.datasets import Dataset, Photographs, load_dataset
 from rcdm.faithfulness import comparison_grid, faithfulness
 from rcdm.memory import keep_freed_memory
-from rcdm.own_backbone import own_sources
+from rcdm.networks import sources_of
 from rcdm.pipeline import RCDMPipeline
 from rcdm.representation_cache import RepresentationCache
 from rcdm.resume import load_state, save_state, saved_states
@@ -69,7 +69,7 @@ def train(config: TrainingConfig) -> Path:
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
     if config.backbone is not None:
-        sources = own_sources(config.backbone).to(accelerator.device)
+        sources = sources_of(config.backbone, config.sources).to(accelerator.device)
     else:
         sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)

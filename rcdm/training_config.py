@@ -15,14 +15,16 @@ class TrainingConfig:
     """Everything that a run depends on; the names follow the training scripts of diffusers."""
 
     sources_dir: str = _option("", "folder with one source folder per network (see `rcdm pretrain`)")
-    backbone: str | None = _option(None, "instead of sources_dir: package.module:function, see rcdm/own_backbone.py")
+    backbone: str | None = _option(
+        None, "instead of sources_dir: published network, checkpoint file, TIMM_NAME=FILE or package.module:function"
+    )
     share_sources: bool = _option(
         False, "refer to the networks in sources_dir, by their digest, instead of copying them"
     )
     output_dir: str = _option("", "where the run and, at its end, the checkpoint are written")
     train_data_dir: str = _option("sprites", "'sprites', a folder of images, a parquet file or a folder of them")
     pretrained_model_name_or_path: str | None = _option(None, "checkpoint whose denoiser the run starts from")
-    sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …; empty: backbone and projector of every network")
+    sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …, or LEVEL …; by default backbone and projector of each")
     resolution: int = _option(32, "side of the images in pixels")
     channels: tuple[int, ...] = _option((48, 96, 160), "channels at each resolution of the U-Net")
     layers_per_block: int = _option(1, "residual blocks per resolution")

@@ -45,7 +45,7 @@ def chosen_sources(pipe: RCDMPipeline, names: Sequence[str]) -> list[str]:
 
 def add_backbone_option(parser: argparse.ArgumentParser) -> None:
     """A backbone of one's own; it is registered before the command runs."""
-    parser.add_argument("--backbone", help="package.module:function, for a checkpoint that was trained with it")
+    parser.add_argument("--backbone", help="package.module:function that the checkpoint was trained with")
 
 
 def announce(text: str) -> None:
