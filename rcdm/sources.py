@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,14 +103,25 @@ class Sources(ModelMixin):
         return h
 
     @torch.no_grad()
-    def encode_all(self, images: Tensor) -> dict[str, Tensor]:
-        """[B,3,H,W] in [-1,1] -> name of each source -> [B,D] float32, every network run once."""
-        images = images.to(self.device, torch.float32)
+    def encode_all(self, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """[B,3,H,W] in [-1,1] -> name of each source, or of these -> [B,D] float32, every network run once."""
+        images, names = images.to(self.device, torch.float32), self.names if names is None else names
         levels = {
-            name: cast(SSLNetwork, network).all_levels(self._preprocessing[name](images))
-            for name, network in self.networks.items()
+            name: cast(SSLNetwork, self.networks[name]).all_levels(self._preprocessing[name](images))
+            for name in dict.fromkeys(name.partition("/")[0] for name in names)
         }
-        return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in self.names}
+        return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in names}
+
+    def fingerprint(self, name: str) -> str:
+        """SHA-256 of what a source's representations depend on: weights, architecture, preprocessing, level."""
+        network, _, level = name.partition("/")
+        config = self._configs.get(network, {})
+        shape = {key: config.get(key) for key in ("architecture", "arguments", "pooling", "projector_activation")}
+        made_of = hashlib.sha256(repr((level, self._preprocessing[network], shape)).encode())
+        for key, tensor in self.networks[network].state_dict().items():
+            made_of.update(key.encode())
+            made_of.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return made_of.hexdigest()
 
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""
