@@ -59,7 +59,9 @@ class HubStream:
         self._held_out = None if held_out is None else held_out.cast_column(self._column, encoded)
         self._decoders, self._reader = ThreadPoolExecutor(), ThreadPoolExecutor(1)
         self._samples: Iterator[dict[str, Any]] = iter(())
-        self._ahead: tuple[tuple[int, int], Future[tuple[Tensor, Tensor]]] | None = None
+        self._next: tuple[int, int] | None = None
+        self._ahead: Future[tuple[Tensor, Tensor]] | None = None
+        self._looked_at: tuple[Tensor, Tensor] = torch.empty(0), torch.empty(0)
         self._device = torch.device("cpu")
 
     @classmethod
@@ -89,23 +91,24 @@ class HubStream:
     def batch(self, step: int, batch_size: int) -> Batch:
         """The next images of this process where `step` follows on its last one; else a freshly shuffled stream.
 
-        The batch after it is read and decoded meanwhile.
+        While the calls follow on one another, the next batch is read and decoded meanwhile.
         """
         processes = dist.get_world_size() if dist.is_initialized() else 1
-        if self._ahead is not None and self._ahead[0] == (step, batch_size):
-            now = self._ahead[1]
-        else:
-            self._samples = self._endless(step // processes)
-            now = self._reader.submit(self._read, self._samples, batch_size)
+        follows = (step, batch_size) == self._next
+        if not follows:
+            self._samples, self._ahead = self._endless(step // processes), None
+        now = self._ahead or self._reader.submit(self._read, self._samples, batch_size)
         found = now.result()
-        self._ahead = (step + processes, batch_size), self._reader.submit(self._read, self._samples, batch_size)
+        self._next = (step + processes, batch_size)
+        self._ahead = self._reader.submit(self._read, self._samples, batch_size) if follows else None
         return self._on_device(*found)
 
     def held_out(self, n: int) -> Batch:
         """The first n held-out images, fewer where there are not so many."""
-        if self._held_out is not None:
-            return self._on_device(*self._read(iter(self._held_out), n))
-        return self._on_device(*self._read((s for s in self._train if self._is_held_out(s)), n))
+        if len(self._looked_at[0]) < n:
+            samples = (s for s in self._train if self._is_held_out(s)) if self._held_out is None else self._held_out
+            self._looked_at = self._read(iter(samples), n)
+        return self._on_device(*(part[:n] for part in self._looked_at))
 
     def _endless(self, first: int) -> Iterator[dict[str, Any]]:
         """Training samples, pass after pass; `first` is the step that they begin with."""

