@@ -11,7 +11,7 @@ from PIL import Image
 import rcdm
 from rcdm import cli, sprites
 from rcdm import images as im
-from rcdm.evaluation import markdown_tables
+from rcdm.model_card import markdown_tables
 from rcdm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
