@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from rcdm.datasets import Dataset
-from rcdm.metrics import Number, bootstrap
+from rcdm.metrics import Number, bootstrap, nearest
 from rcdm.probes import logistic_regression
 from rcdm.representation import RepresentationSource
 
@@ -78,9 +78,7 @@ class Evaluator:
         return bootstrap(lambda i: among[i].mean() / usual, n, null=1.0)
 
     def _nearest(self, images: Tensor) -> Tensor:
-        features = self._standardise(self.features(images))
-        training = self._standardise(self._training)
-        return torch.cat([torch.cdist(chunk, training).min(1).values for chunk in features.split(500)])
+        return nearest(self._standardise(self.features(images)), self._standardise(self._training))[0]
 
     def _standardise(self, features: Tensor) -> Tensor:
         return (features - self._mean) / self._std

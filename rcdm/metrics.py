@@ -81,6 +81,12 @@ def ranks(queries: Tensor, gallery: Tensor, *, chunk: int = 1024) -> Tensor:
     return torch.cat(result).float()
 
 
+def nearest(queries: Tensor, bank: Tensor, *, chunk: int = 500) -> tuple[Tensor, Tensor]:
+    """Euclidean distance of each row of [N,D] to the nearest row of [M,D], float [N], and which one, int64 [N]."""
+    parts = [torch.cdist(rows, bank).min(1) for rows in queries.split(chunk)]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+
 def retrieval(drawn: Tensor, gallery: Tensor) -> dict[str, Number]:
     """`mrr` and `recall_at_1` of finding the given image from its draw, standardised [N,D]; null: chance among N."""
     n = len(gallery)

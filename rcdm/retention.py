@@ -110,11 +110,14 @@ def agreement(
     Source -> attribute -> Var_k φ of the draws, and ‖φ − φ̂‖² of the probe, per image [N]. The interval resamples the
     images, so it says how well the correlation of these sources and attributes is known.
     """
-    cells = [(within[source][name], errors[source][name], name) for source in within for name in given]
+    pairs = [(source, name) for source in within for name in given]
 
     def correlation(i: Tensor) -> Tensor:
         spread = {name: variance(phi[i]) for name, phi in given.items()}
-        kept, read = ([float(1 - cell[k][i].mean() / spread[cell[2]]) for cell in cells] for k in (0, 1))
+        kept, read = (
+            [float(1 - losses[source][name][i].mean() / spread[name]) for source, name in pairs]
+            for losses in (within, errors)
+        )
         return torch.tensor(float(spearmanr(kept, read).statistic))
 
     return bootstrap(correlation, len(next(iter(given.values()))), null=0.0)

@@ -7,7 +7,7 @@ Coordinates run from -1 to 1 over the image, y downwards; angles are in turns (0
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -93,6 +93,13 @@ def make_factors(*, shape: str, texture_seed: int = 0, **values: float) -> Facto
         texture=torch.rand(1, 3 * _WAVES, generator=torch.Generator().manual_seed(texture_seed)),
         **{name: torch.tensor([float(value)]) for name, value in values.items()},
     )
+
+
+def exchange_grounds(factors: Factors) -> Factors:
+    """The same shapes, each on the ground of the image before it: hue, brightness and texture."""
+    grounds = ("ground_hue", "ground_brightness", "texture")
+    rolled = {name: getattr(factors, name).roll(1, 0) for name in grounds}
+    return replace(factors, **rolled)
 
 
 def render(factors: Factors, size: int = 32) -> Tensor:

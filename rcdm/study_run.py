@@ -165,10 +165,11 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """A setting as JSON: weights and images by their digests."""
     if isinstance(value, nn.Module):
         return {"weights": weights_digest(value)}
-    if isinstance(value, torch.nn.Module):
-        return {"sha256": weights_digest(value)}
+    if isinstance(value, Tensor):
+        return {"n": len(value), "sha256": _digest(value)}
     return {"sha256": _digest([value])} if isinstance(value, Image.Image) else value
 
 

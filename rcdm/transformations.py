@@ -124,6 +124,20 @@ def jpeg(images: Tensor, quality: float) -> Tensor:
     return again.to(images) / 127.5 - 1
 
 
+def invert(images: Tensor) -> Tensor:
+    """Every value mirrored about grey: [B,C,H,W] in [-1,1] -> the same, its colours inverted."""
+    return -images
+
+
+def sketch(images: Tensor) -> Tensor:
+    """Edges as dark lines on white: the gradient of the luma (Sobel), the strongest of each image black."""
+    slope = images.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    grey = F.pad(luma(images), (1, 1, 1, 1), mode="replicate")
+    strength = F.conv2d(grey, torch.stack([slope, slope.T])[:, None]).square().sum(1, keepdim=True).sqrt()
+    lines = strength / strength.amax((2, 3), keepdim=True).clamp(min=1e-6)
+    return (1 - 2 * lines).expand_as(images).contiguous()
+
+
 def mask(images: Tensor, share: float) -> Tensor:
     """A share of an 8 x 8 grid of patches covered with grey, the same patches for every call."""
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))

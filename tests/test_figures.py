@@ -112,7 +112,8 @@ def result_of(study: str) -> StudyResult:
             "vertical flip": {"strengths": [1, 2, 3], "unit": "times", "in_views": False, "sources": of},
         }
         rows = [f"{k}, image {i}{tail}" for k in kinds for i in range(2) for tail in ("", *(f", {s}" for s in two))]
-        numbers = {"sources": list(two), "transformations": kinds}
+        probe = {"flip": {s: number(0.6, null=0.5) for s in two}}
+        numbers = {"sources": list(two), "transformations": kinds, "transformation_probe": probe}
         return StudyResult(noise(len(rows) * 4, 8), tuple(rows), ("none", "1", "2", "3"), numbers)
     if study == "interpolation":
         jump = {"to_first": [1, 0.5, 0], "to_second": [0, 0.5, 1], "jumps": [0.5, 0.5]}
@@ -136,6 +137,9 @@ def result_of(study: str) -> StudyResult:
         return StudyResult(
             noise(2, 8), ("r",), ("a", "b"), {"sources": dict.fromkeys(two, ranks), "networks": networks}
         )
+    if study == "out_of_distribution":
+        of = {m: {"sketch": number(0.5, null=0.1)} for m in ("similarity", "cycle_error", "distance")}
+        return StudyResult(noise(3, 8), ("sketch, image 0",), ("given", *two), {"sources": dict.fromkeys(two, of)})
     if study == "width":
         steps = {"hue": {"by_width": number(0.1), "by_invariance": number(0.3)}}
         variants = {
@@ -173,7 +177,7 @@ def test_an_unknown_study_is_drawn_too():
 
 def test_invariance_has_a_figure_per_transformation():
     drawn = figures_of("invariance", result_of("invariance"), SOURCES)
-    assert {"", "hue", "hue-images", "vertical-flip", "vertical-flip-images"} == set(drawn)
+    assert {"", "telling", "hue", "hue-images", "vertical-flip", "vertical-flip-images"} == set(drawn)
     labels = [text.get_text() for text in drawn["hue-images"].axes[0].texts]
     assert labels == ["given", *SOURCES[:2], *["none", "0.1", "0.2", "0.5"] * 2]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import rcdm
 from rcdm import images as im
+from rcdm.faithfulness import faithfulness_of
 
 BACKBONE, PROJECTOR, _ = TINY_SOURCES
 LEVEL = 1.01 / 127.5  # a draw alone and one in a batch may differ by one step of 8 bits
@@ -182,3 +183,13 @@ def test_only_a_checkpoint_of_drawn_shapes_asks_for_caution(pipe):
     assert pipe.caution == ""
     pipe.register_to_config(trained_on="sprites")
     assert "drawn shapes" in pipe.caution
+
+
+def test_images_drawn_perfectly_are_faithful_and_those_of_others_are_not(pipe):
+    x = photos(20)
+    h = pipe.encode(x, BACKBONE)
+    perfect, swapped = faithfulness_of(pipe, h, x, BACKBONE), faithfulness_of(pipe, h, x.roll(1, 0), BACKBONE)
+    assert perfect["cycle_error"].value == pytest.approx(0, abs=1e-6) and perfect["mrr"].value == 1
+    assert perfect["similarity_floor"].value == pytest.approx(1) and perfect["similarity_floor"].null < 1
+    assert swapped["cycle_error"].value == pytest.approx(1, abs=0.4)
+    assert swapped["similarity_floor"].value == pytest.approx(perfect["similarity_floor"].null)

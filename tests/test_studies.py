@@ -87,6 +87,25 @@ def test_draws_of_one_noise_have_no_spread(pipe):
     assert numbers["spread"]["value"] == pytest.approx(0, abs=1e-6) and "null" not in numbers["similarity"]
 
 
+def test_a_draw_that_is_a_training_image_is_found_out(pipe):
+    plain = pipe(two(), source="tiny/backbone", seeds=[5, 6], output_type="pt").images
+    training = torch.cat([torch.rand(30, 3, 16, 16) * 2 - 1, plain])
+    result = STUDIES["samples"](pipe, two(), sources=["tiny/backbone"], seeds=[5, 6], training=training)
+    assert result.columns[-1] == "training image nearest to seed 5" and len(result.images) == 2 * 6
+    near = result.numbers["sources"]["tiny/backbone"]["nearest"]
+    assert near["value"] < 0.01 < near["null"] and near["n"] == 2
+    for row in (result.images[:6], result.images[6:]):
+        assert (im.to_tensor(row[-1], 16) - im.to_tensor(row[1], 16)).abs().max() <= 2 / 127.5
+
+
+def test_nearest_training_images_can_be_judged_by_features(pipe):
+    training = torch.zeros(2, 3, 16, 16)
+    training[1] += 0.5
+    options = {"sources": ["tiny/backbone"], "seeds": [5, 6], "training": training}
+    flat = STUDIES["samples"](pipe, two(), features=lambda images: 0 * images[:, :1, 0, 0], **options)
+    assert flat.numbers["sources"]["tiny/backbone"]["nearest"]["value"] == 0
+
+
 class Redness:
     """Reads the mean of each channel."""
 

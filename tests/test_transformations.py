@@ -89,7 +89,8 @@ def test_the_study_has_the_shape_it_promises(pipe, monkeypatch):
     monkeypatch.setattr("rcdm.studies.invariance.attributes_of", lambda pipe: Reader)
     sources = ["tiny/backbone", "tiny/projector"]
     result = STUDIES["invariance"](pipe, world(size=16), sources=sources, only="hue, jpeg")
-    assert len(result.images) == len(result.rows) * len(result.columns) == 2 * 3 * 6
+    assert len(result.images) == len(result.rows) * len(result.columns) == 2 * (3 * 3) * 6
+    assert result.rows[:2] == ("hue, image 0", "hue, image 0, tiny/backbone")
     hue, jpeg = (result.numbers["transformations"][name] for name in ("hue", "jpeg"))
     assert len(hue["sources"]["tiny/backbone"]["alignment"]) == 5 and hue["in_views"] and not jpeg["in_views"]
     assert hue["sources"]["tiny/projector"]["transport"]["attribute"] == "hue"
@@ -103,3 +104,35 @@ def test_invariance_refuses_what_it_cannot_do(pipe, changes, words):
     images = world(changes.pop("n", 2), 16)
     with pytest.raises(ValueError, match=words):
         STUDIES["invariance"](pipe, images, sources=["tiny/layer2"], **changes)
+
+
+def test_another_background_leaves_the_shape_alone():
+    factors = sprites.sample_factors(6, seed=3)
+    moved = sprites.exchange_grounds(factors)
+    assert torch.equal(moved.shape, factors.shape) and torch.equal(moved.ground_hue, factors.ground_hue.roll(1))
+    plain, other = sprites.render(factors, 32), sprites.render(moved, 32)
+    covered = sprites._coverage(factors, *torch.meshgrid(*[(torch.arange(32) + 0.5) / 16 - 1] * 2, indexing="xy")) == 1
+    change = (plain - other).abs().sum(1)
+    assert change[covered].max() < 1e-5 and change[~covered].mean() > 0.1
+
+
+def test_the_study_moves_towards_other_backgrounds_and_tells_transformations(pipe, monkeypatch):
+    monkeypatch.setattr("rcdm.studies.invariance.attributes_of", lambda pipe: Reader)
+    more = {"backgrounds": world(size=16).roll(1, 0), "probe_images": world(20, 16)}
+    sources = ["tiny/backbone", "tiny/projector"]
+    result = STUDIES["invariance"](pipe, world(size=16), sources=sources, only="background,flip", **more)
+    found = result.numbers["transformations"]["background"]
+    assert found["strengths"] == [0.25, 0.5, 1.0] and not found["in_views"]
+    for source in sources:  # all the way, every image has become another one
+        h = pipe.unet.standardise(pipe.encode(world(size=16), source), source)
+        apart = float((h - h.roll(1, 0)).square().sum(1).mean())
+        others = sum(float((h[i] - h[j]).square().sum()) for i in range(3) for j in range(3) if i != j) / 6
+        assert found["sources"][source]["alignment"][-1]["value"] == pytest.approx(apart / others, rel=1e-3)
+    told = result.numbers["transformation_probe"]
+    assert list(told) == ["flip"] and told["flip"]["tiny/backbone"]["null"] == 0.5
+    assert "telling flip" in result.summary
+
+
+def test_backgrounds_are_refused_where_they_are_not_known(pipe):
+    with pytest.raises(ValueError, match="no transformation 'background' here"):
+        STUDIES["invariance"](pipe, world(size=16), sources=["tiny/layer2"], only="background")

@@ -54,6 +54,7 @@ ENTRIES: dict[str, Entry] = {
     "adversarial": Entry("adversarial", quick=(8, 1), quick_settings={"steps": 10}),
     "levels": Entry("levels", quick=(100, 2), quick_settings={"drawn_images": 8}),
     "spectrum": Entry("spectrum", quick=(256, 1)),
+    "out_of_distribution": Entry("out_of_distribution", quick=(12, 1)),
     "width": Entry("width", quick=(100, 2), quick_settings={"drawn_images": 8}),
 }
 """Name of its files -> what is run; every other study of STUDIES follows as it is."""

@@ -14,6 +14,7 @@ import rcdm
 from rcdm import images as im
 from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
 from rcdm.cli.study_data import DATA, SPLITS, StudyData
+from rcdm.datasets import load_dataset
 from rcdm.pipeline import RCDMPipeline
 from rcdm.sources import read_sources
 from rcdm.studies import STUDIES
@@ -27,13 +28,24 @@ _IMAGES = {
     "levels": 500,
     "spectrum": 1000,
     "width": 500,
+    "out_of_distribution": 64,
     "interpolation": 2,
     "manipulation": 1,
 }
 _SAMPLES = {"retention": 16, "samples": 6, "information": 1, "interpolation": 3, "levels": 8, "spectrum": 1, "width": 8}
-_READ: dict[str, Callable[[str], Any]] = {
-    "target": im.decode,
-    "networks": lambda folder: read_sources(Path(folder)),
+_OTHERS = 64
+"""How many images of other data are taken."""
+
+
+def _read_others(data: str, pipe: RCDMPipeline) -> Any:
+    dataset = load_dataset(data, pipe.image_size)
+    return dataset.batch(0, min(_OTHERS, dataset.n_train or _OTHERS)).images
+
+
+_READ: dict[str, Callable[[str, RCDMPipeline], Any]] = {
+    "target": lambda file, pipe: im.decode(file),
+    "networks": lambda folder, pipe: read_sources(Path(folder)),
+    "others": _read_others,
 }
 """Settings of studies that are not numbers or words -> what reads them from the path that is given."""
 
@@ -65,8 +77,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def _study(options: argparse.Namespace) -> None:
     if options.study not in STUDIES:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
-    settings = dict(_setting(options.study, text) for text in options.option)
     pipe = rcdm.load(options.checkpoint, device=options.device)
+    settings = dict(_setting(options.study, text, pipe) for text in options.option)
     run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
     record = run_study(pipe, run, options.out, on_progress=announce)
     print(record["summary"])
@@ -131,7 +143,7 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
     return shlex.join(words)
 
 
-def _setting(study: str, text: str) -> tuple[str, Any]:
+def _setting(study: str, text: str, pipe: RCDMPipeline) -> tuple[str, Any]:
     """NAME=VALUE -> the name and the value in the type of the study's default, or read from the path it names."""
     name, equals, value = text.partition("=")
     common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", *DATA)
@@ -143,7 +155,7 @@ def _setting(study: str, text: str) -> tuple[str, Any]:
     if not equals or name not in known:
         raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known)}.")
     if name in _READ:
-        return name, _READ[name](value)
+        return name, _READ[name](value, pipe)
     try:
         return name, type(known[name])(value)
     except ValueError:

@@ -10,13 +10,16 @@ from typing import Any
 from PIL import Image
 
 from rcdm import images as im
-from rcdm.datasets import Dataset, load_dataset
+from rcdm.datasets import Dataset, Sprites, load_dataset
 from rcdm.pipeline import RCDMPipeline
 
-DATA = ("reference", "probe_images", "labels", "reference_labels")
+DATA = ("reference", "probe_images", "labels", "reference_labels", "backgrounds", "training")
 """Names of parameters of studies that `StudyData.extras` fills."""
 
 SPLITS = ("held_out", "train")
+
+TRAINING = 20_000
+"""How many training images, at most, the nearest ones are looked for in."""
 
 MORE_THAN_NEEDED = 8
 """Photographs of a list are kept at up to so many times the size at which they are looked at."""
@@ -83,6 +86,8 @@ class StudyData:
             "probe_images": lambda: None if self._files and self._data is None else self._training.images,
             "labels": lambda: self._taken.labels[: len(self.images)] if classes else None,
             "reference_labels": lambda: self._training.labels if classes else None,
+            "backgrounds": self._backgrounds,
+            "training": self._all_training,
         }
         made = {name: make() for name, make in makers.items() if name in parameters}
         return {name: value for name, value in made.items() if value is not None}
@@ -103,6 +108,18 @@ class StudyData:
             return self._dataset.held_out(n)
         known = self._dataset.n_train
         return self._dataset.batch(0, n if known is None else min(n, known))
+
+    def _backgrounds(self) -> Any:
+        """The same images with other backgrounds, which are known on the drawn world alone."""
+        if self._files or self._split != "held_out" or not isinstance(self._dataset, Sprites):
+            return None
+        return self._dataset.held_out_on_other_grounds(len(self.images))
+
+    def _all_training(self) -> Any:
+        """What draws might be copied from, where there is an end to it and somebody said where it is."""
+        if self._data is None or (known := self._dataset.n_train) is None:
+            return None
+        return self._dataset.batch(0, min(known, TRAINING)).images
 
     def _chosen(self, images: Any) -> Any:
         """The first `count`, or all, of the photographs; of the data the number that is usual."""

@@ -15,6 +15,7 @@ from rcdm.figures import (
     invariance,
     levels,
     manipulation,
+    out_of_distribution,
     retention,
     samples,
     spectrum,
@@ -37,6 +38,8 @@ FIGURES: dict[str, Draw] = {
     "levels": levels.figures,
     "spectrum": spectrum.figures,
     "width": width.figures,
+    "out_of_distribution": out_of_distribution.figures,
+    "out_of_distribution": out_of_distribution.figures,
 }
 """Study -> its figures: key "" is the main one, of the numbers; "images" and others stand beside it.
 

@@ -10,12 +10,17 @@ _INTERVAL = "Bars and bands: 95 % bootstrap intervals over images."
 _SHOWS: dict[str, dict[str, str]] = {
     "samples": {
         "": "Similarity of the draws to the given representation (cosine, standardised; null: to the next image's) and "
-        "spread of the draws (pixel deviation, 1 the largest possible).",
+        "spread of the draws (pixel deviation, 1 the largest possible). Nearest: distance to the nearest training "
+        "image, where those are at hand (null: of the given images).",
         "images": "The given image, draws of every source from the same noise, their mean and the map of their spread.",
     },
     "retention": {
         "": "Retention: the share of each attribute's variance that a source fixes. Grey ticks: unconditional draws; "
         "crosses: what a small network reads from the same representation (held-out R²).",
+        "differences": "Retention in the backbone minus that in the projector, on the same images and noise; filled: "
+        "different from 0 by a sign-flip test over images, p < 0.05 after Holm's correction for all of them.",
+        "agreement": "Retention against what a probe reads from the same representation (R²), a point per source and "
+        "attribute, with their Spearman correlation; on the line the draws keep just what the probe finds.",
         "calibration": "Calibration of the draws: 1 exact, above 1 too certain; unstable where retention is above 0.9.",
         "images": "Draws of the first images from every source; a column has one noise.",
     },
@@ -27,6 +32,8 @@ _SHOWS: dict[str, dict[str, str]] = {
     "invariance": {
         "": "Each transformation at its strongest: alignment (change of the representation, over that of another "
         "image), and the slope with which the attribute that it moves follows in the draws.",
+        "telling": "How well a linear probe tells from each representation which case of a transformation was applied.",
+        "telling": "How well a probe tells from each source what was done to the image. Grey: chance.",
         "*-images": "{key}: images at growing strength and draws from what they became, with one noise.",
         "*": "{key}: change of the representation and of the draws over the strengths, and the slope with which the "
         "attribute follows.",
@@ -59,9 +66,16 @@ _SHOWS: dict[str, dict[str, str]] = {
     "spectrum": {
         "": "Singular values of the centred representations, and their effective ranks.",
         "views": "Two views of an image at growing strength: their variance (1: between images), the share that the "
-        "projector removes, the share within the directions that it reads, and the angle of these to the changes; "
-        "dotted: what differences between images, or random directions, would give.",
+        "projector removes, the share within the directions that it reads, and the angle between these and the "
+        "changes; dotted: what differences between images, or random directions, would give.",
         "images": "Views of the first images at growing strength.",
+    },
+    "out_of_distribution": {
+        "": "Similarity of the draws to the representation that they are drawn from (null: to the next image's), for "
+        "usual images and for ones unlike the training set.",
+        "cycle-error": "Distance of the draws' representation to the given one, over that of another image.",
+        "distance": "How far the representations lie from those of training images (1).",
+        "images": "Images of each kind and a draw from every source, with one noise.",
     },
     "width": {
         "": "What is lost from backbone to projector, of a ridge probe's R² in each attribute: by fewer dimensions "
@@ -69,6 +83,14 @@ _SHOWS: dict[str, dict[str, str]] = {
         "retention": "The same for retention in the draws.",
         "bits": "The same for bits per image.",
         "images": "Draws from the backbone, from its principal components, and from the projector.",
+    },
+    "out_of_distribution": {
+        "": "Similarity of the draws to the given representation, for images as given, their sketches, their inverted "
+        "colours and other data.",
+        "drop": "How much less similar than those of the image itself the draws of its sketch and its inverse are.",
+        "cycle-error": "Distance of the draws' representation to the given one, over that of another such image.",
+        "distance": "How far from the training images the representation lies: 1 is usual.",
+        "images": "Images of each kind, and a draw from every source; an image has one noise in all columns.",
     },
 }
 """Study -> key of a figure, or `*` at its start for any -> what it shows."""

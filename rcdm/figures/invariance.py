@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from rcdm.figures.curves import level_legend
 from rcdm.figures.grids import grid_figures
-from rcdm.figures.intervals import interval_rows
+from rcdm.figures.intervals import interval_panels, interval_rows
 from rcdm.figures.matrix import matrix
 from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
 from rcdm.studies.result import StudyResult
@@ -24,11 +24,17 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     """The summary, then per transformation its curves (key: its name) and its draws (`NAME-images`)."""
     found = result.numbers["transformations"]
     drawn = {"": _summary(found, result.numbers["sources"])}
+    if told := result.numbers.get("transformation_probe"):
+        words = "accuracy at telling which case of the transformation was applied"
+        drawn["telling"] = interval_panels(told, looks, xlabel=words, value="accuracy, 95 % interval", null="chance")
     for name, one in found.items():
         key = name.replace(" ", "-")
         drawn[key] = _curves(name, one, looks)
         if pictures := _pictures(result, name, one):
             drawn[f"{key}-images"] = pictures
+    if told := result.numbers.get("transformation_probe"):
+        says = "accuracy of a linear probe at telling which case of a transformation was applied"
+        drawn["telling"] = interval_panels(told, looks, xlabel=says, value="accuracy, 95 % interval", null="chance")
     return drawn
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rcdm.figures import general
+from rcdm.figures.curves import level_legend
 from rcdm.figures.intervals import interval_panels
-from rcdm.figures.style import Look
+from rcdm.figures.style import DOUBLE, SINGLE, Look, figure
 from rcdm.studies.result import StudyResult
 
 
@@ -40,7 +41,48 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
         null="exact posterior draws",
         limits=(0.0, 4.0),
     )
-    return {"": main, "calibration": calibration} | general.images(result, group=min(4, result.numbers["images"]))
+    drawn = {"": main, "calibration": calibration}
+    if differences := result.numbers.get("differences"):
+        drawn["differences"] = _differences(differences, looks)
+    if "agreement" in result.numbers:
+        drawn["agreement"] = _agreement(result.numbers, looks)
+    return drawn | general.images(result, group=min(4, result.numbers["images"]))
+
+
+def _differences(differences: Mapping[str, Any], looks: Mapping[str, Look]) -> Figure:
+    """A panel per attribute, a row per network; hollow where it may be chance."""
+    names = list(next(iter(differences.values())))
+    panels = {name: {network: found[name] for network, found in differences.items()} for name in names}
+    drawn = interval_panels(
+        panels,
+        {network: looks[f"{network}/backbone"] for network in differences},
+        xlabel="retention: backbone − projector",
+        value="difference, 95 % interval (hollow: may be chance)",
+        null="no difference",
+        limits=(-1.5, 1.5),
+    )
+    for axes, name in zip(drawn.axes, names, strict=False):
+        for place, found in enumerate(differences.values()):
+            if found[name]["p_holm"] >= 0.05:
+                axes.plot(found[name]["value"], place, "o", markersize=2.6, color="white", zorder=4)
+    return drawn
+
+
+def _agreement(numbers: Mapping[str, Any], looks: Mapping[str, Look]) -> Figure:
+    """Retention against the R² of each probe, a point per source and attribute."""
+    probes = {"ridge": "ridge probe", "probe": "small network"}
+    drawn = figure(DOUBLE if len(numbers["agreement"]) > 1 else SINGLE, 2.7)
+    panels = drawn.subplots(1, len(numbers["agreement"]), squeeze=False, sharey=True)[0]
+    for axes, (probe, rho) in zip(panels, numbers["agreement"].items(), strict=True):
+        for source, attributes in numbers["sources"].items():
+            points = [(n[probe], n["value"]) for n in attributes.values()]
+            axes.plot(*zip(*points, strict=True), linewidth=0, **looks[source].point)
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0)
+        axes.set_title(f"Spearman {rho['value']:.2f} ({rho['low']:.2f} … {rho['high']:.2f})", loc="left")
+        axes.set_xlabel(f"R² of the {probes[probe]}")
+    panels[0].set_ylabel("retention")
+    level_legend(drawn, list(numbers["sources"]), looks, networks=True)
+    return drawn
 
 
 def _calibration(number: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rcdm.studies import (
     invariance,
     levels,
     manipulation,
+    out_of_distribution,
     retention,
     samples,
     spectrum,
@@ -27,6 +28,7 @@ STUDIES: dict[str, Callable[..., StudyResult]] = {
     "levels": levels.study,
     "spectrum": spectrum.study,
     "width": width.study,
+    "out_of_distribution": out_of_distribution.study,
 }
 """Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
-from rcdm.faithfulness import pixels_of
+from rcdm.faithfulness import encode_all, pixels_of
+from rcdm.levels import transformation_probe
 from rcdm.metrics import Number, bootstrap, squared_distance_to_others, squared_error
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
-from rcdm.transformations import TRANSFORMATIONS, Transformation
+from rcdm.transformations import TELLING, TRANSFORMATIONS, Transformation
 
 SHOWN = 4
 
@@ -28,6 +29,8 @@ def study(
     sources: Sequence[str],
     seeds: Sequence[int] = (0,),
     only: str = "",
+    backgrounds: Tensor | None = None,
+    probe_images: Tensor | None = None,
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
@@ -37,22 +40,25 @@ def study(
     the drawn ones. Numbers: transformation -> source -> list over strengths of `alignment` (null 1: another image) and
     `seen` (pixel distance of the draws over that of draws of another image; null 1), and once per transformation
     `transport`: the slope with which the attribute that it moves follows in the draws (1 kept, 0 invariant). Shown are
-    the first images (up to 4) at every strength, each followed by a draw from every source. Raises ValueError
-    for an unknown name or fewer than 2 images.
+    the first images (up to 4) at every strength, each followed by a draw from every source. `backgrounds` [N,3,H,W]:
+    the same images with other backgrounds, towards which the transformation `background` moves. With `probe_images`
+    [M,3,H,W] to learn from, `transformation_probe`: name -> source -> accuracy at telling which case was applied (null:
+    chance). Raises ValueError for an unknown name or fewer than 2 images.
     """
     if len(images) < 2:
         raise ValueError(f"Invariance needs at least 2 images, better 32, and got {len(images)}.")
-    names = [name.strip() for name in only.split(",") if name.strip()] or list(TRANSFORMATIONS)
-    if unknown := [name for name in names if name not in TRANSFORMATIONS]:
-        raise ValueError(f"There is no transformation {unknown[0]!r}; choose of {', '.join(TRANSFORMATIONS)}.")
+    known = {**TRANSFORMATIONS, **_replacement(pipe, backgrounds)}
+    names = [name.strip() for name in only.split(",") if name.strip()] or list(known)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"There is no transformation {unknown[0]!r} here; choose of {', '.join(known)}.")
     x, attributes = pixels_of(pipe, images).to(pipe.device), attributes_of(pipe)
     plain = {source: _seen(pipe, [x], source, seeds, num_inference_steps)[0] for source in sources}
-    width = 1 + max(len(TRANSFORMATIONS[name].strengths) for name in names)
+    width = 1 + max(len(known[name].strengths) for name in names)
     grid: list[Image.Image] = []
     rows: list[str] = []
     numbers: dict[str, Any] = {}
     for name in names:
-        what = TRANSFORMATIONS[name]
+        what = known[name]
         changed = [what.apply(x, strength) for strength in what.strengths]
         ladders = {"": [x, *changed]}
         numbers[name] = {"strengths": list(what.strengths), "unit": what.unit, "in_views": what.in_views, "sources": {}}
@@ -66,8 +72,36 @@ def study(
                 grid += _padded(ladder, i, width)
                 rows.append(f"{name}, image {i}, {source}" if source else f"{name}, image {i}")
     setting = {"images": len(x), "seeds": list(seeds), "sources": list(sources), "transformations": numbers}
+    if probe_images is not None and (asked := [name for name in TELLING if not only or name in names]):
+        on_progress("transformation probes")
+        setting["transformation_probe"] = _told(pipe, pixels_of(pipe, probe_images), x, sources, asked)
     columns = ("none", *(f"strength {i + 1}" for i in range(width - 1)))
-    return StudyResult(grid, tuple(rows), columns, setting, _summary(numbers))
+    return StudyResult(grid, tuple(rows), columns, setting, _summary(setting))
+
+
+def _replacement(pipe: RCDMPipeline, backgrounds: Tensor | None) -> dict[str, Transformation]:
+    """The transformation towards other backgrounds, where those are known."""
+    if backgrounds is None:
+        return {}
+    other = pixels_of(pipe, backgrounds).to(pipe.device)
+    moves = ("ground_brightness",)
+    return {
+        "background": Transformation(
+            lambda images, share: torch.lerp(images, other, share), (0.25, 0.5, 1.0), "of the way", False, moves
+        )
+    }
+
+
+def _told(
+    pipe: RCDMPipeline, train: Tensor, test: Tensor, sources: Sequence[str], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Name -> source -> accuracy of a probe at telling the cases of a transformation."""
+
+    def encode(images: Tensor) -> dict[str, Tensor]:
+        return {source: encode_all(pipe, images, source).cpu() for source in sources}
+
+    told = {name: transformation_probe(encode, train, test, name, penalties=(1e-4,)) for name in names}
+    return {name: {source: number.to_json() for source, number in of.items()} for name, of in told.items()}
 
 
 def _seen(
@@ -140,11 +174,11 @@ def _padded(ladder: Sequence[Tensor], i: int, width: int) -> list[Image.Image]:
     return shown + [Image.new("RGB", shown[0].size, "white")] * (width - len(shown))
 
 
-def _summary(numbers: dict[str, Any]) -> str:
+def _summary(setting: dict[str, Any]) -> str:
     lines = [
         "At the strongest: alignment (0 invariant, 1 another image), seen change, slope of the attribute that moves"
     ]
-    for name, found in numbers.items():
+    for name, found in setting["transformations"].items():
         where = "in views" if found["in_views"] else "not in views"
         for source, n in found["sources"].items():
             slope = n.get("transport")
@@ -153,4 +187,8 @@ def _summary(numbers: dict[str, Any]) -> str:
                 f"{name:14} {where:13} {source:24} {n['alignment'][-1]['value']:6.2f} "
                 f"{n['seen'][-1]['value']:6.2f}  {moved}"
             )
+    for name, told in setting.get("transformation_probe", {}).items():
+        chance = next(iter(told.values()))["null"]
+        accuracies = ", ".join(f"{source} {number['value']:.2f}" for source, number in told.items())
+        lines.append(f"telling {name} (chance {chance:.2f}): {accuracies}")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,14 +69,26 @@ def study(
     result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
     if differences := gaps(within, given):
         result["differences"] = differences
-    if errors and len(sources) * len(given) >= 4:
-        result["agreement"] = {
-            probe: agreement(within, {source: errors[source][probe] for source in sources}, given).to_json()
-            for probe in ("ridge", "probe")
-        }
+    if agreed := _agreement(within, errors, given):
+        result["agreement"] = agreed
     grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
     columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
     return StudyResult(grid, rows, columns, result, _summary(result))
+
+
+def _agreement(
+    within: Mapping[str, Mapping[str, Tensor]],
+    errors: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
+    given: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """Probe -> how retention goes with its R²; nothing for fewer than 4 pairs, or where all of them are alike."""
+    if len(errors) * len(given) < 4:
+        return {}
+    found = {
+        probe: agreement(within, {source: of[probe] for source, of in errors.items()}, given)
+        for probe in ("ridge", "probe")
+    }
+    return {probe: rho.to_json() for probe, rho in found.items() if math.isfinite(rho.low)}
 
 
 def _pictures(

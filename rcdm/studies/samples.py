@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
 from rcdm.faithfulness import encode_all, pixels_of
-from rcdm.metrics import mean, similarity
+from rcdm.metrics import mean, nearest, similarity
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
@@ -21,6 +22,8 @@ def study(
     *,
     sources: Sequence[str],
     seeds: Sequence[int],
+    training: Tensor | None = None,
+    features: Callable[[Tensor], Tensor] = lambda images: images.flatten(1) / (2 * images[0].numel() ** 0.5),
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
@@ -29,7 +32,10 @@ def study(
     Rows are image x source; columns: the given image, the draws, their mean, and a map of their spread (pixel standard
     deviation over draws, in units of the largest there can be, black is none). Numbers per source: `similarity` of the
     draws to the given representation (null: to that of the next image) and `spread`, the mean of the map, both over
-    images. Raises ValueError without images, or with fewer than two seeds.
+    images. With `training` images [M,3,H,W] the last column is the one nearest to the first draw, and `nearest` the
+    mean distance of the draws to theirs (null: that of the given images; well below it draws are copies), by `features`
+    [N,3,H,W] -> [N,D]: pixels, root mean square with black to white 1, or `Evaluator.features`.
+    Raises ValueError without images, or with fewer than two seeds.
     """
     if len(images) < 1:
         raise ValueError("Give at least one image.")
@@ -39,6 +45,8 @@ def study(
     given = im.to_pil(pixels_of(pipe, images))
     parts: dict[str, list[list[Image.Image]]] = {}
     numbers: dict[str, Any] = {}
+    bank = None if training is None else pixels_of(pipe, training)
+    known = None if bank is None else torch.cat([features(chunk) for chunk in bank.split(500)])
     for source in sources:
         on_progress(source)
         h = encode_all(pipe, images, source)
@@ -50,19 +58,27 @@ def study(
         draws = drawn.unflatten(0, (-1, k))
         maps = draws.std(1, correction=1).mean(1, keepdim=True)  # [N,1,H,W], at most about 1
         numbers[source] = _numbers(kept, wanted, maps, k)
+        copied: list[list[Image.Image]] = [[] for _ in given]
+        if bank is not None and known is not None:
+            far, rows = nearest(features(drawn).to(known), known)
+            usual, _ = nearest(features(pixels_of(pipe, images)).to(known), known)
+            numbers[source]["nearest"] = mean(far.view(-1, k).mean(1).cpu(), null=float(usual.mean())).to_json()
+            copied = [im.to_pil(bank[row : row + 1]) for row in rows[::k].tolist()]
         parts[source] = [
             [
                 *im.to_pil(own),
                 *im.to_pil(own.mean(0, keepdim=True)),
                 *im.to_pil(2 * spread[None].expand(-1, 3, -1, -1) - 1),
+                *near,
             ]
-            for own, spread in zip(draws, maps.clamp(max=1), strict=True)
+            for own, spread, near in zip(draws, maps.clamp(max=1), copied, strict=True)
         ]
     grid = [image for i in range(len(given)) for source in sources for image in (given[i], *parts[source][i])]
-    rows = tuple(f"image {i}, {source}" for i in range(len(given)) for source in sources)
+    labels = tuple(f"image {i}, {source}" for i in range(len(given)) for source in sources)
     columns = ("given", *(f"seed {seed}" for seed in seeds), "mean", "spread")
+    columns += () if bank is None else (f"training image nearest to seed {seeds[0]}",)
     found = {"seeds": list(seeds), "images": len(given), "sources": numbers}
-    return StudyResult(grid, rows, columns, found, _summary(numbers, len(given), k))
+    return StudyResult(grid, labels, columns, found, _summary(numbers, len(given), k))
 
 
 def _numbers(kept: Tensor, wanted: Tensor, maps: Tensor, k: int) -> dict[str, Any]:
@@ -84,4 +100,6 @@ def _summary(numbers: dict[str, Any], n: int, k: int) -> str:
         own = found["similarity"]
         null = f"({own['null']:.2f})" if "null" in own else ""
         lines.append(f"{source:24} {own['value']:6.2f} {null:8} {found['spread']['value']:6.3f}")
+        if near := found.get("nearest"):
+            lines[-1] += f"  nearest training image at {near['value']:.3f} (of the given images at {near['null']:.3f})"
     return "\n".join(lines)

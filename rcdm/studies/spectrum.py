@@ -50,11 +50,12 @@ def study(
     if len(images) < 8:
         raise ValueError(f"The spectrum needs at least 8 images, better 1000, and got {len(images)}.")
     x = pixels_of(pipe, images).to(pipe.device)
-    groups = dict.fromkeys(sources, pipe.sources)
+    groups: dict[str, Sources] = {source: pipe.sources for source in sources}  # noqa: C420 (typed)
     if networks is not None:
         if both := set(groups) & set(networks):
             raise ValueError(f"{min(both)} is a source of this checkpoint and one of the other networks: rename one.")
-        groups |= dict.fromkeys(networks, networks.to(pipe.device))
+        networks.to(pipe.device)
+        groups |= {name: networks for name in networks}  # noqa: C420
     trained = {name.partition("/")[0]: _training_views(held, name) for name, held in groups.items()}
     views = strongest([each for each in trained.values() if each is not None])
     numbers: dict[str, Any] = {}
