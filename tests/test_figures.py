@@ -138,8 +138,13 @@ def result_of(study: str) -> StudyResult:
             noise(2, 8), ("r",), ("a", "b"), {"sources": dict.fromkeys(two, ranks), "networks": networks}
         )
     if study == "out_of_distribution":
-        of = {m: {"sketch": number(0.5, null=0.1)} for m in ("similarity", "cycle_error", "distance")}
-        return StudyResult(noise(3, 8), ("sketch, image 0",), ("given", *two), {"sources": dict.fromkeys(two, of)})
+        of = {m: {"sketch": number(0.5, null=0.1)} for m in ("similarity", "drop", "cycle_error", "distance")}
+        return StudyResult(
+            noise(3, 8),
+            ("sketch, image 0",),
+            ("given", *two),
+            {"sources": dict.fromkeys(two, of), "images": {"sketch": 2}},
+        )
     if study == "width":
         steps = {"hue": {"by_width": number(0.1), "by_invariance": number(0.3)}}
         variants = {

@@ -39,7 +39,6 @@ FIGURES: dict[str, Draw] = {
     "spectrum": spectrum.figures,
     "width": width.figures,
     "out_of_distribution": out_of_distribution.figures,
-    "out_of_distribution": out_of_distribution.figures,
 }
 """Study -> its figures: key "" is the main one, of the numbers; "images" and others stand beside it.
 

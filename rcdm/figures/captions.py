@@ -33,7 +33,6 @@ _SHOWS: dict[str, dict[str, str]] = {
         "": "Each transformation at its strongest: alignment (change of the representation, over that of another "
         "image), and the slope with which the attribute that it moves follows in the draws.",
         "telling": "How well a linear probe tells from each representation which case of a transformation was applied.",
-        "telling": "How well a probe tells from each source what was done to the image. Grey: chance.",
         "*-images": "{key}: images at growing strength and draws from what they became, with one noise.",
         "*": "{key}: change of the representation and of the draws over the strengths, and the slope with which the "
         "attribute follows.",
@@ -69,13 +68,6 @@ _SHOWS: dict[str, dict[str, str]] = {
         "projector removes, the share within the directions that it reads, and the angle between these and the "
         "changes; dotted: what differences between images, or random directions, would give.",
         "images": "Views of the first images at growing strength.",
-    },
-    "out_of_distribution": {
-        "": "Similarity of the draws to the representation that they are drawn from (null: to the next image's), for "
-        "usual images and for ones unlike the training set.",
-        "cycle-error": "Distance of the draws' representation to the given one, over that of another image.",
-        "distance": "How far the representations lie from those of training images (1).",
-        "images": "Images of each kind and a draw from every source, with one noise.",
     },
     "width": {
         "": "What is lost from backbone to projector, of a ridge probe's R² in each attribute: by fewer dimensions "

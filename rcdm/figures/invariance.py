@@ -24,9 +24,6 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     """The summary, then per transformation its curves (key: its name) and its draws (`NAME-images`)."""
     found = result.numbers["transformations"]
     drawn = {"": _summary(found, result.numbers["sources"])}
-    if told := result.numbers.get("transformation_probe"):
-        words = "accuracy at telling which case of the transformation was applied"
-        drawn["telling"] = interval_panels(told, looks, xlabel=words, value="accuracy, 95 % interval", null="chance")
     for name, one in found.items():
         key = name.replace(" ", "-")
         drawn[key] = _curves(name, one, looks)

@@ -1,9 +1,8 @@
-"""Out of distribution: how similar draws of unlike images are to what was given, beside those of usual ones."""
+"""Out of distribution: how well draws keep the representation of images unlike the training set, and the draws."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -13,22 +12,22 @@ from rcdm.figures.style import Look
 from rcdm.studies.result import StudyResult
 
 _MEASURES = {
-    "similarity": ("similarity of the draws to the given representation (1 the same)", "of the next image's"),
-    "cycle_error": ("cycle error: 0 the draw has the given h, 1 as far as another image", "of shuffled draws"),
-    "distance": ("mean square of the standardised representation", "training images"),
+    "": ("similarity", "similarity of the draws to the given representation", "to the next image's"),
+    "drop": ("drop", "similarity of the draws lost against the image as given", "none"),
+    "cycle-error": ("cycle_error", "cycle error of the draws: 0 the given representation", "shuffled draws"),
+    "distance": ("distance", "mean square of the standardised representation", "training images"),
 }
-"""Measure -> what it says, and its null."""
+"""Key of a figure -> measure, what it says, what its null is."""
 
 
 def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
-    """A figure per measure, a panel per kind of image; the images with a draw of each source."""
-    found = result.numbers["sources"]
-    drawn: dict[str, Figure] = {}
-    for measure, (words, null) in _MEASURES.items():
-        panels: dict[str, dict[str, Any]] = {}
-        for source, one in found.items():
-            for kind, number in one[measure].items():
+    """A panel per kind of image, a row per source; the first images of each kind with their draws."""
+    drawn = {}
+    for key, (measure, says, null) in _MEASURES.items():
+        panels: dict[str, dict[str, Mapping[str, float]]] = {}
+        for source, found in result.numbers["sources"].items():
+            for kind, number in found[measure].items():
                 panels.setdefault(kind, {})[source] = number
-        key = measure.replace("_", "-") if drawn else ""
-        drawn[key] = interval_panels(panels, looks, xlabel=words, value="value, 95 % interval", null=null)
-    return drawn | general.images(result)
+        drawn[key] = interval_panels(panels, looks, xlabel=says, value="value, 95 % interval", null=null)
+    kinds = len(result.numbers["images"])
+    return drawn | general.images(result, group=len(result.rows) // kinds if len(result.rows) % kinds == 0 else 1)
