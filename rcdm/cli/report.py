@@ -111,7 +111,7 @@ def _studies(options: argparse.Namespace, pipe: RCDMPipeline) -> Iterator[Sectio
 
 
 def _section(options: argparse.Namespace, pipe: RCDMPipeline, name: str, entry: Entry) -> Section:
-    title = name.replace("-", " by ", 1).replace("-", " ")
+    title = name.replace("-", " by ", 1).replace("_", " ")
     question = (getattr(inspect.getmodule(STUDIES[entry.study]), "__doc__", "") or "").partition("\n")[0]
     settings = {**entry.settings, **(entry.quick_settings if options.quick else {})}
     asked = argparse.Namespace(**vars(options))
@@ -120,9 +120,10 @@ def _section(options: argparse.Namespace, pipe: RCDMPipeline, name: str, entry: 
         asked.samples = entry.quick[1] if options.samples is None else options.samples
         asked.reference = min(options.reference, QUICK_REFERENCE)
     try:
-        asked.source = [s for s in chosen_sources(pipe, options.source) if entry.only(s)]
-        if not asked.source:
+        chosen = [source for source in chosen_sources(pipe, options.source) if entry.only(source)]
+        if not chosen:
             raise ValueError("No source that it can be asked of was chosen.")
+        asked.source = [] if chosen == list(pipe.sources) else chosen
         texts = [f"{key}={value}" for key, value in settings.items()]
         run = study_run(pipe, asked, entry.study, settings=settings, option_texts=texts, name=name)
         record = run_study(pipe, run, options.out, on_progress=announce)
