@@ -116,7 +116,6 @@ def _section(options: argparse.Namespace, pipe: RCDMPipeline, name: str, entry: 
     settings = {**entry.settings, **(entry.quick_settings if options.quick else {})}
     asked = argparse.Namespace(**vars(options))
     if options.quick:
-        asked.images = entry.quick[0] if options.images is None else options.images
         asked.samples = entry.quick[1] if options.samples is None else options.samples
         asked.reference = min(options.reference, QUICK_REFERENCE)
     try:
@@ -124,8 +123,9 @@ def _section(options: argparse.Namespace, pipe: RCDMPipeline, name: str, entry: 
         if not chosen:
             raise ValueError("No source that it can be asked of was chosen.")
         asked.source = [] if chosen == list(pipe.sources) else chosen
+        usual = entry.quick[0] if options.quick else None
         texts = [f"{key}={value}" for key, value in settings.items()]
-        run = study_run(pipe, asked, entry.study, settings=settings, option_texts=texts, name=name)
+        run = study_run(pipe, asked, entry.study, settings=settings, option_texts=texts, name=name, usual=usual)
         record = run_study(pipe, run, options.out, on_progress=announce)
     except Exception as error:  # one study must not end the others
         announce(f"{name} failed: {error}")

@@ -95,16 +95,19 @@ def study_run(
     settings: Mapping[str, Any],
     option_texts: Sequence[str] = (),
     name: str = "",
-    sources: Sequence[str] | None = None,
+    usual: int | None = None,
 ) -> StudyRun:
-    """What the options of a command line ask of a study; `options.images` and `.samples` are usual where None."""
+    """What the options of a command line ask of a study.
+
+    Where `options.images` is None, up to `usual` images are taken, or as many as the study usually has.
+    """
     data = StudyData(
         pipe,
         photos=options.photos,
         data=options.data,
         split=options.split,
         count=options.images,
-        usual=_IMAGES.get(study, 4),
+        usual=usual or _IMAGES.get(study, 4),
         reference=options.reference,
     )
     samples = _SAMPLES.get(study, 2) if options.samples is None else options.samples
@@ -114,10 +117,10 @@ def study_run(
         study,
         data.images,
         data.names,
-        chosen_sources(pipe, options.source if sources is None else sources),
+        chosen_sources(pipe, options.source),
         range(options.seed, options.seed + samples),
         str(options.checkpoint),
-        _command(options, study, option_texts, samples),
+        _command(options, study, option_texts, len(data.images), samples),
         name or study,
         options.steps,
         settings,
@@ -125,12 +128,13 @@ def study_run(
     )
 
 
-def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str], samples: int) -> str:
+def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str], images: int, samples: int) -> str:
     """The `rcdm study` command that does this."""
     words = ["rcdm", "study", study, *options.photos, "--checkpoint", str(options.checkpoint)]
-    for option in ("backbone", "data", "images"):
-        if (value := getattr(options, option)) is not None:
-            words += [f"--{option}", str(value)]
+    for option, value in (("backbone", options.backbone), ("data", options.data)):
+        if value is not None:
+            words += [f"--{option}", value]
+    words += ["--images", str(images)]
     if options.split != "held_out":
         words += ["--split", options.split]
     if options.source:
