@@ -21,11 +21,12 @@ _STYLE = """
 body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1rem 4rem; background: var(--ground); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 .25rem; text-transform: capitalize; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 .25rem; }
+h2::first-letter, nav a::first-letter { text-transform: uppercase; }
 p { margin: 0 0 .5rem; max-width: 75ch; overflow-wrap: anywhere; }
 .quiet, figcaption, nav { color: var(--quiet); font-size: .875rem; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin-top: 1rem; padding: .5rem 0;
-  border-block: 1px solid var(--edge); text-transform: capitalize; }
+  border-block: 1px solid var(--edge); }
 a { color: inherit; }
 figure { margin: 1rem 0 1.5rem; }
 .plate { overflow-x: auto; background: #fff; border: 1px solid var(--edge); border-radius: 6px; padding: .5rem; }
