@@ -38,9 +38,9 @@ class Entry:
 
 ENTRIES: dict[str, Entry] = {
     "samples": Entry("samples", quick=(4, 4)),
-    "retention": Entry("retention", quick=(24, 4)),
-    "information": Entry("information", quick=(16, 1), quick_settings={"levels": 12}),
-    "invariance": Entry("invariance", quick=(6, 1)),
+    "retention": Entry("retention", quick=(16, 4)),
+    "information": Entry("information", quick=(16, 1), quick_settings={"levels": 10}),
+    "invariance": Entry("invariance", quick=(4, 1)),
     "interpolation": Entry("interpolation", quick=(2, 2)),
     "manipulation-principal": Entry(
         "manipulation", {"method": "principal"}, quick=(1, 1), quick_settings={"points": 3}
@@ -51,11 +51,11 @@ ENTRIES: dict[str, Entry] = {
     "manipulation-neighbours": Entry(
         "manipulation", {"method": "neighbours"}, quick=(3, 2), only=lambda source: source.endswith("/backbone")
     ),
-    "adversarial": Entry("adversarial", quick=(8, 1), quick_settings={"steps": 10}),
-    "levels": Entry("levels", quick=(100, 2), quick_settings={"drawn_images": 8}),
+    "adversarial": Entry("adversarial", quick=(6, 1), quick_settings={"steps": 10}),
+    "levels": Entry("levels", quick=(64, 2), quick_settings={"drawn_images": 8}),
     "spectrum": Entry("spectrum", quick=(256, 1)),
-    "out_of_distribution": Entry("out_of_distribution", quick=(12, 1)),
-    "width": Entry("width", quick=(100, 2), quick_settings={"drawn_images": 8}),
+    "out_of_distribution": Entry("out_of_distribution", quick=(8, 1)),
+    "width": Entry("width", quick=(64, 2), quick_settings={"drawn_images": 8}),
 }
 """Name of its files -> what is run; every other study of STUDIES follows as it is."""
 
