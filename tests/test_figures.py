@@ -95,7 +95,9 @@ def result_of(study: str) -> StudyResult:
     if study == "retention":
         cell = number(0.5, null=0.0, calibration=1.1, calibration_interval=[0.9, 1.3], probe=0.6)
         numbers = {s: {"hue": cell, "size": {**cell, "value": 0.1}} for s in two}
-        return StudyResult(noise(2, 8), ("r", "s"), ("given",), {"sources": numbers, "images": 9})
+        gap = {"hue": number(0.4, p_holm=0.01), "size": number(0.0, p_holm=1.0)}
+        more = {"differences": {"simclr": gap}, "agreement": {"probe": number(0.8)}}
+        return StudyResult(noise(2, 8), ("r", "s"), ("given",), {"sources": numbers, "images": 9, **more})
     if study == "information":
         numbers = {s: {"form_1": number(90, null=-20.0), "form_2": number(80)} for s in two}
         gap = {f"{two[0]} − {two[1]}": {**number(-5.0), "limited_by_decoder": True}}
@@ -109,7 +111,8 @@ def result_of(study: str) -> StudyResult:
             "vertical flip": {"strengths": [1, 2, 3], "unit": "times", "in_views": False, "sources": of},
         }
         rows = [f"{k}, image {i}{tail}" for k in kinds for i in range(2) for tail in ("", *(f", {s}" for s in two))]
-        numbers = {"sources": list(two), "transformations": kinds}
+        told = {"flip": {s: number(0.8, null=0.5) for s in two}}
+        numbers = {"sources": list(two), "transformations": kinds, "transformation_probe": told}
         return StudyResult(noise(len(rows) * 4, 8), tuple(rows), ("none", "1", "2", "3"), numbers)
     if study == "interpolation":
         jump = {"to_first": [1, 0.5, 0], "to_second": [0, 0.5, 1], "jumps": [0.5, 0.5]}
@@ -139,6 +142,11 @@ def result_of(study: str) -> StudyResult:
             "simclr/backbone, 4 components": {"ridge": steps, "retention": steps, "bits": {"all": steps["hue"]}}
         }
         return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": {"simclr": variants, "empty": {}}})
+    if study == "out_of_distribution":
+        kinds = {kind: number(0.5, null=0.1) for kind in ("as given", "sketch")}
+        of = {measure: kinds for measure in ("similarity", "cycle_error", "distance")}
+        numbers = {"images": {"as given": 5, "sketch": 5}, "sources": dict.fromkeys(two, {**of, "drop": kinds})}
+        return StudyResult(noise(6, 8), ("as given, image 0", "sketch, image 0"), ("given", *two), numbers)
     found = {s: {"distance": ladder(6), "random": ladder(6), "drawn": ladder(6), "flips": ladder(6)} for s in two}
     return StudyResult(
         noise(6, 8), ("r",), tuple("abcdef"), {"strengths_of_255": [0, 1, 2, 4, 8, 16], "sources": found}
@@ -170,6 +178,14 @@ def test_an_unknown_study_is_drawn_too():
 
 def test_invariance_has_a_figure_per_transformation():
     drawn = figures_of("invariance", result_of("invariance"), SOURCES)
-    assert {"", "hue", "hue-images", "vertical-flip", "vertical-flip-images"} == set(drawn)
+    assert {"", "telling", "hue", "hue-images", "vertical-flip", "vertical-flip-images"} == set(drawn)
     labels = [text.get_text() for text in drawn["hue-images"].axes[0].texts]
     assert labels == ["given", *SOURCES[:2], *["none", "0.1", "0.2", "0.5"] * 2]
+
+
+def test_a_difference_that_may_be_chance_is_hollow():
+    drawn = figures_of("retention", result_of("retention"), SOURCES)
+    white = {axes.get_title(loc="left"): sum(line.get_color() == "white" for line in axes.lines)
+             for axes in drawn["differences"].axes}  # fmt: skip
+    assert white["hue"] == 0 and white["size"] == 1
+    assert "0.80" in drawn["agreement"].axes[0].get_title(loc="left")

@@ -64,12 +64,11 @@ def study(
         network, preprocessing = held.network(source.partition("/")[0])
         numbers[source] = _spectrum(levels_of(network, preprocessing, x)[source.partition("/")[2]].cpu())
     compared: dict[str, Any] = {}
-    for network in backbones_and_projectors(list(groups)):
-        on_progress(f"{network}: views")
-        steps = _against_strength(groups[f"{network}/backbone"], network, x, views, seeds[0])
-        own = trained[network]
-        compared[network] = {"trained_with": vars(own)} if own is not None else {}
-        compared[network]["strengths"] = steps
+    for name, (backbone, _) in backbones_and_projectors(list(groups)).items():
+        on_progress(f"{name}: views")
+        own = trained[name]
+        compared[name] = {"trained_with": vars(own)} if own is not None else {}
+        compared[name]["strengths"] = _against_strength(groups[backbone], name, x, views, seeds[0])
     grid = _pictures(x[:SHOWN], views, seeds[0])
     rows, columns = tuple(f"image {i}" for i in range(len(x[:SHOWN]))), tuple(f"views x {s:g}" for s in STRENGTHS)
     result = {"images": len(x), "views": vars(views), "sources": numbers, "networks": compared}
