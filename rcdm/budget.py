@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import torch
+import torch.distributed as dist
 
 
 @dataclass
@@ -52,3 +56,21 @@ class Budget:
         """Factor of the peak learning rate: linear warm-up, then a cosine that reaches zero when the budget ends."""
         warm = min(1.0, (progress.step + 1) / max(1, self.warmup_steps))
         return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share(progress))))
+
+
+class Clock:
+    """Seconds since it was made, by the clock of the first process: all of them save, look and end at the same step.
+
+    They agree through the CPU, so that no GPU is waited for. All have to make it and ask it equally often.
+    """
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self._group: Any = dist.new_group(backend="gloo") if several else None
+
+    def __call__(self) -> float:
+        seconds = torch.tensor(time.monotonic() - self._begun, dtype=torch.float64)
+        if self._group is not None:
+            dist.broadcast(seconds, 0, group=self._group)
+        return float(seconds)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from rcdm.memory import keep_freed_memory
+from rcdm.networks import is_network, source_of
 from rcdm.pipeline import RCDMPipeline
 from rcdm.representation import RepresentationSource
 from rcdm.source_folder import load_network
@@ -48,7 +49,12 @@ def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMP
 
 
 def load_source(name: str) -> RepresentationSource:
-    """`CHECKPOINT/NETWORK/LEVEL`, for instance `sprites-32/simclr/projector` -> the source alone."""
+    """`CHECKPOINT/NETWORK/LEVEL`, for instance `sprites-32/simclr/projector` -> the source alone.
+
+    `NETWORK/LEVEL` is one of a published network (`dinov2-vits14/blocks.8`) or of a file (`runs/last.ckpt/projector`).
+    """
+    if is_network(name.rpartition("/")[0]):
+        return source_of(name)
     *parents, network, level = name.rsplit("/", 2)
     folder = checkpoint_folder("/".join(parents)) if parents else None
     if folder is None:

@@ -43,9 +43,10 @@ def evaluate(
     """Measure every source on images that nothing was trained on; the result is what metrics.json holds.
 
     Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
-    pixel instead of drawn), `mrr`, `recall_at_1`, and per attribute `retention` with probe and calibration. With an
-    evaluator also `kid`, `copying` and `spread_perceptual` (of two draws of an image), to be compared with those of
-    unconditional draws (`unconditional`), and the retention of the `class` that it reads.
+    pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (below it an image is foreign to the checkpoint),
+    and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `copying` and
+    `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws (`unconditional`),
+    and the retention of the `class` that it reads.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -118,52 +119,6 @@ def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, An
     floor = cycle_error(moved, given).to_json()
     floor.pop("null")
     return {"cycle_error_shuffled": shuffled, "cycle_error_shifted": floor}
-
-
-def markdown_tables(metrics: dict[str, Any]) -> str:
-    """metrics.json as two Markdown tables: source x faithfulness, and source x attribute."""
-    sources = metrics["sources"]
-    lines = [
-        f"Gallery of {metrics['n']} held-out images, one draw each; retention on {metrics['retention_images']} images "
-        f"x {metrics['retention_draws']} draws; {metrics['num_inference_steps']} steps.",
-        "",
-        "| source | cycle error (95 %) | shuffled | shifted 1 px | MRR (95 %) | R@1 | chance MRR |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, m in sources.items():
-        lines.append(
-            f"| {name} | {_interval(m['cycle_error'])} | {m['cycle_error_shuffled']['value']:.2f} "
-            f"| {m['cycle_error_shifted']['value']:.3f} | {_interval(m['mrr'])} "
-            f"| {m['recall_at_1']['value']:.2f} | {m['mrr']['null']:.4f} |"
-        )
-    if "unconditional" in metrics:
-        lines += [
-            "",
-            f"Judged by {metrics['evaluator']} (never a source): KID x 1000; copying, the distance of the draws to the "
-            "nearest training image over that of held-out images (1: none); spread, the distance of two draws of an "
-            "image over that of two images.",
-            "",
-        ]
-        lines += ["| source | KID (± deviation) | copying (95 %) | spread (95 %) |", "|---|---|---|---|"]
-        for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
-            kid = f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"
-            lines.append(f"| {name} | {kid} | {_interval(m['copying'])} | {_interval(m['spread_perceptual'])} |")
-    attributes = list(next(iter(sources.values()))["retention"])
-    lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
-    for name, m in sources.items():
-        cells = []
-        for attribute in attributes:
-            r = m["retention"][attribute]
-            honest = f"ρ {r['calibration']:.2f}" if r["value"] <= 0.9 else f"δ {r['calibration_difference']:.2f}"
-            cells.append(f"{r['value']:.2f} · {r['probe']:.2f} · {honest}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    null = [f"{next(iter(sources.values()))['retention'][attribute]['null']:.2f}" for attribute in attributes]
-    lines.append("| *unconditional draws (null of retention)* | " + " | ".join(null) + " |")
-    return "\n".join(lines)
-
-
-def _interval(number: dict[str, Any]) -> str:
-    return f"{number['value']:.3f} ({number['low']:.3f}–{number['high']:.3f})"
 
 
 def write_metrics(metrics: dict[str, Any], folder: Path) -> Path:

@@ -102,6 +102,14 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
 
 
+def squash(image: Image.Image, size: int) -> Image.Image:
+    """An RGB image -> all of it, size x size pixels, its aspect ratio lost: BILINEAR, as torchvision's Resize.
+
+    The released scripts for interpolation and manipulation prepare the images that they are given so.
+    """
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
 def to_tensor(images: Image.Image | Sequence[Image.Image], size: int | None = None) -> Tensor:
     """One or more PIL images -> float32 [B,3,H,W] in [-1,1] = uint8 / 127.5 - 1; with a size, centre-cropped to it.
 

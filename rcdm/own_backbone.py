@@ -40,19 +40,29 @@ def register(path: str) -> Build:
     return build
 
 
-def own_sources(path: str, pooling: str = "mean") -> Sources:
-    """The sources of `package.module:function`, named `FUNCTION/LEVEL`. Raises ValueError for what is no backbone."""
+def own_network(path: str) -> tuple[nn.Module, Preprocessing, Sequence[str]]:
+    """What `package.module:function` returns. Raises ValueError for what is no backbone."""
     found = register(path)()
     if not (isinstance(found, tuple) and len(found) == 3 and isinstance(found[0], nn.Module)):
         raise ValueError(f"{path} must return (module, preprocessing, levels).")
-    module, preprocessing, levels = found
-    network = OpenNetwork(module, levels, pooling)
+    return found
+
+
+def own_sources(path: str, names: Sequence[str] = ()) -> Sources:
+    """The sources of `package.module:function`, named `FUNCTION/LEVEL`; all of its levels where `names` are not given.
+
+    Raises ValueError for what is no backbone, and for a name that it does not have.
+    """
+    module, preprocessing, levels = own_network(path)
+    network = OpenNetwork(module, levels)
     config = {
         "architecture": path,
         "arguments": {},
         "levels": list(levels),
-        "pooling": pooling,
+        "pooling": "mean",
         "preprocessing": asdict(preprocessing),
     }
     name = path.rpartition(":")[2]
-    return Sources({name: (network, preprocessing)}, [f"{name}/{level}" for level in levels], {name: config})
+    wanted = [given if given.startswith(f"{name}/") else f"{name}/{given}" for given in names]
+    names = wanted or [f"{name}/{level}" for level in levels]
+    return Sources({name: (network, preprocessing)}, names, {name: config})

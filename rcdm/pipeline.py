@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
-from huggingface_hub import snapshot_download
+from huggingface_hub import create_repo, snapshot_download, upload_folder
 from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
+from rcdm.model_card import complete_folder
 from rcdm.parts import Parts
 from rcdm.sources import Sources
 from rcdm.unet import RepresentationUNet
@@ -65,6 +68,61 @@ class RCDMPipeline(DiffusionPipeline):
             folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns))
         kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(str(folder), **kwargs)
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **kwargs: Any
+    ) -> None:
+        """Write a folder that stands alone: shared networks included, with a model card (README.md) and metrics.json.
+
+        Card and numbers are those of the folder that the pipeline was loaded from; without one a card is written.
+        `push_to_hub` uploads it as `repo_id`, else as the folder's name; see there for its options.
+        """
+        options = {key: kwargs.pop(key) for key in ("private", "token", "commit_message", "create_pr") if key in kwargs}
+        folder = Path(save_directory)
+        self._save(folder, folder.name, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.name, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes to a model repository, made if need be; returns its address."""
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self._save(Path(folder), repo_id)
+            message = commit_message or "Upload of an RCDM"
+            found = upload_folder(
+                repo_id=repo_id, folder_path=folder, token=token, commit_message=message, create_pr=create_pr
+            )
+        return str(found)
+
+    def _save(self, folder: Path, name: str, **kwargs: Any) -> None:
+        super().save_pretrained(str(folder), **kwargs)
+        for config in (*folder.glob("*.json"), *folder.glob("*/*.json")):
+            _forget_place(config)
+        origin = self.config._name_or_path if "_name_or_path" in self.config else None
+        complete_folder(
+            folder,
+            Path(origin) if origin and Path(origin).is_dir() else None,
+            name=name,
+            size=self.image_size,
+            parameters=sum(parameter.numel() for parameter in self.unet.parameters()),
+            about={
+                "sources": tuple(self.sources),
+                "networks": {
+                    name: self.sources.config_of(name)
+                    for name in dict.fromkeys(s.partition("/")[0] for s in self.sources)
+                },
+                "data": self.config.trained_on,
+                "has_unconditional": self.unet.config.has_unconditional,
+            },
+        )
 
     @property
     def caution(self) -> str:
@@ -244,6 +302,13 @@ class RCDMPipeline(DiffusionPipeline):
             x = scheduler.step(out, timestep, x, **extra).prev_sample
             report(step, int(timestep), {"sample": x, "denoised": denoised})
         return x.clamp(-1, 1)
+
+
+def _forget_place(config: Path) -> None:
+    """Take out of a config where on this machine it was loaded from."""
+    content = json.loads(config.read_text())
+    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _denoised(scheduler: SchedulerMixin, out: Tensor, x: Tensor, timestep: Tensor) -> Tensor:

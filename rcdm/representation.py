@@ -75,6 +75,7 @@ class _Levels(nn.Module):
         embeds = _path(level).removeprefix("backbone.").startswith("patch_embed")  # comes before the prefix tokens
         tokens = level.partition("@")[2] or ("mean" if embeds else self._tokens)
         last = getattr(body, "output_fmt", "") == "NHWC" or (embeds and getattr(body, "dynamic_img_size", False))
+        last = last and not isinstance(self.at(level), (nn.Conv2d, nn.BatchNorm2d))
         return pooled(output, tokens, 0 if embeds else getattr(body, "num_prefix_tokens", 0), channels_last=last)
 
 

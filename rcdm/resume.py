@@ -21,6 +21,7 @@ def save_state(accelerator: Accelerator, folder: Path, step: int, *, keep: int) 
     accelerator.wait_for_everyone()
     partial = folder / f"partial-{step}"
     accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()  # each process has written a part
     if not accelerator.is_main_process:
         return
     (partial / _DIGESTS).write_text(json.dumps(_digests(partial)))

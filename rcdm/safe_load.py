@@ -25,6 +25,9 @@ class Inert:
     def __setstate__(self, _: Any) -> None:
         pass
 
+    def __setitem__(self, _: Any, __: Any) -> None:
+        pass
+
     def __call__(self, *_: Any, **__: Any) -> Inert:
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,21 +103,31 @@ class Sources(ModelMixin):
         return h
 
     @torch.no_grad()
-    def encode_all(self, images: Tensor) -> dict[str, Tensor]:
-        """[B,3,H,W] in [-1,1] -> name of each source -> [B,D] float32, every network run once."""
-        images = images.to(self.device, torch.float32)
+    def encode_all(self, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """[B,3,H,W] in [-1,1] -> name of each source, or of these -> [B,D] float32, every network run once."""
+        images, names = images.to(self.device, torch.float32), self.names if names is None else names
         levels = {}
-        for name in self._preprocessing:
+        for name in dict.fromkeys(name.partition("/")[0] for name in names):
             network, preprocessing = self.network(name)
-            levels[name] = network.all_levels(preprocessing(images), self._levels_of(name))
-        return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in self.names}
+            wanted = [level for of, _, level in (source.partition("/") for source in names) if of == name]
+            levels[name] = network.all_levels(preprocessing(images), wanted)
+        return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in names}
+
+    def fingerprint(self, name: str) -> str:
+        """SHA-256 of what a source's representations depend on: weights, architecture, preprocessing, level."""
+        name, _, level = name.partition("/")
+        network, preprocessing = self.network(name)
+        config = self._configs.get(name, {})
+        shape = {key: config.get(key) for key in ("architecture", "arguments", "pooling", "projector_activation")}
+        made_of = hashlib.sha256(repr((level, preprocessing, shape)).encode())
+        for key, tensor in network.state_dict().items():
+            made_of.update(key.encode())
+            made_of.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return made_of.hexdigest()
 
     def network(self, name: str) -> tuple[SSLNetwork | OpenNetwork, Preprocessing]:
         """One of the networks, whole, and what it expects of its images."""
         return cast(SSLNetwork, self.networks[_key(name)]), self._preprocessing[name]
-
-    def _levels_of(self, network: str) -> list[str]:
-        return [name.partition("/")[2] for name in self.names if name.partition("/")[0] == network]
 
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""

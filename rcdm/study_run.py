@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -65,11 +66,13 @@ def run_study(
     if (known := finished(out, run.name)) is not None and known["settings"] == settings:
         on_progress(f"{run.name}: finished before with the same settings")
         return known
-    result = _with_parts(pipe, run, out / f"{run.name}.parts", settings["weights"], on_progress)
+    identity = f"{settings['weights']} {settings['scheduler']}"
+    result = _with_parts(pipe, run, out / f"{run.name}.parts", identity, on_progress)
     drawn = figures_of(run.study, result, pipe.sources)
     captions = captions_of(run.study, drawn, settings, result.numbers)
     out.mkdir(parents=True, exist_ok=True)
     files = save(drawn, out / run.name)
+    _forget(out, set((known or {}).get("figures", {})) - {file.name for file in files})
     libraries = {name: version(name) for name in ("torch", "diffusers", "pillow", "matplotlib")}
     record = {
         "study": run.study,
@@ -98,15 +101,24 @@ def finished(out: Path, name: str) -> Record | None:
     return record if whole and isinstance(record.get("settings"), dict) else None
 
 
+def _forget(out: Path, figures: Collection[str]) -> None:
+    """Delete figures of an earlier run that are none of this one's."""
+    for file in figures:
+        (out / Path(file).name).unlink(missing_ok=True)
+        (out / Path(file).with_suffix(".pdf").name).unlink(missing_ok=True)
+
+
 def _with_parts(
-    pipe: RCDMPipeline, run: StudyRun, folder: Path, weights: str, on_progress: Callable[[str], None]
+    pipe: RCDMPipeline, run: StudyRun, folder: Path, identity: str, on_progress: Callable[[str], None]
 ) -> Any:
     """The result of the study; the pipeline keeps its finished batches in the folder and shows a progress bar."""
-    parts = Parts(folder, weights)
+    parts = Parts(folder, identity)
     if (n := len(parts)) > 0:
         on_progress(f"{run.name}: continues with {n} finished parts")
 
     def announce(text: str) -> None:
+        if not sys.stderr.isatty():  # no bar there
+            on_progress(f"{run.name}: {text}")
         bar["desc"] = f"{run.name}, {text}"
         pipe.set_progress_bar_config(**bar)
 
@@ -142,6 +154,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
     return {
         "checkpoint": run.checkpoint,
         "weights": weights_digest(pipe.unet, pipe.sources),
+        "scheduler": f"{type(pipe.scheduler).__name__} {_config_digest(pipe.scheduler.config)}",
         "sources": list(run.sources),
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),
@@ -158,6 +171,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"n": len(value), "sha256": _digest(value)}
     return {"sha256": _digest([value])} if isinstance(value, Image.Image) else value
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings of a scheduler; what begins with _ differs between runs."""
+    return digest({name: config[name] for name in sorted(config) if not name.startswith("_")})
 
 
 def _digest(images: Any) -> str:

@@ -5,32 +5,30 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
-from diffusers import DPMSolverMultistepScheduler
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
-from rcdm.budget import Budget, Progress
-from rcdm.checkpoints import checkpoint_folder
-from rcdm.datasets import Dataset, Photographs, load_dataset
+from rcdm.budget import Budget, Clock, Progress
+from rcdm.datasets import Dataset, NumberedDataset, Photographs, load_dataset
+from rcdm.denoising import Denoising, NoiseAndVarianceError, VelocityError, make_scheduler, random_numbers
 from rcdm.faithfulness import comparison_grid, faithfulness
 from rcdm.memory import keep_freed_memory
-from rcdm.own_backbone import own_sources
+from rcdm.networks import sources_of
+from rcdm.new_unet import new_unet, start_from
 from rcdm.pipeline import RCDMPipeline
-from rcdm.representation_cache import RepresentationCache
+from rcdm.representation_cache import RepresentationCache, in_memory
+from rcdm.representation_folder import in_folder
 from rcdm.resume import load_state, save_state, saved_states
 from rcdm.sources import Sources, read_sources, share_networks
 from rcdm.throughput import count_flops, in_words
 from rcdm.training_config import TrainingConfig
-from rcdm.unet import RepresentationUNet, unet_arguments
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +40,12 @@ class TrainingDiverged(RuntimeError):
     """The loss is no longer a finite number."""
 
 
-def make_scheduler() -> DPMSolverMultistepScheduler:
-    """v-prediction, zero terminal SNR, trailing steps (Lin et al. 2023), DPM-Solver++ with x0 clipped to [-1,1]."""
-    return DPMSolverMultistepScheduler(
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        thresholding=True,
-        sample_max_value=1.0,
-    )
-
-
 def train(config: TrainingConfig) -> Path:
     """Train until the steps or the minutes are used up; returns the checkpoint folder that `rcdm.load` opens.
 
-    Every random number of step k comes from a stream seeded with (seed, k), so an interrupted run that is resumed ends
-    with the same weights. Raises TrainingDiverged when the loss is not finite, leaving the last good checkpoint.
+    Every random number of image k of the run comes from a stream seeded with (seed, k). So an interrupted run that is
+    resumed ends with the same weights, and so do, up to rounding, one process and several that share its batch. Raises
+    TrainingDiverged when the loss is not finite, leaving the last good checkpoint.
     """
     keep_freed_memory()
     accelerator = Accelerator(
@@ -69,7 +57,7 @@ def train(config: TrainingConfig) -> Path:
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
     if config.backbone is not None:
-        sources = own_sources(config.backbone).to(accelerator.device)
+        sources = sources_of(config.backbone, config.sources).to(accelerator.device)
     else:
         sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)
@@ -77,9 +65,12 @@ def train(config: TrainingConfig) -> Path:
     if accelerator.is_main_process and config.report_to:
         accelerator.init_trackers("rcdm", config={k: str(v) for k, v in asdict(config).items()})
     run.loop()
-    log.warning("%s", run.throughput())
+    speed = run.throughput()
+    if accelerator.is_main_process:
+        log.warning("%s", speed)
+    folder = run.export()
     accelerator.end_training()
-    return run.export()
+    return folder
 
 
 class _Run:
@@ -92,27 +83,33 @@ class _Run:
         self.dataset = dataset.to(accelerator.device)
         self.folder = Path(config.output_dir)
         self.budget = Budget(config.max_train_steps, config.max_train_minutes, config.lr_warmup_steps)
-        unet = _new_unet(config, sources)
+        unet = new_unet(config, sources)
         if config.pretrained_model_name_or_path is not None:
-            _start_from(unet, config.pretrained_model_name_or_path)
-        self.cache: RepresentationCache | None = None
-        if isinstance(dataset, Photographs) and config.cache_representations:
-            self.cache = RepresentationCache(sources, dataset, mirrored=config.random_flip)
-        for name, (mean, std) in self._statistics().items():
-            unet.set_statistics(name, mean, std)
+            start_from(unet, config.pretrained_model_name_or_path)
+        self.cache = _cache(config, sources, self.dataset)
+        for name, statistics in self._statistics().items():
+            mean, std = broadcast([part.to(accelerator.device) for part in statistics])
+            unet.set_statistics(name, mean.cpu(), std.cpu())
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device))
         if config.compile:
             unet.unet.compile()
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay, fused=True
         )
-        self.ema = EMAModel(unet.parameters(), decay=config.ema_decay, foreach=True)
+        if accelerator.state.deepspeed_plugin is not None:  # it cannot see a data loader
+            deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
+            deepspeed["train_micro_batch_size_per_gpu"] = config.train_batch_size
         self.progress = Progress()
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
-        accelerator.register_for_checkpointing(self.progress, self.ema)
-        self.scheduler = make_scheduler()
-        self.signal = self.scheduler.alphas_cumprod.sqrt().to(accelerator.device)
-        self.names = sorted(sources.names[i % len(sources.names)] for i in range(config.train_batch_size))
+        self.ema = EMAModel(self.unet.parameters(), decay=config.ema_decay, foreach=True)
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        accelerator.register_for_checkpointing(self.progress, *([] if self.sharded else [self.ema]))
+        self.scheduler = make_scheduler(config.learn_sigma)
+        self.denoising: Denoising = (
+            NoiseAndVarianceError(self.scheduler)
+            if config.learn_sigma
+            else VelocityError(self.scheduler, accelerator.device, config.snr_gamma)
+        )
 
     def loop(self) -> None:
         """Step until the budget is used up, saving and looking at held-out images on the way."""
@@ -120,17 +117,18 @@ class _Run:
         bar = tqdm(
             total=config.max_train_steps, initial=progress.step, unit="step", disable=not accelerator.is_main_process
         )
-        begun, seconds_before = time.monotonic(), progress.seconds
-        last_save = begun
+        clock, seconds_before = Clock(), progress.seconds
+        last_save = 0.0
         losses: list[Tensor] = []
         while not self._finished():
             losses.append(self._step())
             progress.step += 1
             progress.images += config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-            progress.seconds = seconds_before + time.monotonic() - begun
+            now = clock()
+            progress.seconds = seconds_before + now
             bar.update()
             by_steps = config.checkpointing_steps and progress.step % config.checkpointing_steps == 0
-            save = by_steps or time.monotonic() - last_save > 60 * config.checkpointing_minutes
+            save = by_steps or now - last_save > 60 * config.checkpointing_minutes
             validate = progress.step % config.validation_steps == 0
             if save or validate or progress.step % 20 == 0 or self._finished():
                 loss = self._mean_loss(losses)
@@ -141,17 +139,19 @@ class _Run:
                 self._validate()
             if save or self._finished():
                 save_state(accelerator, self.folder, progress.step, keep=config.checkpoints_total_limit)
-                last_save = time.monotonic()
+                last_save = now
         bar.close()
 
     def throughput(self) -> str:
         """Images per second, and the share of what this device multiplies at best."""
         if not self.progress.seconds:
             return "There was nothing left to train."
-        flops = count_flops(lambda: self.accelerator.backward(self._loss(0))) / self.config.train_batch_size
+        step = count_flops(lambda: self.accelerator.backward(self._loss(self._place(0))))
         self.optimizer.zero_grad(set_to_none=True)
         per_second = self.progress.images / self.progress.seconds / self.accelerator.num_processes
-        return in_words(per_second, flops, self.accelerator.device, self.config.mixed_precision)
+        return in_words(
+            per_second, step / self.config.train_batch_size, self.accelerator.device, self.config.mixed_precision
+        )
 
     def _finished(self) -> bool:
         return self.budget.finished(self.progress)
@@ -166,10 +166,8 @@ class _Run:
             group["lr"] = self._learning_rate()
         total = torch.zeros((), device=accelerator.device)
         for micro in range(config.gradient_accumulation_steps):
-            place = self.progress.step * config.gradient_accumulation_steps + micro
-            place = place * accelerator.num_processes + accelerator.process_index
             with accelerator.accumulate(self.unet):
-                loss = self._loss(place)
+                loss = self._loss(self._place(micro))
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.unet.parameters(), config.max_grad_norm)
@@ -179,34 +177,35 @@ class _Run:
         self.ema.step(self.unet.parameters())
         return total
 
+    def _place(self, micro: int) -> int:
+        """Which batch of the run this process takes next; `micro` counts those of one optimiser step."""
+        batch = self.progress.step * self.config.gradient_accumulation_steps + micro
+        return batch * self.accelerator.num_processes + self.accelerator.process_index
+
     def _loss(self, place: int) -> Tensor:
-        """Mean squared error of v at uniform timesteps for the batch at this place of the run."""
+        """Mean error at uniform timesteps for the batch at this place of the run."""
         config, device = self.config, self.accelerator.device
-        stream = torch.Generator(device).manual_seed((config.seed + 1) * 1_000_003 + place)
         batch = self.dataset.batch(place, config.train_batch_size)
-        images, n = batch.images, len(batch.images)
-        noise = torch.randn(images.shape, generator=stream, device=device)
-        t = torch.randint(len(self.signal), (n,), generator=stream, device=device)
-        drop = torch.rand(n, generator=stream, device=device) < config.representation_dropout
-        flipped = torch.rand(n, generator=stream, device=device) < (0.5 if config.random_flip else 0)
+        numbers = _by_source(place * config.train_batch_size, len(batch.images), len(self.sources.names))
+        names = [self.sources.names[number % len(self.sources.names)] for number in numbers]
+        order = torch.tensor(numbers, device=device) - place * config.train_batch_size
+        images = batch.images[order]
+        noise, uniform = random_numbers(config.seed, numbers, images.shape[1:], device)
+        t = (uniform[:, 0] * self.denoising.steps).long()
+        drop = uniform[:, 1] < config.representation_dropout
+        flipped = uniform[:, 2] < (0.5 if config.random_flip else 0)
         if config.random_flip:
             images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
         if self.cache is not None and batch.rows is not None:
-            representation = self.cache(self.names, batch.rows, flipped if config.random_flip else None)
+            representation = self.cache(names, batch.rows[order], flipped if config.random_flip else None)
         else:
-            representation = self.sources.encode(images, self.names)
-        signal = self.signal[t].view(-1, 1, 1, 1)
-        sigma = (1 - signal**2).sqrt()
-        noisy = (signal * images + sigma * noise).contiguous(memory_format=_memory_format(device))
-        v = self.unet(noisy, t, representation, self.names, drop=drop).sample.float()
-        error = (v - (signal * noise - sigma * images)).square().mean((1, 2, 3))
-        if config.snr_gamma is not None:
-            snr = (signal / sigma.clamp(min=1e-8)).flatten() ** 2
-            error = error * (snr.clamp(max=config.snr_gamma) / (snr + 1)).clamp(min=0.1)
-        return error.mean()
+            representation = self.sources.encode(images, names)
+        noisy = self.denoising.noisy(images, t, noise).contiguous(memory_format=_memory_format(device))
+        out = self.unet(noisy, t, representation, names, drop=drop).sample.float()
+        return self.denoising.error(out, images, t, noise).mean()
 
     def _statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and deviation [D] of every source over training images; each network runs once."""
+        """Mean and deviation [D] of every source over training images; each network runs once per image."""
         names = self.sources.names
         if self.cache is not None:
             return {name: self.cache.statistics(name) for name in names}
@@ -216,7 +215,7 @@ class _Run:
         return {name: (h[name].mean(0), h[name].std(0)) for name in names}
 
     def _mean_loss(self, losses: list[Tensor]) -> float:
-        loss = float(torch.stack(losses).mean())
+        loss = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))  # all processes agree on it
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"The loss is {loss} at step {self.progress.step}; the last good checkpoint is kept in {self.folder}. "
@@ -233,25 +232,33 @@ class _Run:
                 "or choose another output_dir."
             )
         if wish is not None and load_state(self.accelerator, self.folder, wish):
+            if self.sharded:  # each process has a part, and a state would keep that of the main process alone
+                log.warning("The averaged weights begin anew from the present ones.")
+                self.ema = EMAModel(self.unet.parameters(), decay=self.config.ema_decay, foreach=True)
             self.ema.to(self.accelerator.device)
 
-    def _with_ema(self, use: Callable[[RCDMPipeline], None]) -> None:
-        """Call `use` with a pipeline that holds the averaged weights."""
-        unet = self.accelerator.unwrap_model(self.unet)
-        self.ema.store(unet.parameters())
-        self.ema.copy_to(unet.parameters())
-        steps, data = self.config.num_inference_steps, self.dataset.name
-        pipe = RCDMPipeline(unet.eval(), self.scheduler, self.sources, steps, data)
-        pipe.set_progress_bar_config(disable=True)
+    def _averaged(self) -> RCDMPipeline:
+        """A pipeline whose denoiser is a copy with the averaged weights: on the main process, but all have to ask."""
+        unet = new_unet(self.config, self.sources)
+        self.ema.store(self.unet.parameters())
+        self.ema.copy_to(self.unet.parameters())
         try:
-            use(pipe)
+            state = self.accelerator.get_state_dict(self.unet)
+            if self.accelerator.is_main_process:
+                unet.load_state_dict(state)
         finally:
-            self.ema.restore(unet.parameters())
-            unet.train()
+            self.ema.restore(self.unet.parameters())
+        unet.to(self.accelerator.device).eval()
+        pipe = RCDMPipeline(
+            unet, self.scheduler, self.sources, self.config.num_inference_steps, trained_on=self.dataset.name
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def _validate(self) -> None:
+        pipe = self._averaged()
         if self.accelerator.is_main_process:
-            self._with_ema(self._monitor)
+            self._monitor(pipe)
         self.accelerator.wait_for_everyone()
 
     def _monitor(self, pipe: RCDMPipeline) -> None:
@@ -271,18 +278,17 @@ class _Run:
 
     def export(self) -> Path:
         """Write the averaged weights as a pipeline folder (fp16 safetensors) into `output_dir`; returns it."""
+        pipe = self._averaged()
         if self.accelerator.is_main_process:
-            self._with_ema(self._write)
+            self._write(pipe)
         self.accelerator.wait_for_everyone()
         return self.folder
 
     def _write(self, pipe: RCDMPipeline) -> None:
-        pipe.save_pretrained(self.folder)
+        pipe.unet.half()
+        pipe.save_pretrained(self.folder, max_shard_size=LARGEST_FILE)
         if self.config.share_sources:
             share_networks(self.folder / "sources", Path(self.config.sources_dir))
-        half = _new_unet(self.config, self.sources)
-        half.load_state_dict(pipe.unet.state_dict())
-        half.half().save_pretrained(self.folder / "unet", max_shard_size=LARGEST_FILE)
         training = {
             "config": {k: v for k, v in asdict(self.config).items() if not k.endswith("_dir")},
             "data": self.dataset.name,
@@ -296,23 +302,17 @@ def _memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def _new_unet(config: TrainingConfig, sources: Sources) -> RepresentationUNet:
-    arguments = unet_arguments(
-        config.resolution,
-        channels=config.channels,
-        layers_per_block=config.layers_per_block,
-        attention_resolutions=config.attention_resolutions,
-        patch_size=config.patch_size,
-    )
-    return RepresentationUNet(sources.widths(), arguments, patch_size=config.patch_size)
+def _by_source(first: int, n: int, sources: int) -> list[int]:
+    """The n image numbers from `first` on, those of one source together: image k of a run is for source k mod S."""
+    return sorted(range(first, first + n), key=lambda number: number % sources)
 
 
-def _start_from(unet: RepresentationUNet, checkpoint: str) -> None:
-    """Copy the weights of a checkpoint's denoiser. Raises ValueError when it is of another shape."""
-    folder = checkpoint_folder(checkpoint)
-    if folder is None:
-        raise ValueError(f"There is no checkpoint {checkpoint!r} to start from.")
-    try:
-        unet.load_state_dict(RepresentationUNet.from_pretrained(folder / "unet").float().state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"The denoiser of {checkpoint} has another shape than this run's: {error}") from error
+def _cache(config: TrainingConfig, sources: Sources, dataset: Dataset) -> RepresentationCache | None:
+    """Representations that are computed beforehand; None where the networks run with every batch."""
+    if config.representations_dir is not None:
+        if not isinstance(dataset, NumberedDataset):
+            raise ValueError(f"The images of {dataset.name} have no end: leave representations_dir out.")
+        return in_folder(Path(config.representations_dir), sources, dataset, mirrored=config.random_flip)
+    if config.cache_representations and isinstance(dataset, Photographs):
+        return in_memory(sources, dataset, mirrored=config.random_flip)
+    return None

@@ -15,19 +15,27 @@ class TrainingConfig:
     """Everything that a run depends on; the names follow the training scripts of diffusers."""
 
     sources_dir: str = _option("", "folder with one source folder per network (see `rcdm pretrain`)")
-    backbone: str | None = _option(None, "instead of sources_dir: package.module:function, see rcdm/own_backbone.py")
+    backbone: str | None = _option(
+        None, "instead of sources_dir: published network, checkpoint file, TIMM_NAME=FILE or package.module:function"
+    )
     share_sources: bool = _option(
         False, "refer to the networks in sources_dir, by their digest, instead of copying them"
     )
     output_dir: str = _option("", "where the run and, at its end, the checkpoint are written")
-    train_data_dir: str = _option("sprites", "'sprites', a folder of images, a parquet file or a folder of them")
+    train_data_dir: str = _option(
+        "sprites", "'sprites', a folder of images, of .parquet files or of .tar shards, or hf://datasets/OWNER/NAME"
+    )
     pretrained_model_name_or_path: str | None = _option(None, "checkpoint whose denoiser the run starts from")
-    sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …; empty: backbone and projector of every network")
+    sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …, or LEVEL …; by default backbone and projector of each")
     resolution: int = _option(32, "side of the images in pixels")
     channels: tuple[int, ...] = _option((48, 96, 160), "channels at each resolution of the U-Net")
     layers_per_block: int = _option(1, "residual blocks per resolution")
     attention_resolutions: tuple[int, ...] = _option((8,), "sizes of the feature maps that attend")
+    attention_heads: int | None = _option(None, "heads of every attention layer; by default one per 64 channels")
     patch_size: int = _option(2, "pixels per side that form one position of the U-Net")
+    learn_sigma: bool = _option(
+        False, "predict the noise and its variance on the linear schedule, as the released networks do; else v"
+    )
     train_batch_size: int = _option(64, "images per process and step")
     gradient_accumulation_steps: int = _option(1, "batches per optimiser step")
     max_train_steps: int | None = _option(None, "stop after this many optimiser steps")
@@ -36,9 +44,14 @@ class TrainingConfig:
     lr_warmup_steps: int = _option(200, "steps of linear warm-up; a cosine to zero follows")
     adam_weight_decay: float = _option(0.0, "weight decay of AdamW")
     max_grad_norm: float = _option(1.0, "gradients are clipped to this norm")
-    representation_dropout: float = _option(0.1, "share of images drawn without their representation")
+    representation_dropout: float = _option(
+        0.1, "share of images drawn without their representation; 0: no guidance, no unconditional draws"
+    )
     random_flip: bool = _option(False, "mirror half of the images, for the source and for the denoiser alike")
-    cache_representations: bool = _option(True, "compute the representations of photographs once, before training")
+    cache_representations: bool = _option(True, "compute the representations of images in memory once, beforehand")
+    representations_dir: str | None = _option(
+        None, "keep the representations in this folder instead, for data of any size; later runs read them from there"
+    )
     snr_gamma: float | None = _option(None, "weight max(min(snr, GAMMA) / (snr + 1), 0.1) instead of 1")
     ema_decay: float = _option(0.999, "decay of the averaged weights that are shipped")
     mixed_precision: str = _option("no", "no, bf16 or fp16")
@@ -59,3 +72,48 @@ class TrainingConfig:
             raise ValueError("Say where the sources are (sources_dir, or backbone) and where to write (output_dir).")
         if self.max_train_steps is None and self.max_train_minutes is None:
             raise ValueError("Say how long to train: max_train_steps, max_train_minutes, or both.")
+        if self.learn_sigma and self.snr_gamma is not None:
+            raise ValueError("snr_gamma weights the error of v: leave it out with learn_sigma.")
+
+
+_ADM = {
+    "patch_size": 1,
+    "layers_per_block": 2,
+    "attention_resolutions": (32, 16, 8),
+    "attention_heads": 4,
+    "learn_sigma": True,
+    "representation_dropout": 0.0,
+    "learning_rate": 1e-4,
+    "lr_warmup_steps": 1000,
+    "ema_decay": 0.9999,
+    "num_inference_steps": 100,
+}
+_SMALL = {"layers_per_block": 2, "random_flip": True, "learning_rate": 2e-4, "lr_warmup_steps": 1000}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "adm-64": {**_ADM, "resolution": 64, "channels": (256, 512, 768, 1024)},
+    "adm-128": {**_ADM, "resolution": 128, "channels": (256, 256, 512, 768, 1024)},
+    "adm-256": {**_ADM, "resolution": 256, "channels": (256, 256, 512, 512, 1024, 1024)},
+    "small-64": {
+        **_SMALL,
+        "resolution": 64,
+        "patch_size": 1,
+        "channels": (64, 128, 192),
+        "attention_resolutions": (16,),
+        "ema_decay": 0.9995,
+    },
+    "small-128": {
+        **_SMALL,
+        "resolution": 128,
+        "patch_size": 2,
+        "channels": (96, 192, 288, 384),
+        "attention_resolutions": (16, 8),
+        "ema_decay": 0.9995,
+    },
+}
+"""Name -> what differs from the defaults of TrainingConfig.
+
+`adm-*` is the network of the released RCDMs and their loss: 256 channels times the multipliers of that image size, four
+heads, learned variance, never a dropped representation; `adm-128` has 422,603,782 parameters for a representation of
+2048. Two things are ours: representations are standardised, and the learning rate ends in a cosine.
+"""

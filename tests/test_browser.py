@@ -75,7 +75,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 
 def _upload(page: Any, path: Path) -> None:
-    page.locator("#photo button[aria-label='Clear']").click()
+    page.locator("#photo button[aria-label='Remove Image']").click()
     page.locator("#photo input[type=file]").set_input_files(str(path))
 
 
@@ -160,7 +160,7 @@ def test_a_visitor_draws_downloads_and_comes_back_by_the_link(
     assert checked == BOTH
 
 
-def test_a_drawing_is_stopped(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drawing_is_stopped(page: Any, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[float] = []
     forward = rcdm.RepresentationUNet.forward
 
@@ -173,6 +173,11 @@ def test_a_drawing_is_stopped(page: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     _settings(page, images=1, steps=60, seed=0)
     page.click("#draw")
     page.wait_for_function("() => /step \\d+ of 60/.test(document.body.textContent)")
+    second = page.context.new_page()  # another visitor is told the place in the queue
+    second.goto(address)
+    second.click("#draw")
+    second.wait_for_function("() => /queue: 1/.test(document.body.textContent)", timeout=10_000)
+    second.close()
     page.click("#stop")
     page.wait_for_function("() => document.body.textContent.includes('Stopped.')")
     time.sleep(0.8)

@@ -11,7 +11,7 @@ from PIL import Image
 import rcdm
 from rcdm import cli, sprites
 from rcdm import images as im
-from rcdm.evaluation import markdown_tables
+from rcdm.model_card import markdown_tables
 from rcdm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,3 +191,23 @@ def test_the_shipped_checkpoint_is_small_and_draws(tmp_path):
         ROOT / "rcdm" / "examples" / "caps.jpg", folder, tmp_path / "a.png", "--samples", "2", "--steps", "2"
     )
     assert len(report["draws"]) == 8 and set(report["draws"][0]["kept_by_draws"]) == set(sprites.KINDS)
+
+
+def test_the_table_of_published_networks_is_that_of_the_readme(capsys):
+    cli.main(["networks"])
+    table = capsys.readouterr().out.strip()
+    assert f"<!-- networks -->\n{table}\n<!-- /networks -->" in (ROOT / "README.md").read_text()
+
+
+def test_levels_of_a_published_network_are_listed_without_its_weights(capsys):
+    cli.main(["networks", "dino-vits16"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("blocks.0      384\n") and "projector: width known once it is downloaded" in printed
+    cli.main(["networks", "dinov3-vits16", "--all"])
+    printed = capsys.readouterr().out
+    for level, width in (("blocks.3.mlp.fc1", 1536), ("patch_embed.proj", 384)):
+        assert re.search(rf"^{re.escape(level)} +{width}$", printed, re.MULTILINE)
+    assert "projector: none was published" in printed
+    with pytest.raises(SystemExit):
+        cli.main(["networks", "dinov9"])
+    assert "no file and no published network" in capsys.readouterr().err

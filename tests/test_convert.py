@@ -14,6 +14,7 @@ from torch import nn
 from rcdm import convert
 from rcdm import images as im
 from rcdm.convert import RELEASED_FLAGS, from_official, official_scheduler
+from rcdm.representation import Preprocessing, RepresentationSource
 from rcdm.spaced_scheduler import spaced_timesteps
 from rcdm.variational_loss import VariationalLoss
 
@@ -186,6 +187,18 @@ def test_the_crop_is_the_recorded_one_to_the_last_bit():
         assert torch.equal(pixels, known[f"{name}_uint8_hwc"])
         assert torch.equal(crop, known[f"{name}_uint8_hwc"].permute(2, 0, 1).float() / 127.5 - 1)
     assert isinstance(image, Image.Image)
+
+
+def test_a_squashed_image_reaches_the_network_as_it_was_recorded():
+    known = recorded("misc", "preprocess")["squash_resize_224_uint8_chw"]
+    photo = im.squash(im.decode(GOLDEN / "misc" / "image.png"), 224)
+    read, seen = Preprocessing(224), []  # what converted networks are fed through: nothing is cropped or resized again
+    network = nn.Sequential(nn.Flatten(), nn.Identity())
+    network[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    network.register_parameter("anything", nn.Parameter(torch.zeros(1)))
+    RepresentationSource.from_module(network, levels=["output"], preprocessing=read)["output"](photo)
+    assert torch.allclose(seen[0][0], known.float() / 127.5 - 1, atol=1e-6)
+    assert torch.equal(((seen[0][0] + 1) * 127.5).round().to(torch.uint8), known)
 
 
 def test_the_released_networks_have_these_keys_and_this_size():

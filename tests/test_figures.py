@@ -6,8 +6,10 @@ import pytest
 from PIL import Image
 
 from rcdm.figures import FIGURES, captions_of, figures_of, save
+from rcdm.figures.general import _short
 from rcdm.figures.grids import Maps, grid_figures
 from rcdm.figures.intervals import interval_panels
+from rcdm.figures.levels import _in_depth
 from rcdm.figures.matrix import matrix
 from rcdm.figures.style import DOUBLE, SINGLE, STYLE, TALLEST, figure, looks
 from rcdm.studies import StudyResult
@@ -41,10 +43,11 @@ def test_a_grid_holds_every_pixel(tmp_path, side):
 
 
 def test_a_grid_fits_pages_and_keeps_groups_together():
-    pages = grid_figures(noise(60 * 4, 16), [f"row {i}" for i in range(60)], list("abcd"), group=7)
-    assert len(pages) > 1
-    rows = [len([text for text in page.axes[0].texts if text.get_text().startswith("row")]) for page in pages]
-    assert sum(rows) == 60 and all(n % 7 == 0 for n in rows[:-1])
+    pages = grid_figures(noise(200 * 4, 16), [f"row {i}" for i in range(200)], list("abcd"), group=7)
+    stacks = [[t.get_text() for t in axes.texts if "row" in t.get_text()] for page in pages for axes in page.axes]
+    assert len(pages) > 1 and len(stacks) > len(pages)  # four columns leave room for stacks beside each other
+    assert [label for stack in stacks for label in stack] == [f"row {i}" for i in range(200)]
+    assert all(len(stack) % 7 == 0 for stack in stacks[:-1])
     for page in pages:
         width, height = page.get_size_inches()
         assert width <= DOUBLE + 0.1 and height <= TALLEST + 0.1
@@ -144,8 +147,8 @@ def result_of(study: str) -> StudyResult:
         return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": {"simclr": variants, "empty": {}}})
     if study == "out_of_distribution":
         kinds = {kind: number(0.5, null=0.1) for kind in ("as given", "sketch")}
-        of = {measure: kinds for measure in ("similarity", "cycle_error", "distance")}
-        numbers = {"images": {"as given": 5, "sketch": 5}, "sources": dict.fromkeys(two, {**of, "drop": kinds})}
+        of = dict.fromkeys(("similarity", "cycle_error", "distance", "drop"), kinds)
+        numbers = {"images": {"as given": 5, "sketch": 5}, "sources": dict.fromkeys(two, of)}
         return StudyResult(noise(6, 8), ("as given, image 0", "sketch, image 0"), ("given", *two), numbers)
     found = {s: {"distance": ladder(6), "random": ladder(6), "drawn": ladder(6), "flips": ladder(6)} for s in two}
     return StudyResult(
@@ -189,3 +192,16 @@ def test_a_difference_that_may_be_chance_is_hollow():
              for axes in drawn["differences"].axes}  # fmt: skip
     assert white["hue"] == 0 and white["size"] == 1
     assert "0.80" in drawn["agreement"].axes[0].get_title(loc="left")
+
+
+def test_labels_leave_out_what_all_rows_share():
+    assert _short(["a_b/c, image 0, ground_hue, seed 0", "a_b/c, image 0, size, seed 0"]) == ["ground hue", "size"]
+    assert _short(["x, image 0", "x"]) == ["x, image 0", "x"] and _short(["one, seed 0"]) == ["one, seed 0"]
+
+
+def test_levels_stand_in_the_order_of_depth():
+    one, other = (
+        ["layer1", "backbone", "projector.0", "projector"],
+        ["layer1", "backbone", "projector.0", "projector.1"],
+    )
+    assert _in_depth({"a": one, "b": [*other, "projector"]}) == [*other, "projector"]

@@ -6,7 +6,8 @@ from torch import nn
 
 import rcdm
 from rcdm import backbones, cli
-from rcdm.representation import Preprocessing, level_widths
+from rcdm.backbones import build_backbone
+from rcdm.representation import Preprocessing, SSLNetwork, level_widths
 
 
 class TinyViT(nn.Module):
@@ -58,6 +59,55 @@ def test_the_first_token_can_be_the_representation(vit):
     x = images().requires_grad_()
     source(x).sum().backward()
     assert x.grad.abs().sum() > 0 and not any(parameter.requires_grad for parameter in source.parameters())
+
+
+def test_a_level_says_how_its_tokens_become_a_vector(vit):
+    levels = ["blocks.1@first", "blocks.1@mean", "blocks.1"]
+    sources = rcdm.RepresentationSource.from_module(vit, levels=levels, preprocessing=Preprocessing(16), name="own")
+    first, mean, bare = (sources[level](images()) for level in levels)
+    assert torch.allclose(vit.head(first), vit(images()), atol=1e-5)
+    assert torch.equal(bare, mean) and not torch.allclose(first, mean)
+    assert sources["blocks.1@first"].name == "own/blocks.1@first"
+
+
+class Channels(nn.Module):
+    """Puts out maps [B,H,W,C], as timm's Swin does."""
+
+    output_fmt = "NHWC"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(nn.Unflatten(3, (4, 4)), nn.Flatten(3))  # [B,H,W,16]
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.maps(x.mean(1, keepdim=True).permute(0, 2, 1, 3) * self.weight)
+
+
+def test_maps_are_averaged_over_positions_wherever_channels_lie():
+    module, x = Channels(), images()
+    source = rcdm.RepresentationSource.from_module(module, levels=["maps"], preprocessing=Preprocessing(16))["maps"]
+    assert torch.allclose(source(x), module(Preprocessing(16)(x)).mean((1, 2)))
+
+
+def test_a_backbone_of_timm_is_read_at_any_path_and_pooled_as_it_pools_itself():
+    torch.manual_seed(0)
+    network = SSLNetwork(build_backbone("timm", name="test_vit", img_size=32)).eval()  # a class token
+    levels = ("blocks.1", "blocks.1@first", "blocks.1@mean", "blocks.1.mlp", "patch_embed", "backbone")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        h = network.all_levels(x, levels)
+        tokens = network.backbone.blocks[:2](network.backbone._pos_embed(network.backbone.patch_embed(x)))
+        patches = network.backbone.patch_embed(x)
+    assert torch.allclose(h["blocks.1"], tokens[:, 0], atol=1e-5) and torch.equal(h["blocks.1"], h["blocks.1@first"])
+    assert torch.allclose(h["blocks.1@mean"], tokens[:, 1:].mean(1), atol=1e-5)
+    assert torch.allclose(h["patch_embed"], patches.mean((1, 2)), atol=1e-5)  # a map: tokens come later
+    assert (
+        level_widths(network, Preprocessing(32)).items() >= {"blocks.1.mlp": 64, "blocks.0": 64, "backbone": 64}.items()
+    )
+    for level, words in (("blocks.1@max", "after the @ stands 'mean' or 'first'"), ("blocks.77", "has no level")):
+        with pytest.raises(ValueError, match=words):
+            rcdm.RepresentationSource("vit/x", network, level, Preprocessing(32))
 
 
 def test_a_dry_run_lists_levels_with_their_widths(vit):

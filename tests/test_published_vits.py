@@ -11,6 +11,7 @@ from test_published import mlp, named
 from torch import nn
 from torchvision.models import VisionTransformer, vit_b_16
 
+import rcdm
 from rcdm import published
 from rcdm.backbones import build_backbone
 from rcdm.catalogue import PUBLISHED, entry_of
@@ -323,10 +324,12 @@ def test_what_the_hub_does_not_give_is_said_in_a_sentence(tmp_path, monkeypatch)
         load_published("dinov3-vits16")
 
 
-def test_a_projector_that_was_not_published_is_refused_before_anything_is_downloaded(tmp_path):
+def test_a_projector_that_was_not_published_is_refused_before_anything_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "fetch", None)
+    monkeypatch.setattr(published, "hf_hub_download", None)
     for name in ("dinov2-vits14", "dinov3-vits16", "mae-vitb16", "ijepa-vith14", "siglip-vitb16"):
         with pytest.raises(ValueError, match=r"No projector of .* was published; choose .* blocks\.11.*, backbone"):
-            entry_of(name, "projector")
+            rcdm.load_source(f"{name}/projector")
     file, _, _ = written("mae", tmp_path)
     with pytest.raises(ValueError, match=r"none came with these weights; choose one of blocks\.0, blocks\.1, backbone"):
         RepresentationSource(

@@ -20,7 +20,7 @@ import rcdm
 from rcdm import images as im
 from rcdm import sprites
 from rcdm.datasets import load_dataset
-from rcdm.representation_cache import RepresentationCache
+from rcdm.representation_cache import in_memory
 from rcdm.resume import saved_states
 from rcdm.sources import read_sources, runs
 from rcdm.training import TrainingDiverged, _Run, train
@@ -262,7 +262,7 @@ def test_data_that_is_not_there_is_named(tmp_path, name):
 def test_cached_representations_are_what_the_networks_give(sources_dir, tmp_path):
     data = load_dataset(str(photographs(tmp_path)), 16)
     sources = read_sources(sources_dir)
-    cache = RepresentationCache(sources, data, mirrored=True, batch_size=4)
+    cache = in_memory(sources, data, mirrored=True)
     batch = data.batch(3, 8)
     names = sorted(sources.names[i % len(sources)] for i in range(8))
     flipped = torch.arange(8) % 2 == 1
@@ -292,7 +292,7 @@ def test_the_loss_from_the_cache_is_the_loss_with_the_networks(sources_dir, tmp_
     live.unet.load_state_dict(cached.unet.state_dict())
     losses = [[float(run._loss(place)) for place in range(3)] for run in (cached, live)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    live.cache, live.config = None, dataclasses.replace(live.config, random_flip=False)
+    live.config = dataclasses.replace(live.config, random_flip=False)
     assert [float(live._loss(place)) for place in range(3)] != pytest.approx(losses[0], rel=1e-3)
 
 

@@ -252,6 +252,40 @@ def test_the_server_opens_files_by_their_content(
     assert [image.tobytes() for image in images] == [image.tobytes() for image in expected]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GIF89a",
+        b"\x89PNG\r\n\x1a\n" + b"\0" * 99,
+        b"%PDF-1.7",
+        b"\xff\xd8\xff\xe0",
+        b"RIFF\x1a\0\0\0WEBPVP8X",
+        b"BM",
+    ],
+)
+def test_a_hostile_file_leaves_the_server_serving(client: Client, tmp_path: Path, photo: Path, data: bytes) -> None:
+    path = tmp_path / "holiday.png"
+    path.write_bytes(data)
+    with pytest.raises(AppError, match=r"^The file .*\.$"):
+        _draw(client, path)
+    assert len(_draw(client, photo, number=1, steps=1)[0]) == 2
+
+
+def test_files_of_the_server_cannot_be_named(client: Client) -> None:
+    payload = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError) as error:
+        client.predict(payload, BOTH, 1, 1, 0, api_name="/draw")
+    assert "root:" not in str(error.value)
+
+
+def test_too_large_an_upload_is_refused(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(b"\0" * (im.MAX_BYTES + 1))
+    with pytest.raises(Exception, match=r"(?i)larger|too large|maximum|413"):
+        _draw(client, path)
+
+
 def test_a_sprite_is_drawn_from_its_factors(client: Client) -> None:
     colours = {"hue": 0.3, "ground_hue": 0.8, "ground_brightness": 0.5}
     values: dict[str, Any] = {"size": 0.5, "rotation": 0.1, "x": 0.1, "y": -0.2, **colours}

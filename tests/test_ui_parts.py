@@ -131,6 +131,8 @@ def test_studies_of_the_tabs_give_pages(loaded: Loaded, monkeypatch: pytest.Monk
     ways = (("method", "principal"), ("points", 3), ("directions", 2))
     pushed = _run(Study("manipulation", (PICTURE,), BOTH[:1], (0,), 1, ways, references=True), loaded)
     html = edit.shown(pushed)
+    names = [edit.spoken(name) for name in ("shape 5", "ground_hue 1", "size", "component 0")]
+    assert names == ["shape: tee", "ground hue (sine)", "size", "component 0"]
     assert "component 0" in html and 'max="2"' in html and "<table>" in html
     hostile = _run(Study("adversarial", (PICTURE,), BOTH[:1], (0,), 1, (("steps", 2),), companions=2), loaded)
     assert hostile.numbers["images"] == 3 and "3 images" in " ".join(attack.shown(hostile).split())
@@ -161,6 +163,8 @@ def test_factors_are_read_from_draws_beside_the_truth() -> None:
     truth = {name: ("drop" if name == "shape" else 0.5) for name in sprites.KINDS}
     html = sprite_lab.shown(PICTURE, [column], (0, 1, 2, 3), truth)
     assert html.count("<tr>") == 1 + len(sprites.KINDS) and "retention 0.90" in html
+    other = Column("a/b", [PICTURE] * 4, [1.0] * 4, phi={"hue": phi["hue"]})  # of a checkpoint that has no reader
+    assert "<table>" not in sprite_lab.shown(PICTURE, [other], (0, 1, 2, 3), truth)
 
 
 def test_work_that_nobody_waits_for_is_told_to_end() -> None:
@@ -258,8 +262,8 @@ def test_the_store_forgets_by_size_and_age() -> None:
     assert store.get("huge") is None and store.get("4") is not None
     brief = Store(max_bytes=2500, seconds=0.05)
     brief.put("a", 1)
-    time.sleep(0.1)
-    assert brief.get("a") is None and brief.bytes == 0
+    time.sleep(0.3)
+    assert brief.bytes == 0 and brief.get("a") is None  # forgotten before anybody asked
 
 
 def test_requests_are_told_apart_by_everything_in_them() -> None:

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Sequence
 
 import rcdm
-from rcdm.cli import convert, evaluate, pretrain, report, sample, serve, study, train
+from rcdm.cli import convert, evaluate, networks, pretrain, report, sample, serve, study, train
+from rcdm.networks import is_function
 from rcdm.own_backbone import register
 
 
@@ -16,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="rcdm", description="See what a representation keeps.")
     parser.add_argument("--version", action="version", version=f"rcdm {rcdm.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (sample, study, pretrain, train, convert, evaluate, report, serve):
+    for module in (sample, study, pretrain, train, networks, convert, evaluate, report, serve):
         module.add(commands)
     _run(parser, arguments)
 
@@ -32,7 +33,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     options = parser.parse_args(arguments)
     try:
-        if getattr(options, "backbone", None):
+        if getattr(options, "backbone", None) and is_function(options.backbone):
             register(options.backbone)
         options.run(options)
     except ValueError as error:

@@ -12,8 +12,9 @@ import rcdm
 from rcdm.checkpoints import checkpoint_folder, load_source
 from rcdm.cli.options import add_backbone_option, announce, command
 from rcdm.datasets import Dataset, load_dataset
-from rcdm.evaluation import EvaluationSize, evaluate, markdown_tables, write_metrics
+from rcdm.evaluation import EvaluationSize, evaluate, write_metrics
 from rcdm.evaluator import Evaluator
+from rcdm.model_card import markdown_tables
 from rcdm.pipeline import RCDMPipeline
 from rcdm.source_folder import load_network
 

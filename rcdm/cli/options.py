@@ -45,7 +45,7 @@ def chosen_sources(pipe: RCDMPipeline, names: Sequence[str]) -> list[str]:
 
 def add_backbone_option(parser: argparse.ArgumentParser) -> None:
     """A backbone of one's own; it is registered before the command runs."""
-    parser.add_argument("--backbone", help="package.module:function, for a checkpoint that was trained with it")
+    parser.add_argument("--backbone", help="package.module:function that the checkpoint was trained with")
 
 
 def announce(text: str) -> None:
@@ -56,9 +56,10 @@ def announce(text: str) -> None:
 def add_options(
     parser: argparse.ArgumentParser, config: type, *, leave_out: Collection[str] = (), blank: bool = False
 ) -> None:
-    """An option per field of the dataclass `config` but those left out; `blank` ones are None where not given.
+    """An option per field of the dataclass `config` but those left out; only what is given is parsed (see `given`).
 
-    Options of `blank` parsers are written with hyphens, the others with underscores, as diffusers' scripts do.
+    `blank` options, whose help says no defaults, are written with hyphens, the others with underscores, as in the
+    scripts of diffusers.
     """
     kinds = typing.get_type_hints(config)
     for option in dataclasses.fields(config):
@@ -73,9 +74,12 @@ def add_options(
             settings["action"] = argparse.BooleanOptionalAction
         else:
             settings["type"] = kind
-        default, text = option.default, option.metadata["help"]
-        name = option.name.replace("_", "-") if blank else option.name
-        parser.add_argument(f"--{name}", default=None if blank else default, help=text, **settings)
+        text = option.metadata["help"]
+        if blank:
+            parser.add_argument(f"--{option.name.replace('_', '-')}", default=None, help=text, **settings)
+        else:
+            text = f"{text} (default: {option.default})"
+            parser.add_argument(f"--{option.name}", default=argparse.SUPPRESS, help=text, **settings)
 
 
 def given(options: argparse.Namespace, config: type) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 def _pretrain_all(options: argparse.Namespace) -> None:
     """One source folder per objective, each with its metrics.json; one that diverges does not stop the others."""
+    from accelerate import PartialState
+
     from rcdm.ssl.pretraining import PretrainingDiverged, pretrain
     from rcdm.ssl.source_metrics import measure_folder
 
@@ -67,7 +69,9 @@ def _pretrain_all(options: argparse.Namespace) -> None:
         try:
             if not (options.resume and (folder / "model.safetensors").exists()):
                 pretrain(dataset, config, folder, resume=options.resume)
-            print(measure_folder(folder, dataset, on_progress=announce))
+            if PartialState().is_main_process:
+                print(measure_folder(folder, dataset, on_progress=announce))
+            PartialState().wait_for_everyone()
         except PretrainingDiverged as error:
             failed.append(str(error))
             print(error, file=sys.stderr)

@@ -38,12 +38,16 @@ class Entry:
 
 ENTRIES: dict[str, Entry] = {
     "samples": Entry("samples", quick=(4, 4)),
-    "retention": Entry("retention", quick=(32, 4)),
-    "information": Entry("information", quick=(24, 1), quick_settings={"levels": 12}),
-    "invariance": Entry("invariance", quick=(8, 1)),
+    "retention": Entry("retention", quick=(24, 4)),
+    "information": Entry("information", quick=(16, 1), quick_settings={"levels": 12}),
+    "invariance": Entry("invariance", quick=(6, 1)),
     "interpolation": Entry("interpolation", quick=(2, 2)),
-    "manipulation-principal": Entry("manipulation", {"method": "principal"}, quick=(1, 1)),
-    "manipulation-attributes": Entry("manipulation", {"method": "attributes"}, quick=(1, 1)),
+    "manipulation-principal": Entry(
+        "manipulation", {"method": "principal"}, quick=(1, 1), quick_settings={"points": 3}
+    ),
+    "manipulation-attributes": Entry(
+        "manipulation", {"method": "attributes"}, quick=(1, 1), quick_settings={"points": 3}
+    ),
     "manipulation-neighbours": Entry(
         "manipulation", {"method": "neighbours"}, quick=(3, 2), only=lambda source: source.endswith("/backbone")
     ),
@@ -51,10 +55,11 @@ ENTRIES: dict[str, Entry] = {
     "levels": Entry("levels", quick=(100, 2), quick_settings={"drawn_images": 8}),
     "spectrum": Entry("spectrum", quick=(256, 1)),
     "out_of_distribution": Entry("out_of_distribution", quick=(12, 1)),
+    "width": Entry("width", quick=(100, 2), quick_settings={"drawn_images": 8}),
 }
 """Name of its files -> what is run; every other study of STUDIES follows as it is."""
 
-QUICK_REFERENCE = 500
+QUICK_REFERENCE = 300
 
 
 def add(commands: Any) -> None:

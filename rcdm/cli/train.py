@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from rcdm.cli.options import add_options, command, given
-from rcdm.training_config import TrainingConfig
+from rcdm.training_config import PRESETS, TrainingConfig
 
 
 def add(commands: Any) -> None:
@@ -15,9 +15,10 @@ def add(commands: Any) -> None:
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Every field of TrainingConfig, under its name."""
+    """Every field of TrainingConfig, under its name, and a preset that they override."""
     parser.set_defaults(run=_train)
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = argparse.HelpFormatter  # options say their defaults themselves
+    parser.add_argument("--preset", choices=PRESETS, help=_presets_in_words())
     add_options(parser, TrainingConfig)
 
 
@@ -25,6 +26,14 @@ def _train(options: argparse.Namespace) -> None:
     from rcdm.training import TrainingDiverged, train
 
     try:
-        print(train(TrainingConfig(**given(options, TrainingConfig))))
+        print(train(TrainingConfig(**PRESETS.get(options.preset, {}) | given(options, TrainingConfig))))
     except TrainingDiverged as error:
         raise ValueError(str(error)) from error
+
+
+def _presets_in_words() -> str:
+    return (
+        "options at once; those given beside it come first. adm-*: network and loss of the released RCDMs, except that "
+        "representations are standardised (adm-128: 423 M parameters; for a cluster). small-*: for one GPU. "
+        + " ".join(f"{name}: channels {' '.join(map(str, options['channels']))}." for name, options in PRESETS.items())
+    )

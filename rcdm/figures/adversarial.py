@@ -38,6 +38,10 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     drawn = network_panels(list(found), panels, xlabel="largest change, of 255")
     drawn.axes[0].set_xticks(places, [str(s) for s in strengths])
     for axes in drawn.axes:
+        if (top := axes.get_ylim()[1]) > 5:
+            axes.set_yscale("symlog", linthresh=1, linscale=0.8)  # straight up to 1, then by powers of ten
+            axes.set_yticks([y for y in (0, 0.5, 1, 2, 5, 10, 20, 50, 100) if y < top], minor=False)
+            axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylim(bottom=0)
     level_legend(drawn, list(found), looks, grey="random change")
     return {"": drawn} | general.images(result, group=2)

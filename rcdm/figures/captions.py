@@ -60,9 +60,9 @@ _SHOWS: dict[str, dict[str, str]] = {
     },
     "spectrum": {
         "": "Singular values of the centred representations, and their effective ranks.",
-        "views": "Two views of an image at growing strength: their variance, the share that the projector removes, "
-        "the share within the directions that the projector reads, and the angle between these and the changes; "
-        "dotted: what differences between images, or random directions, would give.",
+        "views": "Two views of an image at growing strength: their variance (1: between images), the share that the "
+        "projector removes, the share within the directions that it reads, and the angle between these and the "
+        "changes; dotted: what differences between images, or random directions, would give.",
         "images": "Views of the first images at growing strength.",
     },
     "width": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -38,5 +38,14 @@ def images(result: StudyResult, *, maps: Maps | None = None, group: int = 1) -> 
     """The images of a result, on as many pages as they need; `images` is the first."""
     if not result.images:
         return {}
-    pages = grid_figures(result.images, result.rows, result.columns, maps=maps, group=group)
+    pages = grid_figures(result.images, _short(result.rows), result.columns, maps=maps, group=group)
     return {"images" if i == 0 else f"images-{i + 1}": page for i, page in enumerate(pages)}
+
+
+def _short(labels: Sequence[str]) -> list[str]:
+    """Labels without those of their parts that all of them share, such as the only seed."""
+    parts = [label.split(", ") for label in labels]
+    if len(parts) < 2 or len({len(part) for part in parts}) > 1:
+        return list(labels)
+    told = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
+    return [", ".join(part[i] if "/" in part[i] else part[i].replace("_", " ") for i in told) for part in parts]

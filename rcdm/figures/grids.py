@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -52,38 +54,66 @@ def grid_figures(
     smallest: float = SMALLEST,
     block: int = 0,
 ) -> list[Figure]:
-    """Images, row-major over (rows, columns), on as many pages as they need, `group` rows staying together, and a wider
-    gap after every `block` columns.
+    """Images, row-major over (rows, columns), on as few pages as there can be, `group` rows staying together.
 
-    Every image pixel is a square of whole pixels of the PNG, and itself in the PDF; labels are text. Maps are coloured
-    on one scale, from 0 to the largest value, with a colour bar.
+    Few columns are set in several stacks side by side; after every `block` columns there is a wider gap. Every image
+    pixel is a square of whole pixels of the PNG, and itself in the PDF; labels are text. Maps are coloured on one
+    scale, from 0 to the largest value, with a colour bar.
     """
     side = max(max(image.size) for image in images)
-    breaks = _BREAK * ((len(columns) - 1) // block) if block else 0.0
-    left = max((_width(label) for label in rows), default=0.0) + 0.1
-    scales, width = _scales(side), DOUBLE - left - breaks
-    fitting = [s for s in scales if len(columns) * (s.cell + _GAP) <= width] or scales[-1:]
-    margins = (left, _above(columns, fitting[0].cell), _BAR if maps else 0.0)
-    height = TALLEST - sum(margins[1:])
-    large = [s for s in fitting if s.cell >= smallest] or fitting[:1]
-    scale = next((s for s in large if len(rows) * (s.cell + _GAP) <= height), large[-1])
-    room = max(1, int(height / (scale.cell + _GAP) / group)) * group  # rows on a page
-    pages = -(-len(rows) // room)
-    each = -(-len(rows) // pages // group) * group
     pictures, top = _pictures(images, columns, side, maps)
+    layout = _layout(side, rows, columns, _BAR if maps else 0.0, group, smallest, block)
     result = []
-    for first in range(0, len(rows), each):
-        part = pictures[first * len(columns) : (first + each) * len(columns)]
-        page, place = _page(part, rows[first : first + each], columns, scale, margins, block)
+    for first in range(0, len(rows), layout.rows * layout.stacks):
+        starts = range(first, min(len(rows), first + layout.rows * layout.stacks), layout.rows)
+        stacks = [
+            (pictures[at * len(columns) : (at + layout.rows) * len(columns)], rows[at : at + layout.rows])
+            for at in starts
+        ]
+        page, place = _page(stacks, columns, layout)
         if maps:
             _bar(page, place, top, maps.unit)
         result.append(page)
     return result
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How images are set: `stacks` beside each other of `rows` rows; margins of each stack in inches."""
+
+    scale: _Scale
+    stacks: int
+    rows: int
+    left: float
+    above: float
+    below: float
+    block: int
+
+
+def _layout(
+    side: int, rows: Sequence[str], columns: Sequence[str], below: float, group: int, smallest: float, block: int
+) -> _Layout:
+    """No image below the smallest size if there is a way; then the fewest pages; then the largest images."""
+    breaks = _BREAK * ((len(columns) - 1) // block) if block else 0.0
+    left = max((_width(label) for label in rows), default=0.0) + 0.1
+    options: list[tuple[tuple[bool, int, float, int], _Layout]] = []
+    for stacks, scale in product((1, 2, 3), _scales(side)):
+        too_wide = len(columns) * (scale.cell + _GAP) > DOUBLE / stacks - left - breaks
+        if too_wide and (stacks > 1 or scale.times > 1 or scale.dpi < 2400):
+            continue
+        above = _above(columns, scale.cell)
+        room = int((TALLEST - above - below) / (scale.cell + _GAP))
+        room = max(1, room // group * group or room)  # rows of a stack
+        pages = -(-len(rows) // (room * stacks))
+        groups = -(-len(rows) // (pages * stacks * group))  # of a stack, evenly
+        layout = _Layout(scale, stacks, min(room, groups * group), left, above, below, block)
+        options.append(((scale.cell < smallest, pages, -scale.cell, stacks), layout))
+    return min(options, key=lambda option: option[0])[1]
+
+
 def _scales(side: int) -> list[_Scale]:
-    """From large to small, up to an inch; finer than 300 dots per inch only where an image would else be large."""
-    steps = [(300, times) for times in range(max(1, 300 // side), 0, -1)] + [(600, 1), (1200, 1), (2400, 1)]
+    """From large to small, up to 3/4 inch; finer than 300 dots per inch only where an image would else be large."""
+    steps = [(300, times) for times in range(max(1, 225 // side), 0, -1)] + [(600, 1), (1200, 1), (2400, 1)]
     return [_Scale(side * times / dpi, dpi, times) for dpi, times in steps]
 
 
@@ -123,40 +153,52 @@ def _pictures(
 
 
 def _page(
-    pictures: Sequence[np.ndarray],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    scale: _Scale,
-    margins: tuple[float, float, float],
-    block: int,
+    stacks: Sequence[tuple[Sequence[np.ndarray], Sequence[str]]], columns: Sequence[str], layout: _Layout
 ) -> tuple[Figure, tuple[float, float, float, float]]:
-    """The images with their labels, and the rectangle of the images in shares of the figure.
-
-    `margins`: left, above and below, in inches.
-    """
-    side, gap = pictures[0].shape[0], max(1, round(_GAP * scale.dpi / scale.times))
-    wider = round(_BREAK * scale.dpi / scale.times) if block else 0
-    step = side + gap
-    starts = [step * i + wider * (i // block if block else 0) for i in range(len(columns))]  # pixels of the images
-    sheet = np.full((len(rows) * step - gap, starts[-1] + side, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = step * (i // len(columns)), starts[i % len(columns)]
-        sheet[y : y + side, x : x + side] = picture
-    high, wide = (n * scale.times for n in sheet.shape[:2])
-    left, above, below, right = (round(inches * scale.dpi) for inches in (*margins, 0.02))
-    width, height = left + wide + right, above + high + below + right
+    """Stacks of images and row labels beside each other; and the rectangle of the last, in shares of the figure."""
+    scale, block = layout.scale, layout.block
+    left, above, below, right = (round(n * scale.dpi) for n in (layout.left, layout.above, layout.below, 0.02))
+    sheets = [_sheet(pictures, len(columns), scale, block) for pictures, _ in stacks]
+    wide, high = sheets[0].shape[1] * scale.times, sheets[0].shape[0] * scale.times
+    width, height = (left + wide + right) * len(stacks), above + high + below + right
     drawn = Figure(figsize=((width + 0.01) / scale.dpi, (height + 0.01) / scale.dpi), dpi=scale.dpi)
-    place = (left / width, 1 - (above + high) / height, wide / width, high / height)
-    axes = drawn.add_axes(place)
-    axes.imshow(sheet, interpolation="none", extent=(0, sheet.shape[1], sheet.shape[0], 0), aspect="auto")
-    axes.set_axis_off()
-    for i, label in enumerate(rows):
-        axes.text(-0.04 * scale.dpi / scale.times, step * i + side / 2, label, ha="right", va="center", fontsize=6)
-    for i, label in enumerate(columns):
-        middle = starts[i] + side / 2
-        words, up = _wrapped(label, scale.cell), -0.05 * scale.dpi / scale.times
-        axes.text(middle, up, words, ha="center", va="baseline", fontsize=6, linespacing=1.0)
-    return drawn, place
+    for i, (sheet, (_, rows)) in enumerate(zip(sheets, stacks, strict=True)):
+        tall = sheet.shape[0] * scale.times
+        x = (left + wide + right) * i + left
+        place = (x / width, 1 - (above + tall) / height, wide / width, tall / height)
+        axes = drawn.add_axes(place)
+        axes.imshow(sheet, interpolation="none", extent=(0, sheet.shape[1], sheet.shape[0], 0), aspect="auto")
+        axes.set_axis_off()
+        _labels(axes, rows, columns, scale, block)
+    return drawn, (place[0], 1 - (above + high) / height, place[2], high / height)
+
+
+def _starts(count: int, side: int, scale: _Scale, block: int = 0) -> list[int]:
+    """Where each column (or row) of images begins, in image pixels."""
+    gap = max(1, round(_GAP * scale.dpi / scale.times))
+    wider = round(_BREAK * scale.dpi / scale.times) if block else 0
+    return [(side + gap) * i + wider * (i // block if block else 0) for i in range(count)]
+
+
+def _sheet(pictures: Sequence[np.ndarray], columns: int, scale: _Scale, block: int) -> np.ndarray:
+    """The images on white, uint8 [height,width,3], one image pixel each."""
+    side = pictures[0].shape[0]
+    xs, ys = _starts(columns, side, scale, block), _starts(len(pictures) // columns, side, scale)
+    sheet = np.full((ys[-1] + side, xs[-1] + side, 3), 255, np.uint8)
+    for (y, x), picture in zip(product(ys, xs), pictures, strict=True):
+        sheet[y : y + side, x : x + side] = picture
+    return sheet
+
+
+def _labels(axes: Axes, rows: Sequence[str], columns: Sequence[str], scale: _Scale, block: int) -> None:
+    """Left of each row and above each column."""
+    side = round(scale.cell * scale.dpi / scale.times)
+    inch = scale.dpi / scale.times
+    for y, label in zip(_starts(len(rows), side, scale), rows, strict=True):
+        axes.text(-0.04 * inch, y + side / 2, label, ha="right", va="center", fontsize=6)
+    for x, label in zip(_starts(len(columns), side, scale, block), columns, strict=True):
+        words = _wrapped(label, scale.cell)
+        axes.text(x + side / 2, -0.05 * inch, words, ha="center", va="baseline", fontsize=6, linespacing=1.0)
 
 
 def _bar(page: Figure, images: tuple[float, float, float, float], top: float, unit: str) -> None:

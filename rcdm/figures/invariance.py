@@ -88,7 +88,7 @@ def _curves(name: str, one: Mapping[str, Any], looks: Mapping[str, Look]) -> Fig
             axes.set_ylabel(label)
         else:
             interval_rows(axes, {source: n[0] for source, n in numbers.items()}, sources, looks)
-            axes.set_xlim(left=0)
+            axes.set_xlim(left=-0.04 * axes.get_xlim()[1])  # room for marks at 0
             axes.set_xlabel(f"{label} (grey: another image)")
     if slopes:
         interval_rows(panels[2], slopes, sources, looks)

@@ -20,7 +20,7 @@ Curves = dict[str, dict[str, Mapping[str, Any]]]
 def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """Class, rank and bits over the levels; then each attribute, and each transformation that a probe tells."""
     levels = {network: found["levels"] for network, found in result.numbers["networks"].items()}
-    names = list(dict.fromkeys(level for found in levels.values() for level in found))
+    names = _in_depth(levels)
     look = {network: looks[f"{network}/backbone"] for network in levels if f"{network}/backbone" in looks}
     look |= {n: next(looks[s] for s in looks if s.partition("/")[0] == n) for n in levels if n not in look}
 
@@ -41,6 +41,18 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     }
     drawn = {"": panels(main), "attributes": panels(held), "transformations": panels(told)}
     return drawn | general.images(result)
+
+
+def _in_depth(levels: Mapping[str, Iterable[str]]) -> list[str]:
+    """The levels of all networks, each behind the one that it follows in its own network."""
+    names: list[str] = []
+    for own in levels.values():
+        place = 0
+        for level in own:
+            if level not in names:
+                names.insert(place, level)
+            place = names.index(level) + 1
+    return names
 
 
 def _one(levels: Mapping[str, Any], measure: str) -> Curves:
@@ -68,20 +80,27 @@ def _panels(measures: Mapping[str, tuple[Curves, Curves]], names: list[str], loo
     for axes, (title, (curves, draws)) in zip(grid.flat, measures.items(), strict=False):
         for network, curve in curves.items():
             _curve(axes, curve, names, look[network])
-        for network, curve in draws.items():
-            places = [names.index(level) for level in curve]
-            open_point = {**look[network].point, "markerfacecolor": "none", "markersize": 6.5, "markeredgewidth": 0.9}
-            axes.plot(places, [n["value"] for n in curve.values()], linewidth=0, **open_point)
+        for i, (network, curve) in enumerate(draws.items()):
+            _points(axes, curve, names, look[network], 0.16 * (i - (len(draws) - 1) / 2))
         axes.set_title(title, loc="left")
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     for axes in list(grid.flat)[len(measures) :]:
         axes.set_axis_off()
     handles = [Line2D([], [], label=network, **one.curve) for network, one in look.items()]
     if any(draws for _, draws in measures.values()):
-        ring: Any = {"marker": "o", "markersize": 6.5, "markerfacecolor": "none", "color": "0.3", "linewidth": 0}
+        ring: Any = {"marker": "o", "markersize": 5.5, "markerfacecolor": "white", "color": "0.3", "linewidth": 0}
         handles.append(Line2D([], [], label="retention in draws", **ring))
     drawn.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)))
     return drawn
+
+
+def _points(axes: Axes, curve: Mapping[str, Mapping[str, Any]], names: list[str], look: Look, aside: float) -> None:
+    """Large open markers with thin intervals, a little aside so that networks do not cover each other."""
+    for level, number in curve.items():
+        x = names.index(level) + aside
+        axes.plot([x, x], [number["low"], number["high"]], color=look.colour, linewidth=0.6)
+        ring = {**look.point, "markerfacecolor": "white", "markersize": 5.5, "markeredgewidth": 0.9}
+        axes.plot(x, number["value"], linewidth=0, zorder=3, **ring)
 
 
 def _curve(axes: Axes, curve: Mapping[str, Mapping[str, Any]], names: list[str], look: Look) -> None:

@@ -42,7 +42,7 @@ def _moves(result: StudyResult) -> Figure:
 
 def _shared(result: StudyResult, looks: Mapping[str, Look]) -> Figure:
     found = result.numbers["sources"]
-    drawn = figure(SINGLE, 0.5 + 0.17 * len(found))
+    drawn = figure(SINGLE, 0.6 + 0.17 * len(found))
     axes = drawn.subplots()
     for place, (source, one) in enumerate(found.items()):
         counts = [len(dims) for dims in one["dimensions"]]
@@ -51,5 +51,8 @@ def _shared(result: StudyResult, looks: Mapping[str, Look]) -> Figure:
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"dimensions active in more than {one['more_than']} of {one['neighbours']} neighbours, per image")
+    axes.margins(x=0.05)
+    axes.set_xlabel(
+        f"shared dimensions, of each image: active in\nmore than {one['more_than']} of {one['neighbours']} neighbours"
+    )
     return drawn

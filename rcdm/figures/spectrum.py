@@ -57,8 +57,7 @@ def _views(networks: Mapping[str, Any], look: Mapping[str, Look]) -> Figure:
             _over_strength(panels[0], steps, level, one)
         for axes, measure in zip(panels[1:], ("removed", "heard", "angle"), strict=True):
             _over_strength(axes, steps, measure, own["backbone"])
-    labels = ("view variance (1: between images)", "share that the projector removes", "share that it hears",
-              "mean principal angle, degrees")  # fmt: skip
+    labels = ("view variance", "removed by the projector", "heard by the projector", "mean principal angle (°)")
     for axes, label in zip(panels, labels, strict=True):
         axes.set_ylabel(label)
         axes.set_xlabel("strength of the views")

@@ -6,7 +6,6 @@ import copy
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rcdm.backbones import build_backbone
-from rcdm.budget import Budget, Progress
+from rcdm.budget import Budget, Clock, Progress
 from rcdm.datasets import Dataset, Sprites
 from rcdm.memory import keep_freed_memory
 from rcdm.representation import Preprocessing, SSLNetwork
@@ -51,8 +50,9 @@ def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: 
     """Train backbone and projector together and write the source folder; returns them in eval mode.
 
     States of the run lie in `folder` until it is finished; with `resume` it continues from the last whole one. What
-    happens in step k depends on (seed, k) alone. Raises ValueError for an unknown name or a folder that is in use, and
-    PretrainingDiverged when the loss is not finite.
+    happens in step k depends on (seed, k) alone. Of several processes each has a batch of its own, and the loss is over
+    that batch: gradients are averaged, but negatives and covariances are not gathered. Raises ValueError for an unknown
+    name or a folder that is in use, and PretrainingDiverged when the loss is not finite.
     """
     for name, registry in ((config.objective, OBJECTIVES), (config.optimizer, OPTIMIZERS)):
         if name not in registry:
@@ -111,7 +111,7 @@ class _Run:
         self.dataset = dataset.to(self.device)
         torch.manual_seed(config.seed)
         learner = _Learner(dataset, config)
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and self.device.type == "cuda":  # torch has it for GPUs alone
             learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
         learner.to(self.device).to(memory_format=torch.channels_last)
         rate = config.learning_rate * config.batch_size / 256
@@ -133,16 +133,16 @@ class _Run:
             unit="step",
             disable=not accelerator.is_main_process,
         )
-        begun, seconds_before = time.monotonic(), progress.seconds
-        last_save = last_look = begun
+        clock, seconds_before = Clock(), progress.seconds
+        last_save = last_look = 0.0
         losses: list[Tensor] = []
         shown: dict[str, str] = {}
         while not self.budget.finished(progress):
             losses.append(self._step())
             progress.step += 1
             progress.images += config.batch_size * accelerator.num_processes
-            now = time.monotonic()
-            progress.seconds = seconds_before + now - begun
+            now = clock()
+            progress.seconds = seconds_before + now
             bar.update()
             save = now - last_save > 60 * config.checkpointing_minutes
             look = now - last_look > 60 * config.monitor_minutes
@@ -153,10 +153,10 @@ class _Run:
                 losses = []
             if look:
                 shown["kNN"] = f"{self._look()['knn20']:.3f}"
-                last_look = time.monotonic()
+                last_look = clock()
             if save:
                 save_state(accelerator, self.folder, progress.step, keep=1)
-                last_save = time.monotonic()
+                last_save = now
         bar.close()
 
     def _step(self) -> Tensor:
@@ -191,7 +191,7 @@ class _Run:
         return torch.cat(views).contiguous(memory_format=torch.channels_last), labels
 
     def _mean_loss(self, losses: list[Tensor]) -> float:
-        loss = float(torch.stack(losses).mean())
+        loss = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))  # all processes agree on it
         if not math.isfinite(loss):
             raise PretrainingDiverged(
                 f"The loss of {self.folder.name} is {loss} at step {self.progress.step}; lower the learning rate."
@@ -223,7 +223,9 @@ class _Run:
         learner = self.accelerator.unwrap_model(self.learner)
         if self.progress.step:
             self._look()
-            log.warning("%s: %s", self.folder.name, self._throughput())
+            speed = self._throughput()
+            if self.accelerator.is_main_process:
+                log.warning("%s: %s", self.folder.name, speed)
         network = learner.network().eval().requires_grad_(False)
         if self.accelerator.is_main_process:
             save_source(self.folder, network, self.dataset, self.config, self.progress)

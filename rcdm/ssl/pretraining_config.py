@@ -38,7 +38,7 @@ class PretrainConfig:
     stem_stride: int = _option(2, "stride of the first convolution")
     projector_dim: int = _option(1024, "width of the projector's output")
     projector_hidden_dim: int | None = _option(1024, "width of the projector's hidden layers; 0: set by the backbone's")
-    batch_size: int = _option(512, "images per process and step")
+    batch_size: int = _option(512, "images per process and step, and of the loss")
     max_steps: int | None = _option(None, "stop after this many optimiser steps")
     max_minutes: float | None = _option(None, "stop after this many minutes, with a finished schedule")
     optimizer: str = _option("adamw", "adamw, sgd or lars")

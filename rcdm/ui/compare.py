@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -25,25 +24,15 @@ WORDS = """**What does this representation keep?** Every column draws images fro
 what stays the same over a column is in it, what varies is not."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Components of the tab that other files need."""
-
-    start: gr.Button
-    status: gr.HTML
-    sheet: gr.HTML
-    take: gr.HTML
-
-
-def build(engine: Engine, controls: Controls) -> Parts:
+def build(engine: Engine, controls: Controls) -> None:
     """Lay out and wire the tab."""
     gr.Markdown(WORDS)
     rows = gr.State([])  # keys of the drawings shown, the first on top
     with gr.Row():
-        start = gr.Button("Draw", variant="primary", min_width=90, elem_id="draw")
-        below = gr.Button("Same seeds, next row", min_width=150, elem_id="next-row")
-        fresh = gr.Button("New seeds", min_width=90, elem_id="new-seeds")
-        stop = gr.Button("Stop", min_width=70, elem_id="stop")
+        start = gr.Button("Draw", variant="primary", size="md", min_width=90, elem_id="draw")
+        below = gr.Button("Same seeds, next row", size="md", min_width=150, elem_id="next-row")
+        fresh = gr.Button("New seeds", size="md", min_width=90, elem_id="new-seeds")
+        stop = gr.Button("Stop", size="md", min_width=70, elem_id="stop")
     status, sheet, take = gr.HTML(status_html("")), gr.HTML(EMPTY, elem_id="sheet"), gr.HTML("")
     inputs, outputs = [*controls.inputs(), rows], [status, sheet, take, rows]
 
@@ -66,7 +55,6 @@ def build(engine: Engine, controls: Controls) -> Parts:
                        api_visibility="private", **DEVICE)  # fmt: skip
     stop.click(None, cancels=[drawn], queue=False, api_visibility="private")
     _more(engine, controls)
-    return Parts(start, status, sheet, take)
 
 
 def _next_seed(seed: float | None, number: int) -> int:

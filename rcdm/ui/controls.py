@@ -129,12 +129,9 @@ def build_controls(engine: Engine) -> Controls:
     caution = gr.HTML(caution_html(loaded))
     sources = gr.CheckboxGroup(names, value=default_sources(names), label="Sources", elem_id="sources")
     number = gr.Slider(1, limits.most_images, min(8, limits.most_images), step=1, label="Images per source")
-    with gr.Row():
-        steps = gr.Slider(1, limits.most_steps, loaded.pipe.config.default_steps, step=1, label="Steps", min_width=140)
-        seed = gr.Number(
-            0, minimum=0, maximum=LARGEST_SEED - limits.most_images, precision=0, label="First seed", min_width=110,
-            elem_id="seed",
-        )  # fmt: skip
+    steps = gr.Slider(1, limits.most_steps, loaded.pipe.config.default_steps, step=1, label="Steps")
+    largest = LARGEST_SEED - limits.most_images
+    seed = gr.Number(0, minimum=0, maximum=largest, precision=0, label="First seed", elem_id="seed")
     controls = Controls(photo, view, checkpoint, sources, number, steps, seed, caution)
     for event in (photo.input, examples.load_input_event.then):
         look_at(engine, controls, event)
@@ -199,8 +196,8 @@ def run_tab(
                     yield gr.skip()
 
     with gr.Row():
-        start = gr.Button(button, variant="primary", min_width=120, elem_id=f"{name}-start")
-        stop = gr.Button("Stop", min_width=80)
+        start = gr.Button(button, size="md", variant="primary", min_width=120, elem_id=f"{name}-start")
+        stop = gr.Button("Stop", size="md", min_width=80)
     status, result = gr.HTML(status_html("")), gr.HTML("")
     wire(start, stop, work, [*controls.inputs(), *extra], [status, result], status)
     return result

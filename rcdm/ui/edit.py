@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from rcdm import sprites
 from rcdm.drawing import Job
 from rcdm.exploring import Study
 from rcdm.studies.result import StudyResult
@@ -40,15 +41,27 @@ def build(engine: Engine, controls: Controls) -> None:
 
 def shown(result: StudyResult) -> str:
     """A ladder per direction, and the table of what moves."""
-    ladder = StudyResult(_without_given(result), result.rows, result.columns[1:], result.numbers)
+    rows = tuple(spoken(row.split(", ")[2]) for row in result.rows)  # source, image, direction, seed
+    ladder = StudyResult(_without_given(result), rows, result.columns[1:], result.numbers)
     tables = ""
     for source, found in result.numbers["sources"].items():
         moves = found["moves"]
         names = list(next(iter(moves.values())))
-        rows = [[way, *(f"{line[name]:.2f}" for name in names)] for way, line in moves.items()]
-        tables += table_html([source, *(name.replace("_", " ") for name in names)], rows)
+        lines = [[spoken(way), *(f"{line[name]:.2f}" for name in names)] for way, line in moves.items()]
+        tables += table_html([source, *(name.replace("_", " ") for name in names)], lines)
     note = NOTE.format(images=result.numbers["images"])
     return frames_html(ladder, what="Push", start=len(ladder.columns) // 2, note=tables + note)
+
+
+def spoken(direction: str) -> str:
+    """A direction's name in words: `shape 4` is that of the fifth shape, `hue 0` and `hue 1` cosine and sine."""
+    name, _, part = direction.rpartition(" ")
+    kind = sprites.KINDS.get(name, "")
+    if kind == "class":
+        return f"{name}: {sprites.SHAPES[int(part)]}"
+    if kind == "angle" or name == "edges":
+        return f"{name.replace('_', ' ')} ({('cosine', 'sine')[int(part)]})"
+    return direction.replace("_", " ")
 
 
 def _without_given(result: StudyResult) -> list[Any]:

@@ -10,6 +10,7 @@ from PIL import Image
 from rcdm.studies.result import StudyResult
 from rcdm.ui.sheet import img
 
+MANY = 6  # rows from which on they stand in two columns, where there is room
 Curves = Mapping[str, Sequence[float]]
 
 
@@ -30,8 +31,9 @@ def frames_html(result: StudyResult, *, what: str, start: int = 0, curves: Curve
         f'<label class="slide"><span>{escape(what)}: <output>{escape(result.columns[start])}</output></span>'
         f'<input type="range" class="steps" min="0" max="{width - 1}" value="{start}" data-labels="{labels}"></label>'
     )
+    many = " many" if len(result.rows) > MANY else ""
     drawn = "" if curves is None else curves_svg(curves, result.columns)
-    return f'<div class="rcdm sheet frames">{slider}<div class="ladders">{rows}</div>{drawn}{note}</div>'
+    return f'<div class="rcdm sheet frames">{slider}<div class="ladders{many}">{rows}</div>{drawn}{note}</div>'
 
 
 def _ladder(images: Sequence[Image.Image], columns: Sequence[str], row: str, start: int) -> str:
@@ -58,7 +60,7 @@ def curves_svg(curves: Curves, columns: Sequence[str], *, top: float | None = No
         points = " ".join(place(i, value) for i, value in enumerate(line))
         lines += f'<polyline class="line c{k % 6}" points="{points}"><title>{escape(name)}</title></polyline>'
     marks = ""
-    for value in (0.0, 1.0):
+    for value in sorted({0.0, 1.0, *([float(int(top))] if top >= 3 else [])}):
         y = place(0, value).partition(",")[2]
         marks += f'<line x1="{left}" x2="{width - 10}" y1="{y}" y2="{y}"/><text x="{left - 6}" y="{y}">{value:g}</text>'
     names = "".join(f'<span class="key c{k % 6}">{escape(name)}</span>' for k, name in enumerate(curves))

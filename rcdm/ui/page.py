@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 from typing import Any
@@ -12,7 +13,7 @@ import gradio as gr
 
 from rcdm import images as im
 from rcdm.ui import about, api, attack, compare, edit, mix, sprite_lab, transform
-from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources
+from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources, look_at
 from rcdm.ui.engine import Engine
 from rcdm.ui.guard import LARGEST_SEED
 from rcdm.ui.routes import app_arguments
@@ -49,7 +50,8 @@ def _restore(page: gr.Blocks, engine: Engine, controls: Controls) -> None:
         return from_query(engine, request.query_params)
 
     outputs = [*controls.inputs(), controls.caution]
-    page.load(restore, None, outputs, show_progress="hidden", api_visibility="private")
+    opened = page.load(restore, None, outputs, show_progress="hidden", api_visibility="private")
+    look_at(engine, controls, opened.then)
 
 
 def from_query(engine: Engine, query: Any) -> list[Any]:
@@ -115,8 +117,10 @@ def _wait(page: gr.Blocks) -> None:
 
 def serve(settings: Settings) -> None:
     """Load the checkpoint and serve its page until interrupted; uploads lie in a folder that ends with the server."""
+    sys.setswitchinterval(0.0005)  # else each operation of a drawing may wait 5 ms for the threads that answer
     with tempfile.TemporaryDirectory(prefix="rcdm-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
+        os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")  # else Gradio sums up times after every event
         engine = Engine(settings)
         engine.warm_up()
         launch(engine)

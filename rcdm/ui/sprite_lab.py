@@ -67,7 +67,7 @@ def build(engine: Engine, controls: Controls) -> None:
 def shown(given: Image.Image, columns: list[Column], seeds: tuple[int, ...], truth: dict[str, Any]) -> str:
     """The table of factors, then the columns."""
     read = {column.source: read_factors(column) for column in columns}
-    if not any(read.values()):
+    if not all(set(found) == set(sprites.KINDS) for found in read.values()):
         words = "<p>Take a checkpoint of the drawn world and at least 2 images per source to read factors.</p>"
         return f'<div class="rcdm">{words}</div>' + sheet_html(given, columns, seeds)
     rows = []
@@ -88,8 +88,8 @@ def factor_controls() -> list[gr.components.Component]:
     for name, kind in sprites.KINDS.items():
         label = name.replace("_", " ").capitalize() + (" (turns)" if kind == "angle" else "")
         if kind == "class":
-            controls.append(gr.Dropdown(list(sprites.SHAPES), value=SPRITE[name], label=label, min_width=150))
+            controls.append(gr.Dropdown(list(sprites.SHAPES), value=SPRITE[name], label=label, min_width=190))
         else:
             low, high = sprites.RANGES.get(name, (0.0, 1.0))
-            controls.append(gr.Slider(low, high, SPRITE[name], step=0.01, label=label, min_width=150))
+            controls.append(gr.Slider(low, high, SPRITE[name], step=0.01, label=label, min_width=190))
     return controls

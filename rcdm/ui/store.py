@@ -56,6 +56,7 @@ class Store:
         self._items: OrderedDict[str, tuple[float, int, Any]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
 
     def put(self, key: str, value: Any) -> None:
         """Keep a value; one that alone passes the limit is not kept."""
@@ -67,6 +68,7 @@ class Store:
             self._items[key] = (time.monotonic(), size, value)
             self._bytes += size
             self._forget()
+            self._look_again()
 
     def get(self, key: str) -> Any | None:
         """The value, or None when there is none any more."""
@@ -86,6 +88,20 @@ class Store:
             if self._bytes <= self._max_bytes and time.monotonic() - born <= self._seconds:
                 return
             self._drop(key)
+
+    def _look_again(self) -> None:
+        """Forget the oldest in time also when nobody asks for anything."""
+        if self._timer is None and self._items:
+            born = next(iter(self._items.values()))[0]
+            self._timer = threading.Timer(max(born + self._seconds - time.monotonic(), 0) + 0.05, self._sweep)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            self._timer = None
+            self._forget()
+            self._look_again()
 
     def _drop(self, key: str) -> None:
         if key in self._items:

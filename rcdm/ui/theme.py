@@ -38,9 +38,9 @@ CSS = """
 .controls { flex: 0 1 340px !important; }
 .results { flex: 1 1 480px !important; }
 .results .html-container, .controls .html-container { padding: 0; }
-.examples button { width: 66px; height: 66px; padding: 0; overflow: hidden; }
-.examples button span, .examples button div { display: block; width: 100%; height: 100%; max-height: none; }
-.examples img { width: 100%; height: 100%; max-width: none; max-height: none; object-fit: cover; }
+#examples button { width: 60px; height: 60px; padding: 0; overflow: hidden; }
+#examples button span, #examples button div { display: block; width: 100%; height: 100%; max-height: none; }
+#examples img { width: 100%; height: 100%; max-width: none; max-height: none; object-fit: cover; }
 .rcdm { --quiet: color-mix(in srgb, var(--body-text-color) 72%, transparent); color: var(--body-text-color);
   font-size: 14px; line-height: 1.5; }
 .rcdm img, .rcdm .bone { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; border-radius: 4px; }
@@ -53,7 +53,8 @@ CSS = """
 .rcdm .look:focus-visible, .rcdm input:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 .rcdm figure { margin: 0; min-width: 0; }
 .rcdm p { margin: 0 0 6px; max-width: 80ch; }
-.rcdm figcaption, .rcdm .meta, .rcdm .legend, .rcdm.view, .rcdm.status { color: var(--quiet); font-size: 12px; }
+.rcdm figcaption, .rcdm .meta, .rcdm .legend, .rcdm.view, .rcdm.status, .rcdm.meta { color: var(--quiet);
+  font-size: 12px; }
 .rcdm figcaption { display: flex; justify-content: space-between; margin-top: 2px; font-variant-numeric: tabular-nums; }
 .rcdm .given { display: flex; gap: 16px; align-items: center; margin-bottom: 14px; min-height: 112px; }
 .rcdm .given img { flex: none; width: 112px; }
@@ -69,6 +70,7 @@ CSS = """
 .rcdm .columns section { display: grid; grid-row: span 4; grid-template-rows: subgrid; row-gap: 0; }
 .rcdm h3 { margin: 0; font-size: 15px; font-weight: 600; overflow-wrap: anywhere; color: var(--body-text-color); }
 .rcdm h3 span { font-weight: 400; }
+.rcdm .head { margin-bottom: 6px; }
 .rcdm .draws { display: grid; gap: 8px; grid-template-columns: repeat(var(--across), 1fr); align-content: start; }
 .rcdm .summary { margin-top: 10px; padding-top: 10px; border-top: 1px solid var(--block-border-color); }
 .rcdm .strip { display: grid; gap: 8px; grid-template-columns: repeat(auto-fill, minmax(72px, 96px)); }
@@ -89,6 +91,7 @@ CSS = """
 .rcdm pre { margin: 8px 0 0; padding: 8px 10px; white-space: pre-wrap; overflow-wrap: anywhere; border-radius: 6px;
   background: color-mix(in srgb, var(--body-text-color) 7%, transparent); font-size: 12px; }
 .rcdm .ladders { display: grid; gap: 12px; }
+.rcdm .ladders.many { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
 .rcdm .reel { display: grid; grid-template-columns: 132px 1fr; gap: 14px; align-items: start; margin-top: 6px; }
 .rcdm .film { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(40px, 88px); gap: 6px; overflow-x: auto;
   padding: 3px; }
@@ -107,8 +110,11 @@ CSS = """
 .rcdm .c3 { --line: #c2417c; } .rcdm .c4 { --line: #4d7c0f; } .rcdm .c5 { --line: #64748b; }
 .rcdm .line { stroke: var(--line); }
 .rcdm.table { overflow-x: auto; }
-.rcdm table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-.rcdm th, .rcdm td { padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid var(--block-border-color); }
+.rcdm.table :is(table, thead, tbody, tr) { border: 0 !important; }
+.rcdm.table table { border: 0; border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+.rcdm.table th, .rcdm.table td { padding: 4px 18px 4px 0; text-align: left; white-space: nowrap; border: 0;
+  border-bottom: 1px solid var(--block-border-color); font-size: 13px; color: var(--body-text-color); }
+.rcdm.table + .rcdm { margin: 10px 0 14px; }
 .rcdm td small { color: var(--quiet); }
 dialog.rcdm-large { border: 1px solid var(--block-border-color); border-radius: 10px; padding: 16px;
   max-width: min(96vw, 980px); color: var(--body-text-color); background: var(--block-background-fill); }

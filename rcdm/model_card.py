@@ -1,0 +1,161 @@
+"""The model card of a checkpoint, and its numbers as tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
+"""Between these lines of a card stand the tables of metrics.json; the rest is its author's."""
+
+_BESIDE = ("README.md", "metrics.json", "training.json", "example.png", "reader")
+_NOTHING = "Nothing has been measured yet: `rcdm evaluate` does."
+_CARD = """---
+license: {licence}
+library_name: diffusers
+pipeline_tag: image-to-image
+tags: [rcdm, self-supervised-learning, interpretability]
+---
+
+# {name}
+
+Draws {size} px images that share a representation (RCDM, arXiv 2112.09164). {parameters:.1f} M parameters, trained on
+{data}.{limits}
+
+```python
+import rcdm
+
+pipe = rcdm.load("{name}")
+images = pipe(photo, source="{source}", seeds=range(8)).images
+```
+
+## Sources
+
+| network | levels | architecture | trained on | licence | paper |
+|---|---|---|---|---|---|
+{networks}
+
+## Numbers
+
+{begin}
+{nothing}
+{end}
+
+## Licence
+
+The networks have the licences in the table; what comes from training data has the terms of that data.
+"""
+
+
+def complete_folder(
+    folder: Path, origin: Path | None, *, name: str, size: int, parameters: int, about: Mapping[str, Any]
+) -> None:
+    """Give a saved pipeline what lies beside its weights: that of the folder it was loaded from, or a new card.
+
+    `about` says: `sources` (their names), `networks` (name -> config.json), `data`, `has_unconditional`. A card that is
+    there already stays; its tables follow metrics.json.
+    """
+    for file in (origin / beside for beside in _BESIDE if origin is not None and origin.resolve() != folder.resolve()):
+        if file.is_dir():
+            shutil.copytree(file, folder / file.name, dirs_exist_ok=True)
+        elif file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    card = folder / "README.md"
+    if not card.is_file():
+        card.write_text(_new_card(name, size, parameters, about))
+    if (folder / "metrics.json").is_file():
+        card.write_text(_with_tables(card.read_text(), json.loads((folder / "metrics.json").read_text())))
+
+
+def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any]) -> str:
+    data, networks = about["data"], about["networks"]
+    limits = "" if about["has_unconditional"] else " Guidance and unconditional draws are not possible."
+    return _CARD.format(
+        licence=_licence({str(config.get("licence", "")) for config in networks.values()}, data),
+        name=name,
+        size=size,
+        parameters=parameters / 1e6,
+        data=f"`{data}`" if data else "unknown data",
+        limits=limits,
+        source=about["sources"][0],
+        networks="\n".join(_network(network, config, about["sources"]) for network, config in networks.items()),
+        begin=BEGIN,
+        nothing=_NOTHING,
+        end=END,
+    )
+
+
+def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> str:
+    levels = ", ".join(source.partition("/")[2] for source in sources if source.partition("/")[0] == name)
+    data = config.get("training", {}).get("data", "see the paper" if "published" in config else "unknown")
+    paper = config.get("published", {}).get("paper", "")
+    return (
+        f"| `{name}` | {levels} | {config.get('architecture', '')} | {data} | {config.get('licence', '')} | {paper} |"
+    )
+
+
+def _licence(of_networks: set[str], data: str) -> str:
+    """The identifier that the hub knows; `other` unless it is plain."""
+    if any(licence.upper().replace(" ", "-").startswith("CC-BY-NC") for licence in of_networks):
+        return "cc-by-nc-4.0"
+    return "mit" if of_networks == {"MIT"} and data == "sprites" else "other"
+
+
+def _with_tables(card: str, metrics: Mapping[str, Any]) -> str:
+    """The card with the tables of these metrics between its two lines, where it has them."""
+    before, begin, rest = card.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    try:
+        tables = markdown_tables(dict(metrics))
+    except (KeyError, StopIteration, TypeError):  # measured in part, or by another program
+        tables = "The numbers are in `metrics.json`."
+    return f"{before}{begin}\n{tables}\n{end}{after}" if begin and end else card
+
+
+def markdown_tables(metrics: dict[str, Any]) -> str:
+    """metrics.json as two Markdown tables: source x faithfulness, and source x attribute."""
+    sources = metrics["sources"]
+    lines = [
+        f"Gallery of {metrics['n']} held-out images, one draw each; retention on {metrics['retention_images']} images "
+        f"x {metrics['retention_draws']} draws; {metrics['num_inference_steps']} steps.",
+        "",
+        "| source | cycle error (95 %) | shuffled | shifted 1 px | MRR (95 %) | R@1 | chance MRR |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, m in sources.items():
+        lines.append(
+            f"| {name} | {_interval(m['cycle_error'])} | {m['cycle_error_shuffled']['value']:.2f} "
+            f"| {m['cycle_error_shifted']['value']:.3f} | {_interval(m['mrr'])} "
+            f"| {m['recall_at_1']['value']:.2f} | {m['mrr']['null']:.4f} |"
+        )
+    if "unconditional" in metrics:
+        lines += [
+            "",
+            f"Judged by {metrics['evaluator']} (never a source): KID x 1000; copying, the distance of the draws to the "
+            "nearest training image over that of held-out images (1: none); spread, the distance of two draws of an "
+            "image over that of two images.",
+            "",
+        ]
+        lines += ["| source | KID (± deviation) | copying (95 %) | spread (95 %) |", "|---|---|---|---|"]
+        for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
+            kid = f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"
+            lines.append(f"| {name} | {kid} | {_interval(m['copying'])} | {_interval(m['spread_perceptual'])} |")
+    attributes = list(next(iter(sources.values()))["retention"])
+    lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
+    for name, m in sources.items():
+        cells = []
+        for attribute in attributes:
+            r = m["retention"][attribute]
+            honest = f"ρ {r['calibration']:.2f}" if r["value"] <= 0.9 else f"δ {r['calibration_difference']:.2f}"
+            cells.append(f"{r['value']:.2f} · {r['probe']:.2f} · {honest}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    null = [f"{next(iter(sources.values()))['retention'][attribute]['null']:.2f}" for attribute in attributes]
+    lines.append("| *unconditional draws (null of retention)* | " + " | ".join(null) + " |")
+    return "\n".join(lines)
+
+
+def _interval(number: dict[str, Any]) -> str:
+    return f"{number['value']:.3f} ({number['low']:.3f}–{number['high']:.3f})"
