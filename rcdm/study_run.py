@@ -69,7 +69,7 @@ def run_study(
     identity = f"{settings['weights']} {settings['scheduler']}"
     result = _with_parts(pipe, run, out / f"{run.name}.parts", identity, on_progress)
     drawn = figures_of(run.study, result, pipe.sources)
-    captions = captions_of(run.study, drawn, settings, result.numbers)
+    captions = captions_of(run.study, drawn, settings)
     out.mkdir(parents=True, exist_ok=True)
     files = save(drawn, out / run.name)
     _forget(out, set((known or {}).get("figures", {})) - {file.name for file in files})

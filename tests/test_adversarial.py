@@ -30,7 +30,8 @@ def test_the_attack_stays_within_its_bound_and_beats_a_random_change(pipe):
 
 def test_without_strength_the_study_draws_plainly(pipe):
     result = STUDIES["adversarial"](pipe, world(), sources=["tiny/layer2"], seeds=[7], steps=2)
-    assert len(result.images) == len(result.rows) * len(result.columns) == 2 * 6
+    assert len(result.images) == len(result.rows) * len(result.columns) == 2 * len(world()[:4]) * 6
+    assert result.rows[:2] == ("tiny/layer2, image 0, attacked", "tiny/layer2, image 0, drawn")
     plain = pipe(world()[:1], source="tiny/layer2", seeds=[7], output_type="pt").images
     assert (im.to_tensor(result.images[6], 16) - plain).abs().max() <= 2 / 127.5
     found = result.numbers["sources"]["tiny/layer2"]

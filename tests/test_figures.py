@@ -114,8 +114,8 @@ def result_of(study: str) -> StudyResult:
             "vertical flip": {"strengths": [1, 2, 3], "unit": "times", "in_views": False, "sources": of},
         }
         rows = [f"{k}, image {i}{tail}" for k in kinds for i in range(2) for tail in ("", *(f", {s}" for s in two))]
-        told = {"flip": {s: number(0.8, null=0.5) for s in two}}
-        numbers = {"sources": list(two), "transformations": kinds, "transformation_probe": told}
+        probe = {"flip": {s: number(0.6, null=0.5) for s in two}}
+        numbers = {"sources": list(two), "transformations": kinds, "transformation_probe": probe}
         return StudyResult(noise(len(rows) * 4, 8), tuple(rows), ("none", "1", "2", "3"), numbers)
     if study == "interpolation":
         jump = {"to_first": [1, 0.5, 0], "to_second": [0, 0.5, 1], "jumps": [0.5, 0.5]}
@@ -139,17 +139,20 @@ def result_of(study: str) -> StudyResult:
         return StudyResult(
             noise(2, 8), ("r",), ("a", "b"), {"sources": dict.fromkeys(two, ranks), "networks": networks}
         )
+    if study == "out_of_distribution":
+        of = {m: {"sketch": number(0.5, null=0.1)} for m in ("similarity", "drop", "cycle_error", "distance")}
+        return StudyResult(
+            noise(3, 8),
+            ("sketch, image 0",),
+            ("given", *two),
+            {"sources": dict.fromkeys(two, of), "images": {"sketch": 2}},
+        )
     if study == "width":
         steps = {"hue": {"by_width": number(0.1), "by_invariance": number(0.3)}}
         variants = {
             "simclr/backbone, 4 components": {"ridge": steps, "retention": steps, "bits": {"all": steps["hue"]}}
         }
         return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": {"simclr": variants, "empty": {}}})
-    if study == "out_of_distribution":
-        kinds = {kind: number(0.5, null=0.1) for kind in ("as given", "sketch")}
-        of = dict.fromkeys(("similarity", "cycle_error", "distance", "drop"), kinds)
-        numbers = {"images": {"as given": 5, "sketch": 5}, "sources": dict.fromkeys(two, of)}
-        return StudyResult(noise(6, 8), ("as given, image 0", "sketch, image 0"), ("given", *two), numbers)
     found = {s: {"distance": ladder(6), "random": ladder(6), "drawn": ladder(6), "flips": ladder(6)} for s in two}
     return StudyResult(
         noise(6, 8), ("r",), tuple("abcdef"), {"strengths_of_255": [0, 1, 2, 4, 8, 16], "sources": found}
@@ -162,7 +165,7 @@ def test_every_study_has_its_figures_and_captions(study, tmp_path):
     drawn = figures_of(study, result, SOURCES)
     assert "" in drawn and any("images" in key for key in drawn)
     settings = {"checkpoint": "tiny", "images": {"n": 7}, "seeds": [3, 4], "steps": 8, "options": {}, "data": {}}
-    captions = captions_of(study, drawn, settings, result.numbers)
+    captions = captions_of(study, drawn, settings)
     for key, caption in captions.items():
         assert "N 7 images" in caption and "seeds 3–4" in caption and "8 steps" in caption, key
     written = save({"": drawn[""]}, tmp_path / study)

@@ -89,7 +89,8 @@ def test_the_study_has_the_shape_it_promises(pipe, monkeypatch):
     monkeypatch.setattr("rcdm.studies.invariance.attributes_of", lambda pipe: Reader)
     sources = ["tiny/backbone", "tiny/projector"]
     result = STUDIES["invariance"](pipe, world(size=16), sources=sources, only="hue, jpeg")
-    assert len(result.images) == len(result.rows) * len(result.columns) == 2 * 3 * 3 * 6
+    assert len(result.images) == len(result.rows) * len(result.columns) == 2 * (3 * 3) * 6
+    assert result.rows[:2] == ("hue, image 0", "hue, image 0, tiny/backbone")
     hue, jpeg = (result.numbers["transformations"][name] for name in ("hue", "jpeg"))
     assert len(hue["sources"]["tiny/backbone"]["alignment"]) == 5 and hue["in_views"] and not jpeg["in_views"]
     assert hue["sources"]["tiny/projector"]["transport"]["attribute"] == "hue"

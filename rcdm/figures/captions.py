@@ -46,6 +46,10 @@ _SHOWS: dict[str, dict[str, str]] = {
         "": "What a step of one deviation along each direction moves, in deviations of each attribute.",
         "images": "Draws along each direction, or without the shared dimensions.",
     },
+    "manipulation by neighbours": {
+        "": "How many dimensions of each image are active in most of its nearest neighbours, and so what they share.",
+        "images": "Draws of each image as it is, without the shared dimensions, and with those of a target.",
+    },
     "adversarial": {
         "": "Attack on the representation: its distance over that of another image (grey lines: random changes of the "
         "same size), the distance of the draws' representation, and the share of draws whose class changes.",
@@ -84,10 +88,9 @@ _SHOWS: dict[str, dict[str, str]] = {
 """Study -> key of a figure, or `*` at its start for any -> what it shows."""
 
 
-def captions_of(
-    study: str, keys: Iterable[str], settings: Mapping[str, Any], numbers: Mapping[str, Any]
-) -> dict[str, str]:
+def captions_of(study: str, keys: Iterable[str], settings: Mapping[str, Any]) -> dict[str, str]:
     """Key of a figure -> its caption."""
+    by_method = f"{study} by {settings['options'].get('method')}"
     n, seeds = settings["images"]["n"], settings["seeds"]
     options = ", ".join(f"{k} {v}" for k, v in settings["options"].items() if isinstance(v, int | float) or v)
     drawn = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
@@ -96,7 +99,7 @@ def captions_of(
     whole = f"{settings['checkpoint']}; {which}."
     result = {}
     for key in keys:
-        shows = _shows(study, key)
+        shows = _shows(by_method if by_method in _SHOWS else study, key)
         interval = f" {_INTERVAL}" if "images" not in key and study not in ("interpolation", "manipulation") else ""
         result[key] = f"{shows}{interval} {whole}"
     return result

@@ -33,8 +33,10 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
         "bits per image": (_one(levels, "bits"), {}),
         "cycle error": (_one(levels, "cycle_error"), {}),
     }
-    told: dict[str, tuple[Curves, Curves]] = {f"telling {name}": (_of(levels, "transformation_probe", name), {})
-            for name in _names(levels, "transformation_probe")}  # fmt: skip
+    told: dict[str, tuple[Curves, Curves]] = {
+        f"telling {name}": (_of(levels, "transformation_probe", name), {})
+        for name in _names(levels, "transformation_probe")
+    }
     held = {
         name.replace("_", " "): (_of(levels, "ridge", name), _of(levels, "retention", name))
         for name in _names(levels, "ridge")
