@@ -52,8 +52,8 @@ def study(
     x = pixels_of(pipe, images).to(pipe.device)
     groups: dict[str, Sources] = {source: pipe.sources for source in sources}  # noqa: C420 (typed)
     if networks is not None:
-        if both := set(groups) & set(networks):
-            raise ValueError(f"{min(both)} is a source of this checkpoint and one of the other networks: rename one.")
+        if both := {name.partition("/")[0] for name in groups} & {name.partition("/")[0] for name in networks}:
+            raise ValueError(f"This checkpoint and the other networks both have a {min(both)}: rename one.")
         networks.to(pipe.device)
         groups |= {name: networks for name in networks}  # noqa: C420
     trained = {name.partition("/")[0]: _training_views(held, name) for name, held in groups.items()}
