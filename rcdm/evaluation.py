@@ -46,7 +46,7 @@ def evaluate(
     pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (below it an image is foreign to the checkpoint),
     and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `copying` and
     `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws (`unconditional`),
-    and the retention of the `class` that it reads.
+    and the retention of the `class` that it reads. `differences` and `agreement` are those of `studies.retention`.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -90,6 +90,7 @@ def evaluate(
     )
     for source, of_attributes in kept.numbers["sources"].items():
         numbers[source]["retention"] = of_attributes
+    result |= {name: kept.numbers[name] for name in ("differences", "agreement") if name in kept.numbers}
     return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
 
 

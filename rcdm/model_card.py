@@ -12,6 +12,7 @@ BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 """Between these lines of a card stand the tables of metrics.json; the rest is its author's."""
 
 _BESIDE = ("README.md", "metrics.json", "training.json", "example.png", "reader")
+_PROBES = {"ridge": "ridge", "probe": "small network"}
 _NOTHING = "Nothing has been measured yet: `rcdm evaluate` does."
 _CARD = """---
 license: {licence}
@@ -154,6 +155,9 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     null = [f"{next(iter(sources.values()))['retention'][attribute]['null']:.2f}" for attribute in attributes]
     lines.append("| *unconditional draws (null of retention)* | " + " | ".join(null) + " |")
+    if "agreement" in metrics:
+        found = "; ".join(f"{_PROBES[name]} {_interval(rho)}" for name, rho in metrics["agreement"].items())
+        lines += ["", f"Spearman correlation of retention with a probe's R² over all sources and attributes: {found}."]
     return "\n".join(lines)
 
 

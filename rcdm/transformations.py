@@ -130,10 +130,10 @@ def invert(images: Tensor) -> Tensor:
 
 
 def sketch(images: Tensor) -> Tensor:
-    """Edges as dark lines on white: the gradient of the luma (Sobel), the strongest of each image black."""
+    """Edges as dark lines on white: the squared gradient of the luma (Sobel), the largest of each image black."""
     slope = images.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
     grey = F.pad(luma(images), (1, 1, 1, 1), mode="replicate")
-    strength = F.conv2d(grey, torch.stack([slope, slope.T])[:, None]).square().sum(1, keepdim=True).sqrt()
+    strength = F.conv2d(grey, torch.stack([slope, slope.T])[:, None]).square().sum(1, keepdim=True)
     lines = strength / strength.amax((2, 3), keepdim=True).clamp(min=1e-6)
     return (1 - 2 * lines).expand_as(images).contiguous()
 

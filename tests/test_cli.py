@@ -148,6 +148,7 @@ def test_evaluate_writes_every_number_with_n_and_null(with_reader, tmp_path, cap
         assert source["cycle_error"]["n"] == 6 and source["mrr"]["null"] == pytest.approx(0.408, abs=1e-3)
         assert source["cycle_error_shuffled"]["value"] > source["cycle_error_shifted"]["value"]
         assert set(source["retention"]) == {"red", "sky"}
+    assert set(metrics["differences"]["tiny"]) == {"red", "sky"} and metrics["differences"]["tiny"]["red"]["n"] == 4
     assert "| tiny/projector |" in capsys.readouterr().out
 
 

@@ -98,7 +98,9 @@ def result_of(study: str) -> StudyResult:
     if study == "retention":
         cell = number(0.5, null=0.0, calibration=1.1, calibration_interval=[0.9, 1.3], probe=0.6)
         numbers = {s: {"hue": cell, "size": {**cell, "value": 0.1}} for s in two}
-        return StudyResult(noise(2, 8), ("r", "s"), ("given",), {"sources": numbers, "images": 9})
+        gap = {"hue": number(0.4, p_holm=0.01), "size": number(0.0, p_holm=1.0)}
+        more = {"differences": {"simclr": gap}, "agreement": {"probe": number(0.8)}}
+        return StudyResult(noise(2, 8), ("r", "s"), ("given",), {"sources": numbers, "images": 9, **more})
     if study == "information":
         numbers = {s: {"form_1": number(90, null=-20.0), "form_2": number(80)} for s in two}
         gap = {f"{two[0]} − {two[1]}": {**number(-5.0), "limited_by_decoder": True}}
@@ -185,6 +187,14 @@ def test_invariance_has_a_figure_per_transformation():
     assert {"", "telling", "hue", "hue-images", "vertical-flip", "vertical-flip-images"} == set(drawn)
     labels = [text.get_text() for text in drawn["hue-images"].axes[0].texts]
     assert labels == ["given", *SOURCES[:2], *["none", "0.1", "0.2", "0.5"] * 2]
+
+
+def test_a_difference_that_may_be_chance_is_hollow():
+    drawn = figures_of("retention", result_of("retention"), SOURCES)
+    white = {axes.get_title(loc="left"): sum(line.get_color() == "white" for line in axes.lines)
+             for axes in drawn["differences"].axes}  # fmt: skip
+    assert white["hue"] == 0 and white["size"] == 1
+    assert "0.80" in drawn["agreement"].axes[0].get_title(loc="left")
 
 
 def test_labels_leave_out_what_all_rows_share():

@@ -113,6 +113,12 @@ def test_other_networks_stand_beside_those_of_the_checkpoint(pipe):
     assert result.numbers["networks"]["weak"]["trained_with"]["crop"] == 0.5
 
 
+def test_two_networks_of_one_name_are_refused(pipe):
+    other = Sources({"tiny": pipe.sources.network("tiny")}, ["tiny/projector"], {"tiny": {}})
+    with pytest.raises(ValueError, match="both have a tiny"):
+        STUDIES["spectrum"](pipe, world(8), sources=["tiny/backbone"], networks=other)
+
+
 def test_the_strongest_views_are_the_largest_of_each_kind():
     off = ViewStrengths().scaled(0)
     a, b = (ViewStrengths(**{**vars(off), **kind}) for kind in ({"crop": 0.5, "hue": 0.1}, {"crop": 0.2, "hue": 0.3}))

@@ -1,5 +1,6 @@
 """Each study's shape, and the case in which it must be something known."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -104,6 +105,16 @@ def test_nearest_training_images_can_be_judged_by_features(pipe):
     options = {"sources": ["tiny/backbone"], "seeds": [5, 6], "training": training}
     flat = STUDIES["samples"](pipe, two(), features=lambda images: 0 * images[:, :1, 0, 0], **options)
     assert flat.numbers["sources"]["tiny/backbone"]["nearest"]["value"] == 0
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_every_study_says_how_many_images_it_needs(pipe, name, redness):
+    takes_one = name in ("samples", "manipulation")
+    images = torch.zeros(0 if takes_one else 1, 3, 16, 16)
+    parameters = inspect.signature(STUDIES[name]).parameters
+    more = {"reference": reference()} if "reference" in parameters else {}
+    with pytest.raises(ValueError, match=r"[Aa]t least (one|\d+) image|exactly two images"):
+        STUDIES[name](pipe, images, sources=SOURCES, seeds=[0, 1], **more)
 
 
 class Redness:

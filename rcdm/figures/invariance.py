@@ -30,7 +30,7 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
         if pictures := _pictures(result, name, one):
             drawn[f"{key}-images"] = pictures
     if told := result.numbers.get("transformation_probe"):
-        says = "accuracy of a linear probe at telling which case of a transformation was applied"
+        says = "telling which case was applied"
         drawn["telling"] = interval_panels(told, looks, xlabel=says, value="accuracy, 95 % interval", null="chance")
     return drawn
 

@@ -62,9 +62,10 @@ def _differences(differences: Mapping[str, Any], looks: Mapping[str, Look]) -> F
         limits=(-1.5, 1.5),
     )
     for axes, name in zip(drawn.axes, names, strict=False):
-        for place, found in enumerate(differences.values()):
+        for place, (network, found) in enumerate(differences.items()):
             if found[name]["p_holm"] >= 0.05:
-                axes.plot(found[name]["value"], place, "o", markersize=2.6, color="white", zorder=4)
+                marker = looks[f"{network}/backbone"].marker
+                axes.plot(found[name]["value"], place, marker, markersize=2.2, color="white", zorder=4)
     return drawn
 
 

@@ -65,6 +65,8 @@ def study(
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
+    if len(images) < 1:
+        raise ValueError("Manipulation needs at least one image.")
     if len(reference) < 3:
         raise ValueError(f"Manipulation needs at least 3 reference images, better hundreds, and got {len(reference)}.")
     grid: list[Image.Image] = []

@@ -52,8 +52,8 @@ def study(
     x = pixels_of(pipe, images).to(pipe.device)
     groups: dict[str, Sources] = {source: pipe.sources for source in sources}  # noqa: C420 (typed)
     if networks is not None:
-        if both := set(groups) & set(networks):
-            raise ValueError(f"{min(both)} is a source of this checkpoint and one of the other networks: rename one.")
+        if both := {name.partition("/")[0] for name in groups} & {name.partition("/")[0] for name in networks}:
+            raise ValueError(f"This checkpoint and the other networks both have a {min(both)}: rename one.")
         networks.to(pipe.device)
         groups |= {name: networks for name in networks}  # noqa: C420
     trained = {name.partition("/")[0]: _training_views(held, name) for name, held in groups.items()}
@@ -64,12 +64,11 @@ def study(
         network, preprocessing = held.network(source.partition("/")[0])
         numbers[source] = _spectrum(levels_of(network, preprocessing, x)[source.partition("/")[2]].cpu())
     compared: dict[str, Any] = {}
-    for network in backbones_and_projectors(list(groups)):
-        on_progress(f"{network}: views")
-        steps = _against_strength(groups[f"{network}/backbone"], network, x, views, seeds[0])
-        own = trained[network]
-        compared[network] = {"trained_with": vars(own)} if own is not None else {}
-        compared[network]["strengths"] = steps
+    for name, (backbone, _) in backbones_and_projectors(list(groups)).items():
+        on_progress(f"{name}: views")
+        own = trained[name]
+        compared[name] = {"trained_with": vars(own)} if own is not None else {}
+        compared[name]["strengths"] = _against_strength(groups[backbone], name, x, views, seeds[0])
     grid = _pictures(x[:SHOWN], views, seeds[0])
     rows, columns = tuple(f"image {i}" for i in range(len(x[:SHOWN]))), tuple(f"views x {s:g}" for s in STRENGTHS)
     result = {"images": len(x), "views": vars(views), "sources": numbers, "networks": compared}
