@@ -109,6 +109,7 @@ def _mocov3(size: str) -> Published:
 
 
 def _dinov2(size: str, word: str) -> Published:
+    """Its position embeddings, of 37 x 37 patches, are resized to 16 x 16 once, as timm does (antialiased bicubic)."""
     url = f"{_META}/dinov2/dinov2_vit{size}14/dinov2_vit{size}14_pretrain.pth"
     return _vit(size, f"vit_{word}_patch14_dinov2", url, paper="arXiv 2304.07193", licence="Apache-2.0")
 
