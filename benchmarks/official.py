@@ -4,8 +4,8 @@ The weights are random, in the format of the released files, and go through `rcd
 one call without gradients, with weights in bf16; training is a forward and backward pass with fp32 weights, autocast.
 The share is that of the matrix products which the device reaches in the same number format, measured in the same run.
 
-`--channels 64 --cpu-batch-sizes 1 4` (26.9 M parameters, 40.7 GFLOP per image and call, 128 px; two CPU cores, one thread,
-shortest of 3), in ms; it has not been run on a GPU:
+`--channels 64 --cpu-batch-sizes 1 4` (26.9 M parameters, 40.7 GFLOP per image and call, 128 px; two CPU cores, one
+thread, shortest of 3), in ms; it has not been run on a GPU:
 
 | batch | what | plain fp32 | share | ours | share | ratio | largest difference |
 |---|---|---|---|---|---|---|---|
