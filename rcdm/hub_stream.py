@@ -70,7 +70,9 @@ class HubStream:
         try:
             import datasets
         except ModuleNotFoundError as error:
-            raise ValueError("Streaming from the hub needs `datasets`: pip install 'rcdm[hub]'.") from error
+            raise ValueError(
+                "Streaming from the hub needs datasets: install it with `pip install -e '.[hub]'`."
+            ) from error
         found = _ADDRESS.fullmatch(address)
         if found is None:
             raise ValueError(f"Write a data set as hf://datasets/OWNER/NAME[@REVISION][/FOLDER], not {address}.")

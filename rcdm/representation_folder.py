@@ -22,7 +22,13 @@ from rcdm.sources import Sources
 
 SHARD_ROWS = 2**15
 _FORMAT = 1
-_WHAT = {"images": "the number of images", "data": "the images", "source": "the network", "mirrored": "random_flip"}
+_WHAT = {
+    "images": "the number of images",
+    "data": "the images",
+    "source": "the network",
+    "width": "the network",
+    "mirrored": "random_flip",
+}
 
 
 def in_folder(folder: Path, sources: Sources, dataset: NumberedDataset, *, mirrored: bool) -> RepresentationCache:
@@ -98,12 +104,11 @@ def _abouts(sources: Sources, dataset: NumberedDataset, mirrored: bool) -> dict[
 
 def _check(place: Path, made_of: dict[str, Any]) -> None:
     """Raises ValueError when a source's folder says that it was made of something else."""
-    about = place / "source.json"
-    if not about.is_file():
+    if not any(place.glob("*.npy")):
         return
     try:
-        found = dict(json.loads(about.read_text()))
-    except (ValueError, TypeError):
+        found = dict(json.loads((place / "source.json").read_text()))
+    except (OSError, ValueError, TypeError):
         found = {}
     if differences := [key for key in made_of if found.get(key) != made_of[key]]:
         what = ", ".join(dict.fromkeys(_WHAT.get(key, "the format") for key in differences))

@@ -107,7 +107,7 @@ def test_saving_and_loading_gives_the_same_images(pipe, tmp_path: Path):
     for name in TINY_SOURCES:
         assert torch.allclose(draw(copy, photos(1), source=name), draw(pipe, photos(1), source=name), atol=1e-5)
     files = {path.suffix for path in (tmp_path / "copy").rglob("*") if path.is_file()}
-    assert files == {".json", ".safetensors"}
+    assert files == {".json", ".safetensors", ".md"}
 
 
 def test_a_hub_id_is_downloaded_and_then_loaded_from_its_folder(tiny_checkpoint: Path, monkeypatch):

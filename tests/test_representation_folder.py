@@ -116,7 +116,12 @@ def test_another_preprocessing_is_another_network(sources):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("truncated", "damaged: delete it"), ("other shape", "damaged: delete it"), ("manifest", "something else")],
+    [
+        ("truncated", "damaged: delete it"),
+        ("other shape", "damaged: delete it"),
+        ("manifest", "something else"),
+        ("no manifest", "something else"),
+    ],
 )
 def test_damage_is_named(sources, data, tmp_path, damage, message):
     in_folder(tmp_path, sources, data, mirrored=False)
@@ -125,8 +130,10 @@ def test_damage_is_named(sources, data, tmp_path, damage, message):
         file.write_bytes(file.read_bytes()[:-40])
     elif damage == "other shape":
         np.save(file, np.zeros((1, 3, 32), np.float16))
-    else:
+    elif damage == "manifest":
         (tmp_path / "tiny--backbone" / "source.json").write_text("{")
+    else:
+        (tmp_path / "tiny--backbone" / "source.json").unlink()
     with pytest.raises(ValueError, match=message):
         in_folder(tmp_path, sources, data, mirrored=False)
 

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     """Declare the command and its options."""
     parser = command(commands, "pretrain", "Pretrain small backbones; needs the extra `ssl`.", _pretrain)
     parser.formatter_class = argparse.HelpFormatter  # the defaults depend on the data
-    parser.add_argument("--data", default="sprites", help="'sprites', a folder of images or parquet files")
+    parser.add_argument("--data", default="sprites", help="'sprites', or as --train_data_dir of `rcdm train`")
     parser.add_argument(
         "--objective", required=True, nargs="+", help=f"one or more of {', '.join(OBJECTIVE_NAMES)}; or reader alone"
     )
