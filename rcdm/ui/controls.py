@@ -116,7 +116,7 @@ def build_controls(engine: Engine) -> Controls:
     """Lay out the shared controls and wire what they do among themselves."""
     limits, loaded = engine.settings, engine[engine.settings.checkpoint]
     names = list(loaded.pipe.sources.names)
-    first = str(EXAMPLES["heart.png"])
+    first = str(EXAMPLES["heart.png" if loaded.pipe.config.trained_on == "sprites" else "caps.jpg"])
     photo = Photo(
         first, format="png", sources=["upload", "clipboard", "webcam"], label="Image", height=220, elem_id="photo"
     )
