@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,12 @@ from rcdm.ui.guard import in_a_sentence, read_photo
 
 NUMBER, TEXT = {"type": "integer"}, {"type": "string"}
 TEXTS: Any = {"type": "array", "items": TEXT}
+# gr.Gallery with its schema made once: Gradio asks for it after every yield, and making it takes tens of milliseconds.
+_SCHEMA = gr.Gallery(render=False).api_info()
+Pictures = ABCMeta.__new__(
+    type(gr.Gallery), "Pictures", (gr.Gallery,), {"api_info": lambda _: _SCHEMA, "is_template": True}
+)
+
 OF_ONE = ("samples", "interpolation")
 """Studies that say something about one or two images; the others need a data set and the command line."""
 
@@ -85,7 +92,7 @@ def build(engine: Engine) -> None:
                 yield _answer(item[0]) if isinstance(item, tuple) else (gr.skip(), gr.skip())
 
     with gr.Column(visible=False):
-        pictures, numbers = gr.Gallery(format="png", label="images"), gr.JSON(label="numbers")
+        pictures, numbers = Pictures(format="png", label="images"), gr.JSON(label="numbers")
         h = gr.JSON(label="representation")
         image, second = Photo(format="png", label="image"), Photo(format="png", label="second")
         button = gr.Button()
