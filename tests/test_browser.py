@@ -64,7 +64,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     """A fresh visitor; nothing may be asked of another server."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
-    tab.set_default_timeout(20_000)
+    tab.set_default_timeout(60_000)
     elsewhere: list[str] = []
     tab.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
     tab.goto(address)

@@ -18,7 +18,7 @@ Sources = Mapping[str, Mapping[str, Any]]
 
 def levels_table(sources: Sources) -> str:
     """Method x level: linear-probe top-1 (kNN-20 top-1) in per cent, and projector minus backbone."""
-    names = list(dict.fromkeys(level for metrics in sources.values() for level in metrics["levels"]))
+    names = _by_depth(sources)
     lines = ["| network | " + " | ".join(names) + " | projector − backbone |", "|---" * (len(names) + 2) + "|"]
     for name, metrics in sources.items():
         levels = metrics["levels"]
@@ -34,6 +34,12 @@ def levels_table(sources: Sources) -> str:
     )
 
 
+def _by_depth(sources: Sources) -> list[str]:
+    """The levels of all networks; the end of the longest projector comes last."""
+    names = dict.fromkeys(level for metrics in sources.values() for level in metrics["levels"])
+    return sorted(names, key=lambda name: name == "projector")
+
+
 def levels_figure(sources: Sources, sweep: Mapping[float, Mapping[str, Any]] | None = None) -> Figure:
     """Linear-probe accuracy along the levels, one line per network; with a sweep, effective rank by view strength.
 
@@ -42,7 +48,7 @@ def levels_figure(sources: Sources, sweep: Mapping[float, Mapping[str, Any]] | N
     with matplotlib.rc_context(STYLE):
         drawn = figure(DOUBLE if sweep else SINGLE, 2.4)
         panels = drawn.subplots(1, 2 if sweep else 1, squeeze=False)[0]
-        names = list(dict.fromkeys(level for metrics in sources.values() for level in metrics["levels"]))
+        names = _by_depth(sources)
         of = looks(sources)
         for name, metrics in sources.items():
             present = [level for level in names if level in metrics["levels"]]
