@@ -55,8 +55,8 @@ def load_source(name: str) -> RepresentationSource:
     """
     if is_network(name.rpartition("/")[0]):
         return source_of(name)
-    *parents, network, level = name.rsplit("/", 2)
-    folder = checkpoint_folder("/".join(parents)) if parents else None
+    parent, network, level = ["", "", *name.rsplit("/", 2)][-3:]
+    folder = checkpoint_folder(parent) if parent else None
     if folder is None:
         raise ValueError(f"There is no checkpoint in {name!r}; write CHECKPOINT/NETWORK/LEVEL.")
     ssl_network, preprocessing = load_network(network_folder(folder / "sources", network))

@@ -192,6 +192,8 @@ def _name(file: object) -> str:
 
 def _read(file: str | os.PathLike[str] | bytes | BinaryIO, name: str, max_bytes: int) -> bytes:
     """The file's bytes, of which at most max_bytes + 1 are ever read."""
+    if isinstance(file, (str, os.PathLike)) and os.path.isdir(file):
+        raise ValueError(f"{name} is a folder: name the image files in it.")
     if isinstance(file, (str, os.PathLike)) and not os.path.isfile(file):
         raise ValueError(f"{name} is not a file: check the path.")
     try:

@@ -83,6 +83,8 @@ def test_sample_puts_sources_side_by_side(photo, tiny_checkpoint, tmp_path, monk
     ("arguments", "words"),
     [
         (["sample", "nowhere.jpg"], "nowhere.jpg"),
+        (["sample", "."], "is a folder"),
+        (["sample", "PHOTO", "--steps", "-3"], "must be at least 1"),
         (["sample", "PHOTO", "--source", "tiny/none"], "choose one of tiny/backbone"),
         (["sample", "PHOTO", "--samples", "0"], "at least 1"),
         (["sample", "PHOTO", "--out", "grid.txt"], "must end in .png"),

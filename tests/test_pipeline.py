@@ -193,3 +193,9 @@ def test_images_drawn_perfectly_are_faithful_and_those_of_others_are_not(pipe):
     assert perfect["similarity_floor"].value == pytest.approx(1) and perfect["similarity_floor"].null < 1
     assert swapped["cycle_error"].value == pytest.approx(1, abs=0.4)
     assert swapped["similarity_floor"].value == pytest.approx(perfect["similarity_floor"].null)
+
+
+@pytest.mark.parametrize("name", ["", "sprites-32", "sprites-32/simclr", "nowhere/simclr/backbone"])
+def test_half_a_name_of_a_source_is_refused_with_the_whole(name):
+    with pytest.raises(ValueError, match="write CHECKPOINT/NETWORK/LEVEL"):
+        rcdm.load_source(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import sys
 from collections.abc import Sequence
 
 import rcdm
@@ -39,4 +41,6 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: interrupted. {getattr(options, 'interrupted', '')}\n")
+        parser.exit(130, f"\n{parser.prog}: interrupted. {getattr(options, 'interrupted', '')}".rstrip(" ") + "\n")
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

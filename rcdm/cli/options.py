@@ -32,8 +32,18 @@ def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None)
     parser.add_argument("--source", nargs="+", default=[], help="NETWORK/LEVEL …; all if none is given")
     parser.add_argument("--samples", type=int, default=samples, help="images drawn per photograph and source")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first draw; the next use the next numbers")
-    parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
+    parser.add_argument(
+        "--steps", type=positive, default=None, help="denoising steps; the checkpoint's own if not given"
+    )
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, and is {number}")
+    return number
 
 
 def chosen_sources(pipe: RCDMPipeline, names: Sequence[str]) -> list[str]:

@@ -65,7 +65,8 @@ def _sample(options: argparse.Namespace) -> None:
     given = [im.centre_crop(photo, 4 * pipe.image_size) for photo in photos]
     names = [path.name for path in map(Path, options.photos)]
     grid = (_across if options.across else _below)(given, names, drawn, sources, seeds)
-    _write_sample(options, grid, {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers}, pipe.caution)
+    record = {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers}
+    _write_sample(options, grid, record | ({"note": pipe.caution} if pipe.caution else {}), pipe.caution)
 
 
 Pictures = list[Image.Image]
