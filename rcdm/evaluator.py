@@ -50,8 +50,11 @@ class Evaluator:
         return F.one_hot(read, self._classes).float().cpu()
 
     def kid(self, drawn: Tensor, real: Tensor, *, subset_size: int = 1000) -> dict[str, Any]:
-        """Kernel distance x 1000 of two sets of images (Bińkowski et al. 2018): mean and deviation over subsets."""
-        size = min(subset_size, len(drawn), len(real))
+        """Kernel distance x 1000 of two sets of images (Bińkowski et al. 2018): mean and deviation over subsets.
+
+        Features are standardised: the cubic kernel would see nothing but a few large ones. Subsets are at most half.
+        """
+        size = min(subset_size, len(drawn) // 2, len(real) // 2)
         measure = KernelInceptionDistance(_Features(self), subsets=50, subset_size=size)
         for images, is_real in ((real, True), (drawn, False)):
             for chunk in images.split(500):
@@ -93,4 +96,4 @@ class _Features(nn.Module):
         self.evaluator = [evaluator]  # in a list, so that it is no part of the module
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.evaluator[0].features(images).cpu()
+        return self.evaluator[0]._standardise(self.evaluator[0].features(images)).cpu()
