@@ -52,7 +52,8 @@ class Evaluator:
     def kid(self, drawn: Tensor, real: Tensor, *, subset_size: int = 1000) -> dict[str, Any]:
         """Kernel distance x 1000 of two sets of images (Bińkowski et al. 2018): mean and deviation over subsets.
 
-        Features are standardised: the cubic kernel would see nothing but a few large ones. Subsets are at most half.
+        Features have unit length times √D, so that the kernel is (cosine + 1)³: the cubic of a few large features would
+        drown the rest. Subsets are at most half of the images.
         """
         size = min(subset_size, len(drawn) // 2, len(real) // 2)
         measure = KernelInceptionDistance(_Features(self), subsets=50, subset_size=size)
@@ -96,4 +97,5 @@ class _Features(nn.Module):
         self.evaluator = [evaluator]  # in a list, so that it is no part of the module
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.evaluator[0]._standardise(self.evaluator[0].features(images)).cpu()
+        features = self.evaluator[0].features(images)
+        return (F.normalize(features, dim=1) * features.shape[1] ** 0.5).cpu()
