@@ -10,20 +10,22 @@ data=$1 size=$2 network_minutes=$3 denoiser_minutes=$4 out=${5:-$(dirname "$0")}
 backbones=$out/backbones-$size photos=$out/photos-$size
 
 if [ "$size" = 64 ]; then
-  objectives="simclr vicreg barlow byol supervised"
+  objectives="simclr vicreg barlow byol"
   network="--width 40 --batch-size 512 --compile"
   denoiser="--channels 128 256 320 --attention_resolutions 16 8 --train_batch_size 256 --learning_rate 4e-4 --compile"
 else
-  objectives="simclr vicreg supervised"
+  objectives="simclr vicreg"
   network="--width 32 --batch-size 256"
   denoiser="--channels 48 96 160 --train_batch_size 48 --learning_rate 1e-3 --no-cache_representations"
 fi
-pretrain="rcdm pretrain --data $data --resolution $size --jitter 0.6 --hue 0.25 --max-minutes $network_minutes --resume"
-$pretrain $network --objective $objectives --out "$backbones/sources"
-$pretrain $network --objective supervised --name evaluator --seed 1 --out "$backbones/sources"
+pretrain="rcdm pretrain --data $data --resolution $size --max-minutes $network_minutes --resume --out $backbones/sources $network"
+plain="--crop 0.5 --jitter 0 --hue 0 --grey 0"  # strong views slow a supervised network down
+$pretrain --objective $objectives --jitter 0.6 --hue 0.25
+$pretrain --objective supervised $plain
+$pretrain --objective supervised --name evaluator --seed 1 $plain
 
 names=simclr/layer3
-for objective in $objectives; do names="$names $objective/backbone $objective/projector"; done
+for objective in $objectives supervised; do names="$names $objective/backbone $objective/projector"; done
 resume=
 if compgen -G "$photos/checkpoint-*" > /dev/null; then resume="--resume_from_checkpoint latest"; fi
 rcdm train --train_data_dir "$data" --sources_dir "$backbones/sources" --share_sources --sources $names --resolution "$size" \

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -47,12 +46,14 @@ class Objective(nn.Module):
 
 
 class SimCLR(Objective):
-    """Chen et al. 2020 (arXiv 2002.05709): NT-Xent, at the temperature of its small-image experiments."""
+    """Chen et al. 2020 (arXiv 2002.05709): NT-Xent."""
 
-    def __init__(self, dim: int, projector_dim: int, classes: int, hidden_dim: int | None = None) -> None:
+    def __init__(
+        self, dim: int, projector_dim: int, classes: int, hidden_dim: int | None = None, temperature: float = 0.5
+    ) -> None:
         super().__init__()
         self.projector = _in_blocks(SimCLRProjectionHead(dim, hidden_dim or dim, projector_dim).layers)
-        self.loss = NTXentLoss(temperature=0.5)
+        self.loss = NTXentLoss(temperature)
 
     def forward(self, z_a: Tensor, z_b: Tensor, labels: Tensor, targets: Targets | None = None) -> Tensor:
         return self.loss(z_a, z_b)
@@ -191,7 +192,7 @@ def _in_blocks(layers: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(nn.Sequential(*block) for block in blocks if block))
 
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "simclr": SimCLR,
     "simclr-supervised": SupervisedSimCLR,
     "vicreg": VICReg,

@@ -26,7 +26,7 @@ from rcdm.memory import keep_freed_memory
 from rcdm.representation import Preprocessing, SSLNetwork
 from rcdm.resume import load_state, save_state, saved_states
 from rcdm.source_folder import save_network
-from rcdm.ssl.objectives import OBJECTIVES
+from rcdm.ssl.objectives import OBJECTIVES, SimCLR
 from rcdm.ssl.pretraining_config import PretrainConfig
 from rcdm.ssl.source_metrics import knn
 from rcdm.ssl.views import random_view
@@ -74,9 +74,9 @@ class _Learner(nn.Module):
         super().__init__()
         self.backbone = build_backbone("small_resnet", **config.architecture())
         width = 8 * config.width
-        self.objective = OBJECTIVES[config.objective](
-            width, config.projector_dim, dataset.classes, config.projector_hidden_dim
-        )
+        objective = OBJECTIVES[config.objective]
+        options = {"temperature": config.temperature} if issubclass(objective, SimCLR) else {}
+        self.objective = objective(width, config.projector_dim, dataset.classes, config.projector_hidden_dim, **options)
         self.probe = nn.Linear(width, dataset.classes)
         self.target: SSLNetwork | None = None
         if self.objective.momentum is not None:

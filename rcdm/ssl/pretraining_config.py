@@ -39,6 +39,7 @@ class PretrainConfig:
     projector_dim: int = _option(1024, "width of the projector's output")
     projector_hidden_dim: int | None = _option(1024, "width of the projector's hidden layers; 0: set by the backbone's")
     batch_size: int = _option(512, "images per process and step, and of the loss")
+    temperature: float = _option(0.2, "temperature of NT-Xent: simclr and simclr-supervised")
     max_steps: int | None = _option(None, "stop after this many optimiser steps")
     max_minutes: float | None = _option(None, "stop after this many minutes, with a finished schedule")
     optimizer: str = _option("adamw", "adamw, sgd or lars")
@@ -66,6 +67,7 @@ DRAWN_WORLD: dict[str, Any] = {
     "stem_stride": 1,
     "projector_dim": 64,
     "projector_hidden_dim": None,
+    "temperature": 0.5,
     "batch_size": 256,
     "max_steps": 1000,
     "learning_rate": 2e-3,
