@@ -31,17 +31,22 @@ class Evaluator:
         self.source = source
         self.name = source.name
         batches = [dataset.batch(step, 500) for step in range(max(1, min(n, dataset.n_train or n) // 500))]
-        self._training = torch.cat([self.features(batch.images) for batch in batches])
-        labels = torch.cat([batch.labels for batch in batches]).to(self._training.device)
-        self._mean, self._std = self._training.mean(0), self._training.std(0).clamp(min=1e-6)
+        training = torch.cat([self.features(batch.images) for batch in batches])
+        labels = torch.cat([batch.labels for batch in batches]).to(training.device)
+        self._mean, self._std = training.mean(0), training.std(0).clamp(min=1e-6)
         self._classes = dataset.classes
-        self._probe = logistic_regression(self._standardise(self._training), labels, dataset.classes, 1e-4)
+        self._probe = logistic_regression(self._standardise(training), labels, dataset.classes, 1e-4)
+        self._training = F.normalize(training, dim=1)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """[N,3,H,W] in [-1,1] -> [N,D]."""
+        """[N,3,H,W] in [-1,1] -> [N,D], raw."""
         device = next(self.source.parameters()).device
         return torch.cat([self.source(chunk.to(device)) for chunk in images.split(500)])
+
+    def directions(self, images: Tensor) -> Tensor:
+        """[N,3,H,W] in [-1,1] -> features of unit length [N,D]: a few large ones would drown every distance."""
+        return F.normalize(self.features(images), dim=1)
 
     @torch.no_grad()
     def classes(self, images: Tensor) -> Tensor:
@@ -52,8 +57,7 @@ class Evaluator:
     def kid(self, drawn: Tensor, real: Tensor, *, subset_size: int = 1000) -> dict[str, Any]:
         """Kernel distance x 1000 of two sets of images (Bińkowski et al. 2018): mean and deviation over subsets.
 
-        Features have unit length times √D, so that the kernel is (cosine + 1)³: the cubic of a few large features would
-        drown the rest. Subsets are at most half of the images.
+        Features have unit length times √D, so that the kernel is (cosine + 1)³. Subsets are at most half of the images.
         """
         size = min(subset_size, len(drawn) // 2, len(real) // 2)
         measure = KernelInceptionDistance(_Features(self), subsets=50, subset_size=size)
@@ -76,13 +80,13 @@ class Evaluator:
     def spread(self, draws: Tensor, real: Tensor) -> Number:
         """Mean distance between draws of one image, [N,K,3,H,W], over that between held-out images: 0 all the same."""
         n, k = draws.shape[:2]
-        features = self._standardise(self.features(draws.flatten(0, 1))).unflatten(0, (n, k))
+        features = self.directions(draws.flatten(0, 1)).unflatten(0, (n, k))
         among = torch.stack([F.pdist(own).mean() for own in features]).cpu()
-        usual = F.pdist(self._standardise(self.features(real[:1000]))).mean().cpu()
+        usual = F.pdist(self.directions(real[:1000])).mean().cpu()
         return bootstrap(lambda i: among[i].mean() / usual, n, null=1.0)
 
     def _nearest(self, images: Tensor) -> Tensor:
-        return nearest(self._standardise(self.features(images)), self._standardise(self._training))[0]
+        return nearest(self.directions(images), self._training)[0]
 
     def _standardise(self, features: Tensor) -> Tensor:
         return (features - self._mean) / self._std
@@ -93,9 +97,8 @@ class _Features(nn.Module):
 
     def __init__(self, evaluator: Evaluator) -> None:
         super().__init__()
-        self.num_features = evaluator._training.shape[1]
+        self.num_features = evaluator.source.dim
         self.evaluator = [evaluator]  # in a list, so that it is no part of the module
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.evaluator[0].features(images)
-        return (F.normalize(features, dim=1) * features.shape[1] ** 0.5).cpu()
+        return (self.evaluator[0].directions(images) * self.num_features**0.5).cpu()
