@@ -24,7 +24,7 @@ $pretrain --objective $objectives --jitter 0.6 --hue 0.25
 $pretrain --objective supervised $plain
 $pretrain --objective supervised --name evaluator --seed 1 $plain
 
-names=simclr/layer3
+names=simclr/layer2
 for objective in $objectives supervised; do names="$names $objective/backbone $objective/projector"; done
 resume=
 if compgen -G "$photos/checkpoint-*" > /dev/null; then resume="--resume_from_checkpoint latest"; fi

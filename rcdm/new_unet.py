@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from rcdm.checkpoints import checkpoint_folder
 from rcdm.sources import Sources
 from rcdm.training_config import TrainingConfig
 from rcdm.unet import RepresentationUNet, unet_arguments
+
+log = logging.getLogger(__name__)
 
 
 def new_unet(config: TrainingConfig, sources: Sources) -> RepresentationUNet:
@@ -37,11 +40,18 @@ def network_arguments(config: TrainingConfig) -> dict[str, Any]:
 
 
 def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
-    """Copy the weights of a checkpoint's denoiser. Raises ValueError when it is of another shape."""
+    """Copy the weights of a checkpoint's denoiser; sources that it does not know keep their initial ones.
+
+    Raises ValueError when there is no such checkpoint, or its U-Net is of another shape.
+    """
     folder = checkpoint_folder(checkpoint)
     if folder is None:
         raise ValueError(f"There is no checkpoint {checkpoint!r} to start from.")
-    try:
-        unet.load_state_dict(RepresentationUNet.from_pretrained(folder / "unet").float().state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"The denoiser of {checkpoint} has another shape than this run's: {error}") from error
+    own, found = unet.state_dict(), RepresentationUNet.from_pretrained(folder / "unet").float().state_dict()
+    fitting = {name: weight for name, weight in found.items() if name in own and weight.shape == own[name].shape}
+    missing = [name for name in own if name not in fitting]
+    if other := [name for name in missing if not name.startswith("projections.")]:
+        raise ValueError(f"The denoiser of {checkpoint} has another shape than this run's, for instance in {other[0]}.")
+    unet.load_state_dict(fitting, strict=False)
+    if new := sorted({name.split(".")[1].replace(":", ".") for name in missing}):
+        log.warning("%s does not know the sources %s: they start anew.", checkpoint, ", ".join(new))

@@ -74,6 +74,17 @@ def test_a_run_can_start_from_the_weights_of_a_checkpoint(sources_dir, uninterru
         train(tiny(sources_dir, tmp_path / "wide", **changes, channels=(8, 24)))
 
 
+def test_a_run_that_starts_from_a_checkpoint_may_have_other_sources(sources_dir, uninterrupted, tmp_path, caplog):
+    changes = {"pretrained_model_name_or_path": str(uninterrupted), "learning_rate": 0.0, "max_train_steps": 2}
+    folder = train(tiny(sources_dir, tmp_path / "next", **changes, sources=("tiny/backbone", "tiny/layer1")))
+    before, after = weights(uninterrupted), weights(folder)
+    shared = before.keys() & after.keys()
+    assert any(name.startswith("projections.tiny/backbone") for name in shared)
+    assert {name.split(".")[1] for name in after.keys() - shared} == {"tiny/layer1"}
+    assert all(torch.equal(before[name], after[name]) for name in shared)
+    assert "tiny/layer1: they start anew" in caplog.text
+
+
 def test_statistics_are_those_of_the_training_images(uninterrupted: Path):
     pipe = rcdm.load(uninterrupted, device="cpu")
     images = load_dataset("sprites", 16).batch(0, 16).images
