@@ -25,9 +25,7 @@ class TrainingConfig:
     train_data_dir: str = _option(
         "sprites", "'sprites', a folder of images, of .parquet files or of .tar shards, or hf://datasets/OWNER/NAME"
     )
-    pretrained_model_name_or_path: str | None = _option(
-        None, "checkpoint to start from; its denoiser learns other sources anew"
-    )
+    pretrained_model_name_or_path: str | None = _option(None, "checkpoint to start from; other sources begin anew")
     sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …, or LEVEL …; by default backbone and projector of each")
     resolution: int = _option(32, "side of the images in pixels")
     channels: tuple[int, ...] = _option((48, 96, 160), "channels at each resolution of the U-Net")
