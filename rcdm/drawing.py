@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
-from rcdm.attributes import Attributes
+from rcdm.attributes import Kept, kept_by_draws
 from rcdm.loaded import Loaded
-from rcdm.metrics import similarity, variance
+from rcdm.metrics import similarity
 from rcdm.pipeline import RCDMPipeline
 
 BATCH = 64  # images drawn together
@@ -46,15 +46,6 @@ class Job(Protocol):
 
     def calls(self) -> int:
         """About how many images pass through the denoiser: what the work costs."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Share of an attribute's variance that the draws of one image hold fixed; a 95 % interval from 3 draws on."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,30 +125,9 @@ def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor) -> Column:
     maps = torch.stack([drawn.mean(0), 2 * deviation.expand(3, -1, -1) - 1])
     mean, spread = im.to_pil(maps)
     phi = loaded.attributes.read(drawn)
-    kept = kept_with_intervals(loaded.attributes, phi)
+    kept = kept_by_draws(loaded.attributes, phi)
     lists = {name: values.tolist() for name, values in phi.items()}
     return Column(source, column.images, alike, kept, mean, spread, lists, foreign)
-
-
-def kept_with_intervals(attributes: Attributes, phi: dict[str, Tensor]) -> dict[str, Kept]:
-    """1 − Var_k φ / Var φ(data) over the draws of one image, attribute -> φ [K,P], with a jackknife interval.
-
-    Attributes whose spread over data images is not known are left out. The interval leaves out one draw at a time
-    (Efron & Stein 1981) and says how far the value depends on which draws were made.
-    """
-    found = {}
-    for name, values in phi.items():
-        if name not in attributes.spread:
-            continue
-        k, spread = len(values), attributes.spread[name]
-        value = 1 - float(variance(values)) / spread
-        if k < 3:
-            found[name] = Kept(value)
-            continue
-        without = torch.stack([variance(values[torch.arange(k) != i]) for i in range(k)])
-        error = float(((k - 1) / k * (without - without.mean()).square().sum()).sqrt()) / spread
-        found[name] = Kept(value, value - 1.96 * error, value + 1.96 * error)
-    return found
 
 
 class _Stopped(Exception):

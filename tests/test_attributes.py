@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rcdm.attributes import attributes_of, kept_by_draws, photo_attributes
+from rcdm.attributes import Attributes, attributes_of, kept_by_draws, photo_attributes
 from rcdm.colour import hsv_to_rgb
 
 
@@ -67,13 +67,23 @@ def test_a_grey_image_has_finite_attributes():
 
 
 def test_a_checkpoint_without_a_reader_is_read_as_photographs(pipe, tiny_checkpoint):
-    draws = torch.rand(4, 3, 16, 16) * 2 - 1
-    assert kept_by_draws(attributes_of(pipe), draws) == {}
+    phi = photo_attributes(torch.rand(4, 3, 16, 16) * 2 - 1)
+    assert kept_by_draws(attributes_of(pipe), phi) == {}
     metrics = tiny_checkpoint / "metrics.json"
     metrics.write_text(json.dumps({"spread": {"brightness": 0.5}}))
     try:
-        kept = kept_by_draws(attributes_of(pipe), draws)
+        kept = kept_by_draws(attributes_of(pipe), phi)
     finally:
         metrics.unlink()
-    brightness = photo_attributes(draws)["brightness"]
-    assert kept == {"brightness": pytest.approx(1 - float(brightness.var()) / 0.5)}
+    assert list(kept) == ["brightness"]
+    assert kept["brightness"].value == pytest.approx(1 - float(phi["brightness"].var()) / 0.5)
+
+
+def test_what_draws_keep_has_n_and_the_null_of_unconditional_draws():
+    attributes = Attributes(photo_attributes, {"a": 2.0})
+    phi, free = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]])
+    kept = kept_by_draws(attributes, {"a": phi}, {"a": free})["a"]
+    assert kept.to_json() == {"value": 0.75, "n": 2, "null": 0.0}  # Var 0.5 and 2; no interval of 2 draws
+    assert {"low", "high"} < set(kept_by_draws(attributes, {"a": torch.arange(3.0)[:, None]})["a"].to_json())
+    with pytest.raises(ValueError, match="two draws"):
+        kept_by_draws(attributes, {"a": phi[:1]})

@@ -191,9 +191,12 @@ def test_the_shipped_checkpoint_is_small_and_draws(tmp_path):
     assert sum(path.stat().st_size for path in files) < 20e6
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png"}
     report = sample(
-        ROOT / "rcdm" / "examples" / "caps.jpg", folder, tmp_path / "a.png", "--samples", "2", "--steps", "2"
+        ROOT / "rcdm" / "examples" / "caps.jpg", folder, tmp_path / "a.png", "--samples", "3", "--steps", "2"
     )
-    assert len(report["draws"]) == 8 and set(report["draws"][0]["kept_by_draws"]) == set(sprites.KINDS)
+    kept = report["draws"][0]["kept_by_draws"]
+    assert len(report["draws"]) == 8 and set(kept) == set(sprites.KINDS)
+    for number in kept.values():
+        assert number["low"] <= number["value"] <= number["high"] and number["n"] == 3 and "null" in number
 
 
 def test_the_table_of_published_networks_is_that_of_the_readme(capsys):

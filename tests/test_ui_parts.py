@@ -17,8 +17,8 @@ from starlette.datastructures import QueryParams
 
 import rcdm
 from rcdm import drawing, sprites
-from rcdm.attributes import Attributes
-from rcdm.drawing import Column, Columns, Kept
+from rcdm.attributes import Attributes, Kept, kept_by_draws
+from rcdm.drawing import Column, Columns
 from rcdm.exploring import Bits, Nearest, Study, Transformed, read_factors
 from rcdm.loaded import Loaded, Shelf
 from rcdm.metrics import variance
@@ -63,18 +63,18 @@ def test_previews_come_while_drawing(loaded: Loaded, monkeypatch: pytest.MonkeyP
 def test_what_draws_keep_has_the_variance_formula_and_an_interval_that_holds_it() -> None:
     phi = torch.randn(8, 1, generator=torch.Generator().manual_seed(0))
     attributes = Attributes(lambda _: {}, {"a": 2.0})
-    kept = drawing.kept_with_intervals(attributes, {"a": phi, "unknown": phi})
+    kept = kept_by_draws(attributes, {"a": phi, "unknown": phi})
     assert list(kept) == ["a"] and kept["a"].value == pytest.approx(1 - float(variance(phi)) / 2)
     assert kept["a"].low < kept["a"].value < kept["a"].high  # type: ignore[operator]
-    assert drawing.kept_with_intervals(attributes, {"a": phi[:2]})["a"].low is None
-    same = drawing.kept_with_intervals(attributes, {"a": phi[:1].expand(5, 1)})["a"]
+    assert kept_by_draws(attributes, {"a": phi[:2]})["a"].low is None
+    same = kept_by_draws(attributes, {"a": phi[:1].expand(5, 1)})["a"]
     assert same.value == same.low == same.high == 1
 
 
 def test_the_jackknife_interval_covers() -> None:
     stream, attributes, hits = torch.Generator().manual_seed(1), Attributes(lambda _: {}, {"a": 1.0}), 0
     for _ in range(200):  # variance 0.25 of which 1 is the spread: the truth is 0.75
-        found = drawing.kept_with_intervals(attributes, {"a": torch.randn(16, 1, generator=stream) / 2})["a"]
+        found = kept_by_draws(attributes, {"a": torch.randn(16, 1, generator=stream) / 2})["a"]
         hits += found.low <= 0.75 <= found.high  # type: ignore[operator]
     assert 0.8 < hits / 200 < 0.99
 
@@ -157,7 +157,7 @@ def test_factors_are_read_from_draws_beside_the_truth() -> None:
         shape="drop", hue=0.99, size=0.5, rotation=0.25, x=0.1, y=-0.2, ground_hue=0.5, ground_brightness=0.5
     )
     phi = {name: value.expand(4, -1).tolist() for name, value in sprites.phi(factors).items()}
-    column = Column("a/b", [PICTURE] * 4, [1.0] * 4, {"hue": Kept(0.9)}, phi=phi)
+    column = Column("a/b", [PICTURE] * 4, [1.0] * 4, {"hue": Kept(0.9, 4)}, phi=phi)
     read = read_factors(column)
     assert read["shape"] == ("drop", "4 of 4") and read["hue"] == ("0.99", "± 0.00") and read["x"][0] == "0.10"
     truth = {name: ("drop" if name == "shape" else 0.5) for name in sprites.KINDS}
@@ -290,7 +290,7 @@ def test_a_skeleton_has_the_places_of_the_result() -> None:
 
 
 def test_what_is_kept_is_shown_as_it_is_and_its_bar_is_clamped() -> None:
-    kept = {"hue": Kept(1.0), "ground_hue": Kept(-0.1, -0.3, 0.2)}
+    kept = {"hue": Kept(1.0, 4), "ground_hue": Kept(-0.1, 4, -0.3, 0.2)}
     html = sheet.sheet_html(PICTURE, [Column("a/b", [PICTURE] * 2, [0.5] * 2, kept)], (0, 1))
     assert "width:0%" in html and "width:100%" in html and ">-0.10<" in html and "-0.30 … 0.20" in html
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import rcdm
 from rcdm import images as im
-from rcdm.attributes import Attributes, attributes_of, kept_by_draws
+from rcdm.attributes import attributes_of, kept_by_draws
 from rcdm.cli.options import add_drawing_options, chosen_sources, command
 from rcdm.metrics import similarity
 from rcdm.pipeline import RCDMPipeline
@@ -44,24 +44,28 @@ def _sample(options: argparse.Namespace) -> None:
     sources = chosen_sources(pipe, options.source)
     seeds = list(range(options.seed, options.seed + options.samples))
     steps = options.steps or pipe.config.default_steps
-    drawings = len(photos) * len(sources)
+    free = len(seeds) > 1 and pipe.unet.config.has_unconditional  # for the null of what draws keep
+    drawings = len(photos) * len(sources) + free
     drawn, numbers, attributes = [], [], attributes_of(pipe)
     with tqdm(total=drawings * steps, unit="step", desc="drawing") as bar:
+        drawing: dict[str, Any] = {"num_inference_steps": steps, "batch_size": len(seeds)}
+        drawing["callback_on_step_end"] = lambda *_: bar.update()
+        unconditional = attributes.read(pipe.draw(None, None, seeds, **drawing)) if free else None
         for photo, path in zip(photos, options.photos, strict=True):
             for source in sources:
                 images = pipe.draw(
                     pipe.encode(photo, source).expand(len(seeds), -1),
                     source,
                     seeds,
-                    num_inference_steps=steps,
                     guidance_scale=options.guidance_scale,
-                    batch_size=len(seeds),
-                    callback_on_step_end=lambda *_: bar.update(),
+                    **drawing,
                 )
                 drawn.append(im.to_pil(images))
-                numbers.append(
-                    {"photo": str(path), "source": source, **_numbers_of(pipe, photo, source, images, attributes)}
-                )
+                found = _similarity(pipe, photo, source, images)
+                if len(seeds) > 1:
+                    kept = kept_by_draws(attributes, attributes.read(images), unconditional)
+                    found["kept_by_draws"] = {name: number.to_json() for name, number in kept.items()}
+                numbers.append({"photo": str(path), "source": source, **found})
     given = [im.centre_crop(photo, 4 * pipe.image_size) for photo in photos]
     names = [path.name for path in map(Path, options.photos)]
     grid = (_across if options.across else _below)(given, names, drawn, sources, seeds)
@@ -92,16 +96,11 @@ def _across(
     return im.grid(rows, row_labels=names, column_labels=["given", *columns])
 
 
-def _numbers_of(
-    pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torch.Tensor, attributes: Attributes
-) -> dict[str, Any]:
-    """Similarity of each draw to the given representation, and what share of each attribute the draws keep."""
+def _similarity(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torch.Tensor) -> dict[str, Any]:
+    """Similarity of each draw to the given representation."""
     given = pipe.unet.standardise(pipe.encode(photo, source), source)
-    kept = pipe.unet.standardise(pipe.encode(drawn, source), source)
-    numbers: dict[str, Any] = {"similarity": similarity(kept, given.expand_as(kept)).tolist()}
-    if len(drawn) > 1:
-        numbers["kept_by_draws"] = kept_by_draws(attributes, drawn)
-    return numbers
+    alike = similarity(pipe.unet.standardise(pipe.encode(drawn, source), source), given.expand(len(drawn), -1)).cpu()
+    return {"similarity": alike.tolist()}
 
 
 def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[str, Any], caution: str) -> None:

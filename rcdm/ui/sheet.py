@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from rcdm.drawing import Column, Kept
+from rcdm.attributes import Kept
+from rcdm.drawing import Column
 from rcdm.studies.result import StudyResult
 
 READING = """<p><b>What stays the same over a column is in the representation; what varies is not.</b></p>
