@@ -70,6 +70,19 @@ def _numbers(drawn: Tensor, free: Tensor | None, given: Tensor, k: int) -> dict[
     }
 
 
+def below_zero(kept: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """A sentence where retention lies below 0 with its whole interval, empty else. Source -> attribute -> number."""
+    there = [f"{source} {name}" for source, of in kept.items() for name, number in of.items() if number["high"] < 0]
+    if not there:
+        return ""
+    more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+    return (
+        f"Retention wholly below 0 ({', '.join(there[:3])}{more}) says that draws of one image vary more than the "
+        "images do, or are off: the decoder falls short there, not the representation; draw with more steps and look "
+        "at the calibration before reading these numbers."
+    )
+
+
 def gaps(within: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Network -> attribute -> retention in its backbone minus in its projector, paired; none where one is missing.
 

@@ -11,7 +11,7 @@ from rcdm.figures.grids import Maps, grid_figures
 from rcdm.figures.intervals import interval_panels
 from rcdm.figures.levels import _in_depth
 from rcdm.figures.matrix import matrix
-from rcdm.figures.style import DOUBLE, SINGLE, STYLE, TALLEST, figure, looks
+from rcdm.figures.style import DOUBLE, SINGLE, STYLE, TALLEST, figure, fill_handles, looks
 from rcdm.studies import StudyResult
 
 SOURCES = ("simclr/backbone", "simclr/projector", "mine/layer2", "mine/projector")
@@ -79,10 +79,27 @@ def test_a_panel_shows_value_interval_and_null():
     assert drawn.get_size_inches()[0] == SINGLE
 
 
-def test_a_matrix_leaves_what_is_not_there_empty():
+def test_a_matrix_leaves_what_is_not_there_empty_and_hatches_what_is_below_0():
     axes = figure(2, 2).subplots()
-    matrix(axes, [[0.25, float("nan")], [-0.001, 1.5]], ["a", "b"], ["c", "d"], top=1.0)
-    assert [text.get_text() for text in axes.texts] == ["0.25", "0.00", "1.50"]
+    shading = matrix(axes, [[0.25, float("nan")], [-0.001, 1.5], [-0.25, 0.0]], ["a", "b", "c"], ["d", "e"], top=1.0)
+    assert [text.get_text() for text in axes.texts] == ["0.25", "0.00", "1.50", "-0.25", "0.00"]
+    assert [patch.get_xy() for patch in axes.patches] == [(0, 2)] and axes.patches[0].get_hatch()
+    cells = shading.get_array()
+    assert cells[2, 0] == cells[0, 0] and cells[2, 1] == 0
+
+
+def words_of(drawn) -> list[str]:
+    return [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("study", ["samples", "retention", "information", "invariance", "out_of_distribution"])
+def test_legends_say_what_open_markers_are(study):
+    for key, drawn in figures_of(study, result_of(study), SOURCES).items():
+        white = any(line.get_markerfacecolor() == (1.0, 1.0, 1.0) for axes in drawn.axes for line in axes.lines)
+        assert not white or any("projector" in words for words in words_of(drawn)), key
+    look = looks(SOURCES)
+    told = [handle.get_label() for handle in fill_handles(SOURCES, look)]
+    assert told == ["filled: backbone", "open: projector", "pale: layer2"] and not fill_handles(SOURCES[:1], look)
 
 
 def ladder(n: int) -> list[dict]:
@@ -120,7 +137,7 @@ def result_of(study: str) -> StudyResult:
     if study == "interpolation":
         jump = {"to_first": [1, 0.5, 0], "to_second": [0, 0.5, 1], "jumps": [0.5, 0.5]}
         numbers = {"ratios": [0, 0.5, 1], "seeds": [0], "sources": dict.fromkeys(two, jump)}
-        return StudyResult(noise(6, 8), two, ("0", "0.5", "1"), numbers)
+        return StudyResult(noise(10, 8), two, ("first", "0", "0.5", "1", "second"), numbers)
     if study == "manipulation":
         moves = {"moves": {"hue 0": {"hue": 0.9, "size": 0.1}, "size": {"hue": 0.0, "size": 0.4}}}
         return StudyResult(noise(2, 8), two, ("given",), {"seeds": [0], "sources": dict.fromkeys(two, moves)})
@@ -195,6 +212,24 @@ def test_a_difference_that_may_be_chance_is_hollow():
              for axes in drawn["differences"].axes}  # fmt: skip
     assert white["hue"] == 0 and white["size"] == 1
     assert "0.80" in drawn["agreement"].axes[0].get_title(loc="left")
+
+
+def test_retention_far_below_0_is_written_at_the_edge_and_explained():
+    result = result_of("retention")
+    assert "below 0" not in figures_of("retention", result, SOURCES)[""].get_supxlabel()
+    result.numbers["sources"][SOURCES[0]]["size"] |= {"value": -3.2, "low": -4.0, "high": -2.5}
+    drawn = figures_of("retention", result, SOURCES)[""]
+    assert "more steps" in drawn.get_supxlabel()
+    assert {axes.get_title(loc="left"): [text.get_text() for text in axes.texts] for axes in drawn.axes} == {
+        "hue": [], "size": ["◂ −3.2"]}  # fmt: skip
+
+
+def test_the_path_between_two_images_ends_at_them():
+    labels = [
+        text.get_text()
+        for text in figures_of("interpolation", result_of("interpolation"), SOURCES)["images"].axes[0].texts
+    ]
+    assert labels == [*SOURCES[:2], "first", "0", "0.5", "1", "second"]
 
 
 def test_labels_leave_out_what_all_rows_share():

@@ -6,7 +6,7 @@ import torch
 from rcdm import sprites
 from rcdm.attributes import Attributes
 from rcdm.metrics import effective_rank, holm, jackknife, participation_ratio, rankme, sign_flip
-from rcdm.retention import agreement, gaps
+from rcdm.retention import agreement, below_zero, gaps
 from rcdm.studies import STUDIES
 
 
@@ -47,6 +47,20 @@ def test_a_pipeline_that_draws_random_data_images_keeps_nothing(pipe, monkeypatc
     for source in retain(pipe)["sources"].values():
         assert source["colour"]["low"] <= 0 <= source["colour"]["high"]
         assert source["colour"]["null"] == pytest.approx(0, abs=0.25)
+
+
+def test_draws_that_vary_more_than_the_images_are_said_to(pipe, monkeypatch):
+    def draw(h, source, seeds, **_):
+        return (2.0 * torch.randint(2, (len(seeds), 1, 1, 1)) - 1).expand(-1, 3, 16, 16)
+
+    options = {"sources": ["tiny/backbone"], "seeds": range(4), "attributes": COLOUR}
+    assert "below 0" not in STUDIES["retention"](pipe, world(20), **options).summary
+    monkeypatch.setattr(pipe, "draw", draw)
+    found = STUDIES["retention"](pipe, world(20), **options)
+    assert found.numbers["sources"]["tiny/backbone"]["colour"]["high"] < 0
+    assert "wholly below 0 (tiny/backbone colour)" in found.summary and "more steps" in found.summary
+    assert below_zero({"a": {"b": {"value": -1.0, "low": -2.0, "high": 0.1}}}) == ""
+    assert "and 2 more" in below_zero({"a": {name: {"high": -1} for name in "bcdef"}})
 
 
 def test_the_difference_is_that_of_the_two_retentions(pipe):

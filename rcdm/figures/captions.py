@@ -40,7 +40,7 @@ _SHOWS: dict[str, dict[str, str]] = {
     "interpolation": {
         "": "Along the path between two images: similarity of the draws to both ends (unmarked: to the second), "
         "and jumps between neighbouring draws over the distance of the ends; dotted: an even path.",
-        "images": "Draws along the path, a noise per row.",
+        "images": "The first image, draws along the path to the second, and the second; a noise per row.",
     },
     "manipulation": {
         "": "What a step of one deviation along each direction moves, in deviations of each attribute.",

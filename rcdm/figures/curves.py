@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rcdm.figures.style import DOUBLE, NULL, SINGLE, Look, by_network, figure
+from rcdm.figures.style import DOUBLE, FILLS, NULL, SINGLE, Look, by_network, figure
 
 
 def network_panels(
@@ -42,7 +42,7 @@ def level_legend(
     null: str = "",
     grey: str = "",
 ) -> None:
-    """What filled and open markers, and with `networks` colours, stand for; `null` names the dotted line.
+    """What filled, open and pale markers, and with `networks` colours, stand for; `null` names the dotted line.
 
     `grey` names a thin grey one.
     """
@@ -51,7 +51,7 @@ def level_legend(
         levels.setdefault(source.partition("/")[2], looks[source])
     handles = []
     for level, look in levels.items():
-        face = "white" if look.face == (1.0, 1.0, 1.0) else "0.2"
+        face = FILLS[look.fill]
         handles.append(Line2D([], [], label=level, color="0.2", linestyle=look.line, marker="o", markerfacecolor=face))
     for network, own in by_network(sources).items() if networks else ():
         colour, marker = looks[own[0]].colour, looks[own[0]].marker

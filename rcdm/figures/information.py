@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rcdm.figures import general
 from rcdm.figures.grids import Maps
 from rcdm.figures.intervals import interval_rows, marks
-from rcdm.figures.style import DOUBLE, SINGLE, Look, figure, null_line
+from rcdm.figures.style import DOUBLE, SINGLE, Look, figure, fill_handles, null_line
 from rcdm.studies.result import StudyResult
 
 
@@ -29,8 +29,8 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     axes[0].set_xlabel(f"bits per image, ln SNR {low:g} … {high:g}".replace("-", "−"))
     if gaps:
         _differences(axes[1], gaps, looks)
-    handles = marks("form 1, 95 % interval", "form 1 of another image's h", "form 2")
-    drawn.legend(handles=handles, loc="outside upper center", ncols=3)
+    handles = [*marks("form 1, 95 % interval", "form 1 of another image's h", "form 2"), *fill_handles(rows, looks)]
+    drawn.legend(handles=handles, loc="outside upper center", ncols=6 if gaps else 3)
     maps = Maps(result.columns[1:], numbers.get("white", 1.0), "bits per pixel (form 2)")
     return {"": drawn} | general.images(result, maps=maps)
 

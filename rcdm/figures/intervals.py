@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rcdm.figures.style import DOUBLE, NULL, SINGLE, Look, figure
+from rcdm.figures.style import DOUBLE, NULL, SINGLE, Look, figure, fill_handles
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Source -> number: `value`, `low`, `high` and perhaps `null`; `other` is a second estimate, marked with a cross."""
@@ -24,10 +24,12 @@ def interval_panels(
     null: str,
     other: str = "",
     limits: tuple[float, float] | None = None,
+    note: str = "",
 ) -> Figure:
-    """A panel per measure. `value`, `null` and `other` name the marks in the legend.
+    """A panel per measure. `value`, `null` and `other` name the marks in the legend; `note` is a line below all.
 
-    `limits`: one range of x for all panels, cut where nothing is; each has its own if not given.
+    `limits`: one range of x for all panels, cut where nothing is; each has its own if not given. A value beyond them is
+    written at the edge, beside an arrow.
     """
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
@@ -42,9 +44,13 @@ def interval_panels(
         axes.set_axis_off()
     if limits is not None:
         low, high = grid[0, 0].get_xlim()
-        grid[0, 0].set_xlim(max(low, limits[0]), min(high, limits[1]))
-    drawn.supxlabel(xlabel, fontsize=7)
-    drawn.legend(handles=marks(value, null, other), loc="outside upper center", ncols=3)
+        low, high = max(low, limits[0]), min(high, limits[1])
+        grid[0, 0].set_xlim(low, high)
+        for axes, rows in zip(grid.flat, panels.values(), strict=False):
+            _beyond(axes, rows, sources, low, high)
+    drawn.supxlabel("\n".join(line for line in (xlabel, note) if line), fontsize=7)
+    handles = [*marks(value, null, other), *fill_handles(sources, looks)]
+    drawn.legend(handles=handles, loc="outside upper center", ncols=3 if columns == 1 else 6)
     return drawn
 
 
@@ -65,6 +71,16 @@ def interval_rows(axes: Axes, rows: Rows, sources: Sequence[str], looks: Mapping
     axes.set_ylim(len(sources) - 0.4, -0.6)
     axes.grid(axis="x", color="0.92", linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def _beyond(axes: Axes, rows: Rows, sources: Sequence[str], low: float, high: float) -> None:
+    """Write the values that the axes do not show at their edge."""
+    for place, source in enumerate(sources):
+        value = rows[source]["value"] if source in rows else low
+        if value < low:
+            axes.text(low, place, f"◂ {value:.1f}".replace("-", "−"), ha="left", va="center", fontsize=5, zorder=4)
+        elif value > high:
+            axes.text(high, place, f"{value:.1f} ▸", ha="right", va="center", fontsize=5, zorder=4)
 
 
 def marks(value: str, null: str, other: str = "") -> list[Line2D]:

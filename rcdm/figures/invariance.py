@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rcdm.figures.curves import level_legend
 from rcdm.figures.grids import grid_figures
 from rcdm.figures.intervals import interval_panels, interval_rows
-from rcdm.figures.matrix import matrix
+from rcdm.figures.matrix import below, matrix
 from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
 from rcdm.studies.result import StudyResult
 
@@ -51,7 +51,8 @@ def _summary(found: Mapping[str, Any], sources: list[str]) -> Figure:
         slopes = [[_slope(found[name]["sources"][source]) for name in moved] for source in sources]
         follows = [f"{name}:\n{_attribute(found[name])}" for name in moved]
         matrix(panels[1], slopes, sources, follows, top=1.0, rotation=0 if len(moved) < 6 else 35)
-        panels[1].set_title("slope of the attribute in the draws: 0 ignored, 1 kept", loc="left", pad=_ABOVE)
+        hatched = "; hatched: below 0, against the change" if any(below(v) for row in slopes for v in row) else ""
+        panels[1].set_title(f"slope of the attribute in the draws: 0 ignored, 1 kept{hatched}", loc="left", pad=_ABOVE)
         _divide(panels[1], sum(found[name]["in_views"] for name in moved), len(moved))
     return drawn
 
@@ -94,8 +95,7 @@ def _curves(name: str, one: Mapping[str, Any], looks: Mapping[str, Look]) -> Fig
         interval_rows(panels[2], slopes, sources, looks)
         panels[2].set_xlabel(f"slope of {_attribute(one)} (0 ignored, 1 kept)")
         panels[2].axvline(1, color="0.8", linewidth=0.6, zorder=0)
-    if len(one["strengths"]) > 1:
-        level_legend(drawn, sources, looks, networks=True)
+    level_legend(drawn, sources, looks, networks=len(one["strengths"]) > 1)
     return drawn
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from rcdm.figures import general
 from rcdm.figures.matrix import matrix
-from rcdm.figures.style import DOUBLE, SINGLE, Look, figure
+from rcdm.figures.style import DOUBLE, SINGLE, Look, figure, fill_handles
 from rcdm.studies.result import StudyResult
 
 
@@ -47,6 +47,8 @@ def _shared(result: StudyResult, looks: Mapping[str, Look]) -> Figure:
     for place, (source, one) in enumerate(found.items()):
         counts = [len(dims) for dims in one["dimensions"]]
         axes.plot(counts, [place] * len(counts), linewidth=0, **looks[source].point)
+    if handles := fill_handles(found, looks):
+        drawn.legend(handles=handles, loc="outside upper center", ncols=3)
     one = next(iter(found.values()))
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.4, -0.6)

@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 _COLOURS = "Greys"
+
+
+def below(value: float) -> bool:
+    """Whether a value is below 0 as it is written, to two digits."""
+    return value < -0.005
 
 
 def matrix(
@@ -23,14 +30,28 @@ def matrix(
     size: float = 5.5,
     rotation: float = 35,
 ) -> Any:
-    """Cells from white at 0 to dark at `top`, with the values in them; NaN is left empty. Returns the shading."""
+    """Cells from white at 0 to dark at `top` either way, with the values in them; NaN is left empty.
+
+    Cells below 0 are hatched, and so told from those above in grey too. Returns the shading.
+    """
     table = np.array(values, dtype=float)
     shading = axes.pcolormesh(
-        np.ma.masked_invalid(table), cmap=_COLOURS, norm=Normalize(0, top * 1.25), edgecolor="white", linewidth=0.8
+        np.ma.masked_invalid(np.abs(table)),
+        cmap=_COLOURS,
+        norm=Normalize(0, top * 1.25),
+        edgecolor="white",
+        linewidth=0.8,
     )
     for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):
-            dark = value > 0.62 * top
+            dark = abs(value) > 0.62 * top
+            around = []
+            if below(value):
+                ink, around = (
+                    "white" if dark else "0.45",
+                    [withStroke(linewidth=1.6, foreground=shading.to_rgba(-value))],
+                )
+                axes.add_patch(Rectangle((column, row), 1, 1, fill=False, hatch="////", edgecolor=ink, linewidth=0))
             text = form.format(value).replace("-0.00", "0.00")
             axes.text(
                 column + 0.5,
@@ -40,6 +61,7 @@ def matrix(
                 va="center",
                 fontsize=size,
                 color="white" if dark else "black",
+                path_effects=around,
             )
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=rotation)
     for label in axes.get_xticklabels() if rotation else ():

@@ -11,6 +11,7 @@ from rcdm.figures import general
 from rcdm.figures.curves import level_legend
 from rcdm.figures.intervals import interval_panels
 from rcdm.figures.style import DOUBLE, SINGLE, Look, figure
+from rcdm.retention import below_zero
 from rcdm.studies.result import StudyResult
 
 
@@ -32,6 +33,9 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
         null="unconditional draws",
         other="probe R²" if any("other" in n for rows in kept.values() for n in rows.values()) else "",
         limits=(-1.0, 1.1),
+        note="wholly below 0: draws vary more than the images or are off; more steps, and see the calibration"
+        if below_zero(result.numbers["sources"])
+        else "",
     )
     calibration = interval_panels(
         honest,

@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 SINGLE, DOUBLE = 3.3, 6.9
 """Widths of one and of two columns, in inches."""
@@ -75,9 +76,35 @@ class Look:
         return {"marker": self.marker, "markerfacecolor": self.face, "markeredgecolor": self.colour}
 
     @property
+    def fill(self) -> str:
+        """Whether its marker is `filled` (backbones), `open` (projectors) or `pale` (other levels)."""
+        return "filled" if self.face == self.colour else "open" if self.face == (1.0, 1.0, 1.0) else "pale"
+
+    @property
     def curve(self) -> dict[str, Any]:
         """Settings of `Axes.plot` for its line with markers."""
         return {"color": self.colour, "linestyle": self.line, **self.point}
+
+
+FILLS = {"filled": "0.2", "open": "white", "pale": "0.75"}
+"""`Look.fill` -> face of a marker in a legend."""
+
+
+def fill_handles(sources: Iterable[str], looks: Mapping[str, Look]) -> list[Line2D]:
+    """Handles of a legend that says which levels have filled, open and pale markers; none where all are alike."""
+    levels: dict[str, list[str]] = {}
+    for source in sources:
+        _, slash, level = source.partition("/")
+        own = levels.setdefault(looks[source].fill, [])
+        if slash and level not in own:
+            own.append(level)
+    shown = {fill: own for fill, own in levels.items() if own} if len(levels) > 1 else {}
+    return [
+        Line2D(
+            [], [], label=f"{fill}: {', '.join(own)}", color="0.2", marker="o", markerfacecolor=FILLS[fill], linewidth=0
+        )
+        for fill, own in shown.items()
+    ]
 
 
 def looks(sources: Iterable[str]) -> dict[str, Look]:

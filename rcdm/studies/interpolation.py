@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
-from rcdm.faithfulness import encode_all
+from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.metrics import similarity
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
@@ -50,7 +50,8 @@ def study(
 ) -> StudyResult:
     """Draw along the path between the representations of exactly two images.
 
-    Rows are source x seed, columns the ratio from 0 (first image) to 1 (second). Numbers, per source and averaged over
+    Rows are source x seed; columns `first` and `second`, the given images, and between them the draws by their ratio
+    from 0 (first image) to 1 (second). Numbers, per source and averaged over
     seeds: `to_first` and `to_second`, the similarity of each draw to both given representations; `jumps`, the distance
     of neighbouring draws over that of the two given representations (an even path has 1 / (points − 1) everywhere);
     `largest_jump`, with the ratio at which it ends. Raises ValueError for another number of images or an unknown path.
@@ -62,6 +63,7 @@ def study(
     if points < 2:
         raise ValueError("A path needs at least two points.")
     ratios = torch.linspace(0, 1, points).tolist()
+    first, second = im.to_pil(pixels_of(pipe, images))
     grid: list[Image.Image] = []
     numbers: dict[str, Any] = {}
     for source in sources:
@@ -70,14 +72,14 @@ def study(
         h = PATHS[path](ends[0], ends[1], ratios).repeat(len(seeds), 1)
         noise = [seed for seed in seeds for _ in ratios]
         drawn = pipe.draw(h, source, noise, num_inference_steps=num_inference_steps)
-        grid += im.to_pil(drawn)
+        for row in drawn.split(points):
+            grid += [first, *im.to_pil(row), second]
         kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source).unflatten(0, (len(seeds), points))
         numbers[source] = _numbers(kept, pipe.unet.standardise(ends, source), ratios)
     rows = tuple(f"{source}, seed {seed}" for source in sources for seed in seeds)
     found = {"path": path, "ratios": ratios, "seeds": list(seeds), "sources": numbers}
-    return StudyResult(
-        grid, rows, tuple(f"{ratio:.2f}" for ratio in ratios), found, _summary(numbers, path, len(seeds))
-    )
+    columns = ("first", *(f"{ratio:.2f}" for ratio in ratios), "second")
+    return StudyResult(grid, rows, columns, found, _summary(numbers, path, len(seeds)))
 
 
 def _numbers(kept: Tensor, ends: Tensor, ratios: Sequence[float]) -> dict[str, Any]:

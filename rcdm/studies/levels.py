@@ -18,7 +18,7 @@ from rcdm.levels import levels_of, transformation_probe
 from rcdm.metrics import cycle_error, effective_rank, jackknife, mean
 from rcdm.pipeline import RCDMPipeline
 from rcdm.probes import linear_probe, ridge_probe
-from rcdm.retention import draw_each, read_unconditional, retention_numbers
+from rcdm.retention import below_zero, draw_each, read_unconditional, retention_numbers
 from rcdm.studies.result import StudyResult
 from rcdm.transformations import TELLING
 
@@ -186,6 +186,9 @@ def _summary(result: dict[str, Any]) -> str:
         lines += [f"  {level:12} {_line(found)}" for level, found in network["levels"].items()]
         best = ", ".join(f"{measure} {level}" for measure, level in network["best"].items())
         lines.append(f"  best level: {best}")
+    kept = {f"{n}/{k}": v.get("retention", {}) for n, m in result["networks"].items() for k, v in m["levels"].items()}
+    if caution := below_zero(kept):
+        lines.append(caution)
     missing = [f"{n}/{k}" for n, m in result["networks"].items() for k, v in m["levels"].items() if "no_decoder" in v]
     if missing:
         lines.append(f"This checkpoint has no decoder for {', '.join(missing)}: no draws and no bits there.")

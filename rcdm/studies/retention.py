@@ -15,7 +15,7 @@ from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.metrics import variance
 from rcdm.pipeline import RCDMPipeline
 from rcdm.probes import mlp_prediction, r_squared, ridge_prediction
-from rcdm.retention import agreement, draw_each, gaps, read_unconditional, retention_numbers
+from rcdm.retention import agreement, below_zero, draw_each, gaps, read_unconditional, retention_numbers
 from rcdm.studies.result import StudyResult
 
 
@@ -145,6 +145,8 @@ def _summary(result: dict[str, Any]) -> str:
             lines.append(
                 f"{source:24} {name:18} {r['value']:6.2f} {interval:18} {null:6.2f}  {r['calibration']:.2f}{probe}"
             )
+    if caution := below_zero(result["sources"]):
+        lines.append(caution)
     for network, attributes in result.get("differences", {}).items():
         lines.append(f"{network}, backbone − projector (Holm-corrected p of a sign-flip test over images):")
         lines += [

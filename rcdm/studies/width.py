@@ -19,7 +19,7 @@ from rcdm.levels import transformation_probe
 from rcdm.metrics import bootstrap, effective_rank, mean, variance
 from rcdm.pipeline import RCDMPipeline
 from rcdm.probes import r_squared, ridge_prediction
-from rcdm.retention import backbones_and_projectors, draw_each, read_unconditional, retention_numbers
+from rcdm.retention import backbones_and_projectors, below_zero, draw_each, read_unconditional, retention_numbers
 from rcdm.studies.result import StudyResult
 from rcdm.transformations import TELLING
 
@@ -218,6 +218,8 @@ def _summary(result: Mapping[str, Any]) -> str:
         cells = (" ".join(f"{n['value']:5.2f}" for n in found[measure].values()) for measure in ("ridge", "retention"))
         bits = f" | {found['bits']['value']:.1f}" if "bits" in found else ""
         lines.append(f"{name:36} {found['width']:5} | {' | '.join(cells)}{bits}")
+    if caution := below_zero({name: found["retention"] for name, found in result["sources"].items()}):
+        lines.append(caution)
     lines.append("What is lost from backbone to projector: by fewer dimensions + by what remains (95 %)")
     for network, reduced in result["networks"].items():
         if not reduced:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -41,8 +42,9 @@ def build(engine: Engine, controls: Controls) -> None:
 
 
 def shown(result: StudyResult) -> str:
-    """The path as a slider, with the jumps."""
+    """The path as a slider, with the jumps; the given images at its ends stand beside the tab already."""
     jumps = {name: [0.0, *found["jumps"]] for name, found in result.numbers["sources"].items()}
-    return frames_html(
-        result, what="Share of the second image", curves=jumps, note=NOTE.format(even=1 / (POINTS - 1))
-    )  # fmt: skip
+    width = len(result.columns)
+    drawn = [image for i, image in enumerate(result.images) if 0 < i % width < width - 1]
+    path = replace(result, images=drawn, columns=result.columns[1:-1])
+    return frames_html(path, what="Share of the second image", curves=jumps, note=NOTE.format(even=1 / (POINTS - 1)))
