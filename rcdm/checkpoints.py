@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -39,6 +40,12 @@ def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMP
         folder = official_folder(str(name).removeprefix("official/"))
     if folder is None and str(name).count("/") != 1:
         raise ValueError(f"There is no checkpoint {str(name)!r}; here are: {', '.join(available()) or 'none'}.")
+    if folder is not None and not (folder / "model_index.json").is_file() and (folder / "sources").is_dir():
+        draws = " or ".join(_drawing_with(folder))
+        raise ValueError(
+            f"{folder.name} holds backbones only and no denoiser; "
+            + (f"draw with {draws}." if draws else f"train one with train_rcdm.py --sources_dir {folder / 'sources'}.")
+        )
     if folder is not None and not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is no checkpoint: it has no model_index.json. Train one with train_rcdm.py.")
     keep_freed_memory()
@@ -46,6 +53,18 @@ def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMP
     pipe.unet.float().eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _drawing_with(backbones: Path) -> list[str]:
+    """Names of the checkpoints beside a folder of backbones that share its networks."""
+    whole = backbones.resolve()
+    configs = {
+        path.parts[-3]: json.loads(path.read_text()) for path in sorted(whole.parent.glob("*/sources/config.json"))
+    }
+    shared = {
+        name: [one["checkpoint"] for one in config.get("shared", {}).values()] for name, config in configs.items()
+    }
+    return [name for name, checkpoints in shared.items() if whole.name in checkpoints]
 
 
 def load_source(name: str) -> RepresentationSource:

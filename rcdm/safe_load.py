@@ -39,6 +39,11 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> Any:
     the file when they are used, so that optimizer states never fill the memory; until then it must not change. Raises
     ValueError for a file that cannot be read so.
     """
+    if Path(path).suffix != ".safetensors" and not _is_torch(path):
+        raise ValueError(
+            f"{path} is no checkpoint file: what is read are files saved by torch (.pt, .pth, .ckpt, .tar, .torch, "
+            ".bin) and .safetensors files."
+        )
     try:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
@@ -74,6 +79,12 @@ def tensors_at(content: Any, keys: tuple[str, ...], path: str | Path) -> dict[st
 def _is_zip(path: str | Path) -> bool:
     with open(path, "rb") as file:
         return file.read(2) == b"PK"
+
+
+def _is_torch(path: str | Path) -> bool:
+    """Whether a file begins like one of `torch.save`: as a zip, or in its old format as a pickle."""
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x80\x02" or _is_zip(path)
 
 
 def _legacy_globals(path: str | Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 import rcdm
 from rcdm import cli, sprites
 from rcdm import images as im
+from rcdm.cli import study as study_cli
 from rcdm.model_card import markdown_tables
 from rcdm.studies import STUDIES
 
@@ -102,6 +105,29 @@ def test_bad_input_is_one_sentence_and_exit_status_two(arguments, words, photo, 
         cli.main(arguments)
     message = capsys.readouterr().err
     assert stop.value.code == 2 and words in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [(["--help"], 0, "evaluate"), (["astrology"], 2, "invalid choice"), (["--version"], 0, rcdm.__version__)],
+)
+def test_what_needs_no_torch_does_not_wait_for_it(arguments, code, words):
+    script = (
+        f"import sys\nfrom rcdm import cli\ntry:\n    cli.main({arguments})\nfinally:\n"
+        "    assert not {'torch', 'diffusers', 'gradio'} & set(sys.modules), 'heavy'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code and words in done.stdout + done.stderr, done.stderr
+
+
+def test_a_line_comes_before_torch_is_imported(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "torch")
+    asked = []
+    monkeypatch.setattr(cli, "import_module", lambda name: asked.append((name, capsys.readouterr().err)) or study_cli)
+    with pytest.raises(SystemExit):
+        cli.main(["study", "--help"])
+    ((name, printed),) = asked
+    assert name == "rcdm.cli.study" and printed.strip().endswith("rcdm study: loading torch")
 
 
 class FakeReader:

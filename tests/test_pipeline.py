@@ -179,6 +179,14 @@ def test_an_unknown_checkpoint_names_what_there_is():
         rcdm.load("nothing")
 
 
+def test_a_folder_of_backbones_says_which_checkpoint_draws_with_them(tmp_path):
+    with pytest.raises(ValueError, match=r"backbones-32 holds backbones only and no denoiser; draw with photos-32\."):
+        rcdm.load("backbones-32")
+    (tmp_path / "mine" / "sources" / "simclr").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"train_rcdm\.py --sources_dir"):
+        rcdm.load(tmp_path / "mine")
+
+
 def test_only_a_checkpoint_of_drawn_shapes_asks_for_caution(pipe):
     assert pipe.caution == ""
     pipe.register_to_config(trained_on="sprites")

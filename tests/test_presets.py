@@ -9,7 +9,7 @@ from test_training import tiny
 
 import rcdm
 from rcdm.cli.options import given
-from rcdm.cli.train import add_training_options
+from rcdm.cli.train import add
 from rcdm.convert import RELEASED_FLAGS, _empty
 from rcdm.denoising import NoiseAndVarianceError, make_scheduler, random_numbers
 from rcdm.new_unet import network_arguments
@@ -52,7 +52,7 @@ def test_every_preset_builds_at_its_size(preset):
 
 def parsed(*arguments: str) -> TrainingConfig:
     parser = argparse.ArgumentParser()
-    add_training_options(parser)
+    add(parser)
     options = parser.parse_args(["--sources_dir", "s", "--output_dir", "o", "--max_train_steps", "1", *arguments])
     return TrainingConfig(**PRESETS.get(options.preset, {}) | given(options, TrainingConfig))
 

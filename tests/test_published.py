@@ -182,11 +182,19 @@ def test_a_file_of_another_kind_says_what_it_holds(tmp_path):
     torch.save({"weights": {}}, tmp_path / "file.pth")
     with pytest.raises(ValueError, match="no 'model'; it holds weights"):
         read_published(tmp_path / "file.pth", PUBLISHED["vicreg-resnet50"])
-    (tmp_path / "text.pth").write_text("no checkpoint")
+    (tmp_path / "damaged.pth").write_bytes(b"\x80\x02" + bytes(30))
     with pytest.raises(ValueError, match="cannot be read"):
-        read_published(tmp_path / "text.pth", PUBLISHED["vicreg-resnet50"])
+        read_published(tmp_path / "damaged.pth", PUBLISHED["vicreg-resnet50"])
     with pytest.raises(ValueError, match="vicreg-resnet50"):
         load_published("vicreg-resnet5000")
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint", b"\x89PNG\r\n\x1a\n" + bytes(40), b"\xff\xd8\xff\xe0", b""])
+def test_a_file_that_is_no_checkpoint_is_told_what_is(content, tmp_path):
+    (tmp_path / "photo.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"no checkpoint file: what is read are .*\.safetensors") as error:
+        read_checkpoint(tmp_path / "photo.png")
+    assert "pickle" not in str(error.value).lower() and "\n" not in str(error.value)
 
 
 class Shell:

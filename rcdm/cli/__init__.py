@@ -1,4 +1,4 @@
-"""The command line: one file per command."""
+"""The command line: one file per command, imported when it is asked for, because torch takes seconds."""
 
 from __future__ import annotations
 
@@ -7,36 +7,60 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import rcdm
-from rcdm.cli import convert, evaluate, networks, pretrain, report, sample, serve, study, train
-from rcdm.networks import is_function
-from rcdm.own_backbone import register
+from rcdm.cli.options import announce
+
+COMMANDS = {
+    "sample": "Draw images that share the representation of photographs.",
+    "study": "Ask one question of a checkpoint; numbers and figures.",
+    "pretrain": "Pretrain small backbones; needs the extra `ssl`.",
+    "train": "Train a denoiser (the same as train_rcdm.py).",
+    "networks": "List published networks, or the levels of one network.",
+    "convert": "Convert a file of the released RCDM code into a checkpoint.",
+    "evaluate": "Measure a checkpoint; writes metrics.json and prints tables.",
+    "report": "All studies of a checkpoint on one page, with their figures.",
+    "serve": "Open the page.",
+}
+"""Name of a command, and of its module -> what it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; bad input ends with one sentence on stderr and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="rcdm", description="See what a representation keeps.")
     parser.add_argument("--version", action="version", version=f"rcdm {rcdm.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (sample, study, pretrain, train, networks, convert, evaluate, report, serve):
-        module.add(commands)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        if [name] == list(arguments[:1]):
+            _add_options(name, command)
     _run(parser, arguments)
 
 
 def train_main(arguments: Sequence[str] | None = None) -> None:
     """`rcdm train` as a script of its own."""
     parser = argparse.ArgumentParser(description="Train a denoiser on the representations of frozen networks.")
-    train.add_training_options(parser)
+    _add_options("train", parser)
     _run(parser, arguments)
+
+
+def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
+    """Those of a command; a line comes first where they have to wait for torch."""
+    if "torch" not in sys.modules:
+        announce(f"rcdm {name}: loading torch")
+    import_module(f"rcdm.cli.{name}").add(parser)
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     options = parser.parse_args(arguments)
     try:
-        if getattr(options, "backbone", None) and is_function(options.backbone):
-            register(options.backbone)
+        if getattr(options, "backbone", None):
+            _register(options.backbone)
         options.run(options)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -44,3 +68,12 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
         parser.exit(130, f"\n{parser.prog}: interrupted. {getattr(options, 'interrupted', '')}".rstrip(" ") + "\n")
     except BrokenPipeError:  # who read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _register(backbone: str) -> None:
+    """A backbone of one's own, so that checkpoints that were trained with it can be loaded."""
+    from rcdm.networks import is_function
+    from rcdm.own_backbone import register
+
+    if is_function(backbone):
+        register(backbone)

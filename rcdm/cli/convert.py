@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rcdm.catalogue import PUBLISHED
-from rcdm.cli.options import command
 from rcdm.convert import DEFAULT_FLAGS, RELEASED_FLAGS
 from rcdm.official import RELEASED, convert_file
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = command(commands, "convert", "Convert a file of the released RCDM code into a checkpoint.", _convert)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.set_defaults(run=_convert)
     parser.add_argument("file", type=Path, help="rcdm_ema_….pt, or a file that the released code has trained")
     parser.add_argument("out", type=Path, help="checkpoint folder to write")
     parser.add_argument("--network", choices=PUBLISHED, help="SSL network; known by the name of a released file")

@@ -6,11 +6,10 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 import rcdm
 from rcdm.checkpoints import checkpoint_folder, load_source
-from rcdm.cli.options import add_backbone_option, announce, command
+from rcdm.cli.options import add_backbone_option, announce
 from rcdm.datasets import Dataset, load_dataset
 from rcdm.evaluation import EvaluationSize, evaluate, write_metrics
 from rcdm.evaluator import Evaluator
@@ -19,9 +18,9 @@ from rcdm.pipeline import RCDMPipeline
 from rcdm.source_folder import load_network
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = command(commands, "evaluate", "Measure a checkpoint; writes metrics.json and prints tables.", _evaluate)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.set_defaults(run=_evaluate)
     parser.add_argument(
         "checkpoint", nargs="?", default="sprites-32", help="name or folder, of a pipeline or of backbones"
     )

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
 
 from rcdm.catalogue import PUBLISHED, markdown_table
-from rcdm.cli.options import command
 from rcdm.networks import blank_network, is_function, network_of
 from rcdm.own_backbone import own_network
 from rcdm.representation import level_widths
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = command(commands, "networks", "List published networks, or the levels of one network.", _networks)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.set_defaults(run=_networks)
     parser.add_argument(
         "network", nargs="?", help="published name, checkpoint file, TIMM_NAME=FILE or package.module:function"
     )

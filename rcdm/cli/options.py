@@ -1,4 +1,4 @@
-"""What commands share: how one is declared, the options of drawing, and options made from a dataclass."""
+"""What commands share: the options of drawing, and options made from a dataclass. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -8,21 +8,13 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from rcdm.pipeline import RCDMPipeline
-
-
-def command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-    """A sub-command that calls `run` with its options."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.set_defaults(run=run)
-    return parser
+if TYPE_CHECKING:
+    from rcdm.pipeline import RCDMPipeline
 
 
 def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None) -> None:

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rcdm.cli.options import add_options, announce, command, given
+from rcdm.cli.options import add_options, announce, given
 from rcdm.datasets import load_dataset
 from rcdm.readers import save_reader, train_reader
 from rcdm.ssl.pretraining_config import DRAWN_WORLD, OBJECTIVE_NAMES, PHOTOGRAPHS, PretrainConfig
 from rcdm.ssl.views import ViewStrengths
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = command(commands, "pretrain", "Pretrain small backbones; needs the extra `ssl`.", _pretrain)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.set_defaults(run=_pretrain)
     parser.formatter_class = argparse.HelpFormatter  # the defaults depend on the data
     parser.add_argument("--data", default="sprites", help="'sprites', or as --train_data_dir of `rcdm train`")
     parser.add_argument(

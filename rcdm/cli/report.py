@@ -13,7 +13,7 @@ from typing import Any
 
 import rcdm
 from rcdm.checkpoints import checkpoint_folder
-from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
+from rcdm.cli.options import add_drawing_options, announce, chosen_sources
 from rcdm.cli.study import AGAIN, add_data_options, study_run
 from rcdm.figures import save
 from rcdm.figures.networks import levels_figure, levels_table
@@ -62,9 +62,9 @@ ENTRIES: dict[str, Entry] = {
 QUICK_REFERENCE = 300
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = command(commands, "report", "All studies of a checkpoint on one page, with their figures.", _report)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.set_defaults(run=_report)
     parser.set_defaults(interrupted=AGAIN, photos=[])
     add_drawing_options(parser, samples=None)
     add_data_options(parser)

@@ -17,14 +17,14 @@ from tqdm import tqdm
 import rcdm
 from rcdm import images as im
 from rcdm.attributes import attributes_of, kept_by_draws
-from rcdm.cli.options import add_drawing_options, chosen_sources, command
+from rcdm.cli.options import add_drawing_options, chosen_sources
 from rcdm.metrics import similarity
 from rcdm.pipeline import RCDMPipeline
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = command(commands, "sample", "Draw images that share the representation of photographs.", _sample)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.set_defaults(run=_sample)
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
     add_drawing_options(parser, samples=8)
     parser.add_argument(

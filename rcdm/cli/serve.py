@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
-from rcdm.cli.options import add_backbone_option, command
+from rcdm.cli.options import add_backbone_option
 from rcdm.ui.settings import add_serve_options, from_options
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = command(commands, "serve", "Open the page.", _serve)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.set_defaults(run=_serve)
     add_serve_options(parser)
     add_backbone_option(parser)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import rcdm
 from rcdm import images as im
-from rcdm.cli.options import add_drawing_options, announce, chosen_sources, command
+from rcdm.cli.options import add_drawing_options, announce, chosen_sources
 from rcdm.cli.study_data import DATA, SPLITS, StudyData
 from rcdm.datasets import load_dataset
 from rcdm.pipeline import RCDMPipeline
@@ -52,9 +52,9 @@ _READ: dict[str, Callable[[str, RCDMPipeline], Any]] = {
 AGAIN = "What is finished is kept: run the same command again to continue."
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = command(commands, "study", "Ask one question of a checkpoint; numbers and figures.", _study)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.set_defaults(run=_study)
     parser.set_defaults(interrupted=AGAIN)
     parser.add_argument("study", help=", ".join(STUDIES))
     parser.add_argument(

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from rcdm.cli.options import add_options, command, given
+from rcdm.cli.options import add_options, given
 from rcdm.training_config import PRESETS, TrainingConfig
 
 
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    add_training_options(command(commands, "train", "Train a denoiser (the same as train_rcdm.py).", _train))
-
-
-def add_training_options(parser: argparse.ArgumentParser) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """Every field of TrainingConfig, under its name, and a preset that they override."""
     parser.set_defaults(run=_train)
     parser.formatter_class = argparse.HelpFormatter  # options say their defaults themselves

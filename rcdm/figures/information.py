@@ -30,7 +30,7 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
     if gaps:
         _differences(axes[1], gaps, looks)
     handles = [*marks("form 1, 95 % interval", "form 1 of another image's h", "form 2"), *fill_handles(rows, looks)]
-    drawn.legend(handles=handles, loc="outside upper center", ncols=6 if gaps else 3)
+    drawn.legend(handles=handles, loc="outside upper center", ncols=6 if gaps else 2)
     maps = Maps(result.columns[1:], numbers.get("white", 1.0), "bits per pixel (form 2)")
     return {"": drawn} | general.images(result, maps=maps)
 
@@ -48,5 +48,5 @@ def _differences(axes: Axes, gaps: Mapping[str, Mapping[str, Any]], looks: Mappi
     axes.set_ylim(len(networks) - 0.4, -0.6)
     axes.grid(axis="x", color="0.92", linewidth=0.5)
     axes.set_axisbelow(True)
-    hollow = "; hollow: negative, limited by the decoder" if any(g["limited_by_decoder"] for g in gaps.values()) else ""
+    hollow = "\nhollow: negative, limited by the decoder" if any(g["limited_by_decoder"] for g in gaps.values()) else ""
     axes.set_xlabel(f"backbone − projector, bits (paired){hollow}")

@@ -50,7 +50,7 @@ def interval_panels(
             _beyond(axes, rows, sources, low, high)
     drawn.supxlabel("\n".join(line for line in (xlabel, note) if line), fontsize=7)
     handles = [*marks(value, null, other), *fill_handles(sources, looks)]
-    drawn.legend(handles=handles, loc="outside upper center", ncols=3 if columns == 1 else 6)
+    drawn.legend(handles=handles, loc="outside upper center", ncols=2 if columns == 1 else 6)
     return drawn
 
 

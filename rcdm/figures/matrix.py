@@ -49,9 +49,9 @@ def matrix(
             if below(value):
                 ink, around = (
                     "white" if dark else "0.45",
-                    [withStroke(linewidth=1.6, foreground=shading.to_rgba(-value))],
+                    [withStroke(linewidth=2.2, foreground=shading.to_rgba(-value))],
                 )
-                axes.add_patch(Rectangle((column, row), 1, 1, fill=False, hatch="////", edgecolor=ink, linewidth=0))
+                axes.add_patch(Rectangle((column, row), 1, 1, fill=False, hatch="///", edgecolor=ink, linewidth=0))
             text = form.format(value).replace("-0.00", "0.00")
             axes.text(
                 column + 0.5,

@@ -40,6 +40,7 @@ STYLE: Any = {
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
+    "hatch.linewidth": 0.5,
     "lines.linewidth": 1.1,
     "lines.markersize": 3.6,
     "savefig.facecolor": "white",
