@@ -41,9 +41,8 @@ def information(predict: Predict, x: Tensor, logsnr: Tensor, noise: Callable[[in
     form_1, form_2 = x.new_zeros(len(x)), x.new_zeros(len(x))
     picture = x.new_zeros(len(x), *x.shape[2:]) if x.ndim == 4 else None
     for k, weight in enumerate(trapezoid(logsnr)):
-        signal, deviation = torch.sigmoid(logsnr[k]).sqrt(), torch.sigmoid(-logsnr[k]).sqrt()
         epsilon = noise(k)
-        free, given = predict(signal * x + deviation * epsilon, k)
+        free, given = predict(noisy(x, epsilon, logsnr[k]), k)
         scale = float(weight) / (2 * math.log(2))
         gain = (epsilon - free).square() - (epsilon - given).square()
         change = (free - given).square()
@@ -52,6 +51,11 @@ def information(predict: Predict, x: Tensor, logsnr: Tensor, noise: Callable[[in
         if picture is not None:
             picture += scale * change.sum(1)
     return Information(form_1, form_2, picture)
+
+
+def noisy(x: Tensor, epsilon: Tensor, logsnr: Tensor) -> Tensor:
+    """x_t = a x + s ε at a log signal-to-noise ratio (scalar)."""
+    return torch.sigmoid(logsnr).sqrt() * x + torch.sigmoid(-logsnr).sqrt() * epsilon
 
 
 def trapezoid(points: Tensor) -> Tensor:
@@ -73,8 +77,9 @@ def measure_bits(
 ) -> Information:
     """What h [N,D], raw, spares the denoiser of a pipeline on images [N,3,S,S], at the timesteps of `noise_ladder`.
 
-    Image i has the noise of the stream `seed + i`, whatever the source and the batch; results are on the CPU. Raises
-    ValueError for a denoiser that cannot do without a representation.
+    Image i has the noise of the stream `seed + i`, whatever the source and the batch; results are on the CPU. What the
+    denoiser says without h is the same for all sources, and kept with the parts of the pipeline. Raises ValueError for
+    a denoiser that cannot do without a representation.
     """
     if not pipe.unet.config.has_unconditional:
         raise ValueError("Information needs a denoiser that also learned to draw without a representation.")
@@ -105,20 +110,36 @@ def _bits(
     on_level: Callable[[], Any],
 ) -> Tensor:
     """Both forms and the map of each image of a batch: [B, 2 + H * W]."""
-    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+    logsnr, draw = _logsnr(pipe)[steps].to(x.device), _noise(x, seeds)
+
+    def without() -> Tensor:
+        epsilon = _noise(x, seeds)
+        return torch.stack([_predicted(pipe, noisy(x, epsilon(), logsnr[k]), t) for k, t in enumerate(steps)])
+
+    free = part(pipe.parts, "free", {"x": x, "steps": steps, "seeds": seeds}, without).to(x.device)
 
     def noise(_: int) -> Tensor:
         on_level()
-        return torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
+        return draw()
 
     def predict(x_t: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        t = torch.full((len(x_t),), steps[k], device=x.device)
-        free, given = (pipe.unet(x_t, t, *more).sample[:, :3].float() for more in ((), (h, source)))
-        return _epsilon(pipe, free, x_t, steps[k]), _epsilon(pipe, given, x_t, steps[k])
+        return free[k], _predicted(pipe, x_t, steps[k], h, source)
 
-    bits = information(predict, x, _logsnr(pipe)[steps].to(x.device), noise)
+    bits = information(predict, x, logsnr, noise)
     assert bits.map is not None
     return torch.cat([bits.form_1[:, None], bits.form_2[:, None], bits.map.flatten(1)], 1)
+
+
+def _noise(x: Tensor, seeds: list[int]) -> Callable[[], Tensor]:
+    """What gives ε in the shape of x, level by level: image i from the stream of seed i."""
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return lambda: torch.stack([torch.randn(x.shape[1:], generator=stream) for stream in streams]).to(x)
+
+
+def _predicted(pipe: RCDMPipeline, x_t: Tensor, t: int, *given: Any) -> Tensor:
+    """ε̂ at a timestep, with h and its source or without."""
+    out = pipe.unet(x_t, torch.full((len(x_t),), t, device=x_t.device), *given).sample[:, :3].float()
+    return _epsilon(pipe, out, x_t, t)
 
 
 def _logsnr(pipe: RCDMPipeline) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -58,6 +59,17 @@ class Parts:
 def part(parts: Parts | None, name: str, inputs: Inputs, compute: Callable[[], Tensor]) -> Tensor:
     """`parts.get`, or just computed where nothing is kept."""
     return compute() if parts is None else parts.get(name, inputs, compute)
+
+
+def json_part(parts: Parts | None, name: str, inputs: Inputs, compute: Callable[[], Any]) -> Any:
+    """`part` for what JSON holds: numbers, text, lists, and dicts with names; each comes back as it was."""
+    if parts is None:
+        return compute()
+
+    def written() -> Tensor:
+        return torch.frombuffer(bytearray(json.dumps(compute()).encode()), dtype=torch.uint8)
+
+    return json.loads(parts.get(name, inputs, written).numpy().tobytes())
 
 
 def digest(inputs: Inputs) -> str:

@@ -29,6 +29,13 @@ def runs(names: Sequence[str]) -> Iterator[tuple[str, slice]]:
         start = stop
 
 
+CONTROL = "simclr-supervised"
+"""The network whose positive pairs share the label: aligned with the task, its best level moves to the projector.
+
+Where a folder of this name lies among the networks of a checkpoint it is loaded with them, though no source reads it.
+"""
+
+
 class Sources(ModelMixin):
     """The frozen networks of a pipeline and the levels at which they are read.
 
@@ -133,6 +140,12 @@ class Sources(ModelMixin):
         """Name of each source -> width of its representation."""
         return {name: self[name].dim for name in self.names}
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Networks that no source reads: controls."""
+        read = {name.partition("/")[0] for name in self.names}
+        return tuple(name for name in self._preprocessing if name not in read)
+
     def config_of(self, network: str) -> dict[str, Any]:
         """The config.json of one network: architecture, preprocessing, how it was trained."""
         return self._configs[network]
@@ -146,11 +159,18 @@ class Sources(ModelMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **_: Any) -> Sources:
-        """Load a folder; networks that it shares with another checkpoint are found there and checked."""
+        """Load a folder; networks that it shares with another checkpoint are found there and checked.
+
+        A control (`CONTROL`) that lies among them comes along.
+        """
         folder = Path(pretrained_model_name_or_path)
         config = read_config(folder)
         names = [*config["networks"], *config.get("shared", {})]
-        return _load({name: network_folder(folder, name) for name in names}, config["sources"])
+        folders = {name: network_folder(folder, name) for name in names}
+        controls = [path.parent / CONTROL for path in folders.values() if path.name != CONTROL]
+        if there := [path for path in controls if (path / "model.safetensors").is_file()]:
+            folders.setdefault(CONTROL, there[0])
+        return _load(folders, config["sources"])
 
 
 def _key(name: str) -> str:
@@ -158,14 +178,15 @@ def _key(name: str) -> str:
 
 
 def read_sources(folder: Path, names: Sequence[str] | None = None) -> Sources:
-    """The source folders below `folder` -> Sources; by default the backbone and the projector of each.
+    """The source folders below `folder` -> Sources; by default the backbone and the projector of each but `CONTROL`.
 
     Raises ValueError when there is none, or when a name does not resolve.
     """
     found = sorted(path.parent.name for path in folder.glob("*/model.safetensors"))
     if not found:
         raise ValueError(f"{folder} holds no source folder; make one with `rcdm pretrain --out {folder}`.")
-    names = names or [f"{network}/{level}" for network in found for level in ("backbone", "projector")]
+    usual = [network for network in found if network != CONTROL] or found
+    names = names or [f"{network}/{level}" for network in usual for level in ("backbone", "projector")]
     wanted = list(dict.fromkeys(name.partition("/")[0] for name in names))
     if missing := [network for network in wanted if network not in found]:
         raise ValueError(f"{folder} has no {', '.join(missing)}; it holds {', '.join(found)}.")

@@ -1,14 +1,18 @@
 """Levels of a network: what is measured everywhere, and what only where the checkpoint has a decoder."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import make_tiny_sources
 
+import rcdm
 from rcdm import cli, sprites
 from rcdm.attributes import Attributes
+from rcdm.figures import figures_of
 from rcdm.levels import levels_of, transformation_probe
+from rcdm.sources import CONTROL, read_sources, share_networks
 from rcdm.studies import STUDIES
 
 
@@ -67,6 +71,37 @@ def test_every_level_is_probed_and_those_with_a_decoder_are_drawn(pipe, colour_r
     assert levels[best["red"]]["ridge"]["red"]["value"] == max(f["ridge"]["red"]["value"] for f in levels.values())
     assert "no decoder for tiny/layer1" in result.summary and "tiny/projector" in result.summary
     json.dumps(result.numbers)
+
+
+def test_a_control_beside_the_networks_is_measured_without_draws(pipe, colour_reader, tmp_path):
+    pipe.save_pretrained(tmp_path / "mine")
+    networks = tmp_path / "mine" / "sources"
+    shutil.copytree(networks / "tiny", networks / CONTROL)
+    config = json.loads((networks / CONTROL / "config.json").read_text())
+    (networks / CONTROL / "config.json").write_text(json.dumps(config | {"training": {"objective": CONTROL}}))
+    found = rcdm.load(tmp_path / "mine", device="cpu")
+    assert found.sources == pipe.sources.names and found.sources.beside == (CONTROL,) and pipe.sources.beside == ()
+    options = {"sources": ["tiny/layer2"], "seeds": [0, 1], "drawn_images": 2, "noise_levels": 2}
+    result = STUDIES["levels"](found, world(8)[0], reference=world(20)[0], num_inference_steps=1, **options)
+    levels = result.numbers["networks"][CONTROL]["levels"]
+    assert all(level["no_decoder"] and "ridge" in level and "retention" not in level for level in levels.values())
+    assert "the label-aligned control; the checkpoint has no decoder for it" in result.summary
+    assert result.rows == ("tiny/layer2",)
+    legend = figures_of("levels", result, found.sources)[""].legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["tiny", f"{CONTROL} (control: pairs share the label)"]
+    assert set(read_sources(networks).names) == {"tiny/backbone", "tiny/projector"}  # nothing is trained on it unasked
+    found.save_pretrained(tmp_path / "copy")
+    assert rcdm.load(tmp_path / "copy", device="cpu").sources.beside == (CONTROL,)
+
+
+def test_a_control_beside_shared_networks_comes_along(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "mine")
+    pipe.sources.save_pretrained(tmp_path / "backbones" / "sources")
+    share_networks(tmp_path / "mine" / "sources", tmp_path / "backbones" / "sources")
+    assert rcdm.load(tmp_path / "mine", device="cpu").sources.beside == ()
+    networks = tmp_path / "backbones" / "sources"
+    shutil.copytree(networks / "tiny", networks / CONTROL)
+    assert rcdm.load(tmp_path / "mine", device="cpu").sources.beside == (CONTROL,)
 
 
 def test_the_label_aligned_control_is_named(pipe, colour_reader, monkeypatch):

@@ -1,6 +1,7 @@
 """A study with its files: nothing finished is lost, nothing is done twice, every setting is written down."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from rcdm import cli, sprites
 from rcdm import images as im
 from rcdm.cli.study_data import StudyData
-from rcdm.parts import Parts, digest
+from rcdm.parts import Parts, digest, json_part
 from rcdm.pipeline import RCDMPipeline
 
 
@@ -74,6 +75,48 @@ def test_parts_are_computed_once_for_equal_inputs_alone(tmp_path):
     assert not (tmp_path / "parts").exists()
 
 
+def test_numbers_come_back_from_parts_as_they_were(tmp_path):
+    found = {"a": [1, 0.1 + 0.2, float("inf")], "ü": {"null": None}}
+    parts = Parts(tmp_path / "parts")
+    assert json_part(parts, "x", {"n": 1}, lambda: found) == found == json_part(None, "x", {"n": 1}, lambda: found)
+    assert json_part(parts, "x", {"n": 1}, lambda: pytest.fail("computed again")) == found
+
+
+@pytest.mark.parametrize(("name", "probe"), [
+    ("retention", "rcdm.studies.retention.mlp_prediction"), ("levels", "rcdm.levels.linear_probe"),
+    ("width", "rcdm.levels.linear_probe"), ("invariance", "rcdm.levels.linear_probe")])  # fmt: skip
+def test_probes_are_not_computed_again_after_an_interruption(name, probe, study, monkeypatch):
+    module, _, function = probe.rpartition(".")
+    real, calls = getattr(import_module(module), function), []
+
+    def counting(*given, **named):
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*given, **named)
+
+    monkeypatch.setattr(probe, counting)
+    more = ["--images", "8", "--samples", "2", "--steps", "1"]
+    more += ["--option", "only=hue,flip"] if name == "invariance" else []
+    more += (
+        [w for o in ("drawn_images=2", "noise_levels=2") for w in ("--option", o)]
+        if name in ("levels", "width")
+        else []
+    )
+    sources = ("tiny/backbone", "tiny/projector")
+    stop = -1
+    out = study(name, *more, sources=sources)
+    whole = len(calls)
+    (out / f"{name}.json").unlink()
+    calls.clear()
+    stop = whole - 1
+    with pytest.raises(SystemExit):
+        study(name, *more, sources=sources)
+    stop = -1
+    study(name, *more, sources=sources)
+    assert whole < len(calls) + 1 < 2 * whole, "finished probes were computed again"
+
+
 def test_a_damaged_part_is_computed_again(tmp_path):
     parts = Parts(tmp_path)
     parts.get("x", {"n": 1}, lambda: torch.ones(2))
@@ -124,7 +167,7 @@ def test_information_continues_too(study, monkeypatch):
             study("information", *more, sources=sources)
         once = len(calls)
         study("information", *more, sources=sources)
-    assert once == 20 and len(calls) - once == 2 * 2 * 2 * 4 - 16
+    assert once == 20 and len(calls) - once == 4  # of 4 + 2 * 2 * 4 the part that was begun
 
 
 def test_what_is_finished_is_not_done_again_until_a_setting_changes(study, monkeypatch):

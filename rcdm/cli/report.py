@@ -52,10 +52,10 @@ ENTRIES: dict[str, Entry] = {
         "manipulation", {"method": "neighbours"}, quick=(3, 2), only=lambda source: source.endswith("/backbone")
     ),
     "adversarial": Entry("adversarial", quick=(6, 1), quick_settings={"steps": 10}),
-    "levels": Entry("levels", quick=(64, 2), quick_settings={"drawn_images": 8}),
+    "levels": Entry("levels", quick=(64, 2), quick_settings={"drawn_images": 8, "noise_levels": 10}),
     "spectrum": Entry("spectrum", quick=(256, 1)),
     "out_of_distribution": Entry("out_of_distribution", quick=(8, 1)),
-    "width": Entry("width", quick=(64, 2), quick_settings={"drawn_images": 8}),
+    "width": Entry("width", quick=(64, 2), quick_settings={"drawn_images": 8, "noise_levels": 10}),
 }
 """Name of its files -> what is run; every other study of STUDIES follows as it is."""
 

@@ -9,23 +9,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rcdm.figures import general
+from rcdm.figures import general, style
 from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
+from rcdm.sources import CONTROL
 from rcdm.studies.result import StudyResult
 
 Curves = dict[str, dict[str, Mapping[str, Any]]]
 """Network -> level -> number."""
 
 
-def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
+def figures(result: StudyResult, given: Mapping[str, Look]) -> dict[str, Figure]:
     """Class, rank and bits over the levels; then each attribute, and each transformation that a probe tells."""
     levels = {network: found["levels"] for network, found in result.numbers["networks"].items()}
     names = _in_depth(levels)
+    own = {source.partition("/")[0] for source in given}
+    looks = style.looks([*given, *(f"{network}/backbone" for network in levels if network not in own)])
     look = {network: looks[f"{network}/backbone"] for network in levels if f"{network}/backbone" in looks}
     look |= {n: next(looks[s] for s in looks if s.partition("/")[0] == n) for n in levels if n not in look}
 
+    control = [network for network, found in result.numbers["networks"].items() if found.get("objective") == CONTROL]
+
     def panels(measures: Mapping[str, tuple[Curves, Curves]]) -> Figure:
-        return _panels({title: curves for title, curves in measures.items() if curves[0]}, names, look)
+        return _panels({title: curves for title, curves in measures.items() if curves[0]}, names, look, control)
 
     main: dict[str, tuple[Curves, Curves]] = {
         "linear probe, top-1": (_one(levels, "linear_top1"), {}),
@@ -73,8 +78,13 @@ def _names(levels: Mapping[str, Any], measure: str) -> Iterable[str]:
     return dict.fromkeys(name for own in levels.values() for m in own.values() for name in m.get(measure, {}))
 
 
-def _panels(measures: Mapping[str, tuple[Curves, Curves]], names: list[str], look: Mapping[str, Look]) -> Figure:
-    """A panel per measure: curves of probes with intervals; large open markers where there are numbers of draws."""
+def _panels(
+    measures: Mapping[str, tuple[Curves, Curves]], names: list[str], look: Mapping[str, Look], control: list[str]
+) -> Figure:
+    """A panel per measure: curves of probes with intervals; large open markers where there are numbers of draws.
+
+    The legend names networks, and those of `control` as what they are.
+    """
     columns = min(4, max(1, len(measures)))
     lines = -(-len(measures) // columns)
     drawn = figure(DOUBLE if columns > 1 else DOUBLE / 2, 0.75 + 1.35 * lines)
@@ -88,7 +98,8 @@ def _panels(measures: Mapping[str, tuple[Curves, Curves]], names: list[str], loo
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     for axes in list(grid.flat)[len(measures) :]:
         axes.set_axis_off()
-    handles = [Line2D([], [], label=network, **one.curve) for network, one in look.items()]
+    says = {network: f"{network} (control: pairs share the label)" for network in control}
+    handles = [Line2D([], [], label=says.get(network, network), **one.curve) for network, one in look.items()]
     if any(draws for _, draws in measures.values()):
         ring: Any = {"marker": "o", "markersize": 5.5, "markerfacecolor": "white", "color": "0.3", "linewidth": 0}
         handles.append(Line2D([], [], label="retention in draws", **ring))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from rcdm.attributes import Attributes, attributes_of
 from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.levels import transformation_probe
 from rcdm.metrics import Number, bootstrap, squared_distance_to_others, squared_error
+from rcdm.parts import json_part
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 from rcdm.transformations import TELLING, TRANSFORMATIONS, Transformation
@@ -100,8 +102,12 @@ def _told(
     def encode(images: Tensor) -> dict[str, Tensor]:
         return {source: encode_all(pipe, images, source).cpu() for source in sources}
 
-    told = {name: transformation_probe(encode, train, test, name, penalties=(1e-4,)) for name in names}
-    return {name: {source: number.to_json() for source, number in of.items()} for name, of in told.items()}
+    def probe(name: str) -> dict[str, Any]:
+        told = transformation_probe(encode, train, test, name, penalties=(1e-4,))
+        return {source: number.to_json() for source, number in told.items()}
+
+    inputs = {"train": train, "test": test, "sources": list(sources)}
+    return {name: json_part(pipe.parts, "telling", {**inputs, "name": name}, partial(probe, name)) for name in names}
 
 
 def _seen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,16 +17,15 @@ from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.information import measure_bits, noise_ladder
 from rcdm.levels import levels_of, transformation_probe
 from rcdm.metrics import cycle_error, effective_rank, jackknife, mean
+from rcdm.parts import json_part
 from rcdm.pipeline import RCDMPipeline
 from rcdm.probes import linear_probe, ridge_probe
 from rcdm.retention import below_zero, draw_each, read_unconditional, retention_numbers
+from rcdm.sources import CONTROL
 from rcdm.studies.result import StudyResult
 from rcdm.transformations import TELLING
 
-CONTROL = "simclr-supervised"
-"""The objective whose positive pairs share the label: aligned with the task, its best level moves to the projector."""
-
-NOISE_LEVELS, LOWEST, HIGHEST = 24, -8.0, 6.0  # of the bits, ln SNR; as in the study of information
+LOWEST, HIGHEST = -8.0, 6.0  # of the bits, ln SNR; as in the study of information
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,18 @@ def study(
     labels: Tensor | None = None,
     reference_labels: Tensor | None = None,
     drawn_images: int = 32,
+    noise_levels: int = 24,
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
     """Probe every level of the networks of `sources`, and draw from those that the checkpoint has a decoder for.
 
-    Probes learn on `reference` images and are measured on `images` (N), all at the size of the drawn ones; draws are
-    made of the first `drawn_images`. Numbers: `networks` -> network -> `objective` where it is known, `levels` and
-    `best` (measure -> level). Per level: `width`, `effective_rank` (of `reference`), `ridge` (attribute -> R²),
-    `transformation_probe` (name -> accuracy), with labels `linear_top1`; where there is a decoder `retention`,
-    `cycle_error` and `bits` (form 1, null: h of the next image), else `no_decoder`.
+    Networks of the checkpoint that no source reads, such as the label-aligned control (`sources.CONTROL`), stand beside
+    them without draws. Probes learn on `reference` images and are measured on `images` (N), all at the size of the
+    drawn ones; draws are made of the first `drawn_images`. Numbers: `networks` -> network -> `objective` where it is
+    known, `levels` and `best` (measure -> level). Per level: `width`, `effective_rank` (of `reference`), `ridge`
+    (attribute -> R²), `transformation_probe` (name -> accuracy), with labels `linear_top1`; where there is a decoder
+    `retention`, `cycle_error` and `bits` (form 1 over `noise_levels`, null: h of the next image), else `no_decoder`.
     Raises ValueError for fewer than 8 images, 20 reference images or 2 seeds.
     """
     if len(images) < 8 or len(reference) < 20:
@@ -72,9 +74,10 @@ def study(
         for pictures, known in ((images, labels), (reference, reference_labels))
     )
     few = test.images[:drawn_images]
-    drawn, shown = _drawn(pipe, few, sources, seeds, attributes, num_inference_steps, on_progress)
+    ladder = noise_ladder(pipe, noise_levels, LOWEST, HIGHEST) if pipe.unet.config.has_unconditional else []
+    drawn, shown = _drawn(pipe, few, sources, seeds, attributes, ladder, num_inference_steps, on_progress)
     numbers: dict[str, Any] = {}
-    for name in dict.fromkeys(source.partition("/")[0] for source in sources):
+    for name in dict.fromkeys([*(source.partition("/")[0] for source in sources), *pipe.sources.beside]):
         on_progress(f"{name}: probes at every level")
         levels = _probed(pipe, name, train, test)
         for level, found in levels.items():
@@ -96,13 +99,34 @@ def _labelled(
 
 
 def _probed(pipe: RCDMPipeline, name: str, train: _Labelled, test: _Labelled) -> dict[str, dict[str, Any]]:
-    """Level -> what needs no decoder."""
+    """Level -> what needs no decoder; finished parts are kept."""
+    inputs: dict[str, Any] = {"network": name, "train": train.images, "test": test.images}
+    inputs |= {f"{kind} {a}": phi for kind, of in (("train", train), ("test", test)) for a, phi in of.phi.items()}
+    inputs |= {"labels": train.labels, "test labels": test.labels}
     network, preprocessing = pipe.sources.network(name)
 
     def encode(images: Tensor) -> dict[str, Tensor]:
         return {level: h.cpu() for level, h in levels_of(network, preprocessing, images).items()}
 
-    h, h_test = encode(train.images), encode(test.images)
+    def read() -> dict[str, dict[str, Any]]:
+        return _read(encode(train.images), encode(test.images), train, test)
+
+    def tell(telling: str) -> dict[str, Any]:
+        told = transformation_probe(encode, train.images, test.images, telling, penalties=(1e-4,))
+        return {level: number.to_json() for level, number in told.items()}
+
+    found: dict[str, dict[str, Any]] = json_part(pipe.parts, "probes", inputs, read)
+    for telling in TELLING:
+        told = json_part(pipe.parts, "telling", {**inputs, "telling": telling}, partial(tell, telling))
+        for level, number in told.items():
+            found[level].setdefault("transformation_probe", {})[telling] = number
+    return found
+
+
+def _read(
+    h: Mapping[str, Tensor], h_test: Mapping[str, Tensor], train: _Labelled, test: _Labelled
+) -> dict[str, dict[str, Any]]:
+    """Level -> width, rank, R² of each attribute and, with labels, the class; of representations by level, [M,D]."""
     found: dict[str, dict[str, Any]] = {}
     for level in h:
         spread, centre = h[level].std(0).clamp(min=1e-6), h[level].mean(0)
@@ -112,15 +136,10 @@ def _probed(pipe: RCDMPipeline, name: str, train: _Labelled, test: _Labelled) ->
             "width": z.shape[1],
             "effective_rank": rank.to_json(),
             "ridge": {a: ridge_probe(z, phi, z_test, test.phi[a]).to_json() for a, phi in train.phi.items()},
-            "transformation_probe": {},
         }
         if train.labels is not None and test.labels is not None:
             linear = linear_probe(z, train.labels.cpu(), z_test, test.labels.cpu())
             found[level]["linear_top1"] = linear.to_json()
-    for telling in TELLING:
-        told = transformation_probe(encode, train.images, test.images, telling, penalties=(1e-4,))
-        for level, number in told.items():
-            found[level]["transformation_probe"][telling] = number.to_json()
     return found
 
 
@@ -130,6 +149,7 @@ def _drawn(
     sources: Sequence[str],
     seeds: Sequence[int],
     attributes: Attributes,
+    ladder: list[int],
     steps: int | None,
     on_progress: Callable[[str], None],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
@@ -137,7 +157,6 @@ def _drawn(
     given = attributes.read(x)
     on_progress("unconditional draws")
     free = read_unconditional(pipe, attributes, len(x), seeds, steps)
-    ladder = noise_ladder(pipe, NOISE_LEVELS, LOWEST, HIGHEST) if pipe.unet.config.has_unconditional else []
     found: dict[str, dict[str, Any]] = {}
     shown: dict[str, Tensor] = {}
     for source in sources:
@@ -182,6 +201,8 @@ def _summary(result: dict[str, Any]) -> str:
     ]
     for name, network in result["networks"].items():
         control = ", the label-aligned control" if network.get("objective") == CONTROL else ""
+        if all("no_decoder" in found for found in network["levels"].values()):
+            control += "; the checkpoint has no decoder for it: no draws and no bits"
         lines.append(f"{name} ({network.get('objective', 'objective not known')}{control})")
         lines += [f"  {level:12} {_line(found)}" for level, found in network["levels"].items()]
         best = ", ".join(f"{measure} {level}" for measure, level in network["best"].items())
@@ -189,7 +210,10 @@ def _summary(result: dict[str, Any]) -> str:
     kept = {f"{n}/{k}": v.get("retention", {}) for n, m in result["networks"].items() for k, v in m["levels"].items()}
     if caution := below_zero(kept):
         lines.append(caution)
-    missing = [f"{n}/{k}" for n, m in result["networks"].items() for k, v in m["levels"].items() if "no_decoder" in v]
+    partly = {
+        n: m["levels"] for n, m in result["networks"].items() if any("retention" in v for v in m["levels"].values())
+    }
+    missing = [f"{n}/{k}" for n, levels in partly.items() for k, v in levels.items() if "no_decoder" in v]
     if missing:
         lines.append(f"This checkpoint has no decoder for {', '.join(missing)}: no draws and no bits there.")
     return "\n".join(lines)

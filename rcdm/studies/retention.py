@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,7 @@ from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
 from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.metrics import variance
+from rcdm.parts import part
 from rcdm.pipeline import RCDMPipeline
 from rcdm.probes import mlp_prediction, r_squared, ridge_prediction
 from rcdm.retention import agreement, below_zero, draw_each, gaps, read_unconditional, retention_numbers
@@ -120,7 +122,9 @@ def _probes(
     errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
     for name, truth in phi_test.items():
         truth = truth.cpu()
-        ridge, mlp = (predict(h, phi[name], h_test) for predict in (ridge_prediction, mlp_prediction))
+        own = {"h": h, "phi": phi[name], "h_test": h_test}
+        ridge = part(pipe.parts, "ridge", own, partial(ridge_prediction, h, phi[name], h_test))
+        mlp = part(pipe.parts, "mlp", own, partial(mlp_prediction, h, phi[name], h_test))
         linear, bent = r_squared(ridge, truth), r_squared(mlp, truth)
         found[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
         errors["ridge"][name], errors["probe"][name] = ((p - truth).square().sum(1) for p in (ridge, mlp))

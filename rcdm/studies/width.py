@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,13 +18,14 @@ from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.information import measure_bits, noise_ladder
 from rcdm.levels import transformation_probe
 from rcdm.metrics import bootstrap, effective_rank, mean, variance
+from rcdm.parts import json_part
 from rcdm.pipeline import RCDMPipeline
 from rcdm.probes import r_squared, ridge_prediction
 from rcdm.retention import backbones_and_projectors, below_zero, draw_each, read_unconditional, retention_numbers
 from rcdm.studies.result import StudyResult
 from rcdm.transformations import TELLING
 
-NOISE_LEVELS, LOWEST, HIGHEST = 24, -8.0, 6.0  # of the bits, ln SNR; as in the study of information
+LOWEST, HIGHEST = -8.0, 6.0  # of the bits, ln SNR; as in the study of information
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def study(
     seeds: Sequence[int],
     reference: Tensor | Sequence[Image.Image],
     drawn_images: int = 32,
+    noise_levels: int = 24,
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
@@ -78,9 +81,9 @@ def study(
     A reduced backbone keeps its first principal components over `reference` images: as many as the projector is wide,
     and as many as the projector's effective rank. Probes read their coordinates; the denoiser is given h mapped back
     from them. Numbers: `sources` -> variant -> `width`, `ridge` (attribute -> R², learnt on `reference`, measured on
-    `images`), `transformation_probe`, and of the first `drawn_images` `retention` and `bits` (form 1, null: h of the
-    next image). `networks` -> network -> reduced variant -> measure -> attribute -> `by_width` (backbone minus reduced)
-    and `by_invariance` (reduced minus projector), paired on images and noise.
+    `images`), `transformation_probe`, and of the first `drawn_images` `retention` and `bits` (form 1 over
+    `noise_levels`, null: h of the next image). `networks` -> network -> reduced variant -> measure -> attribute ->
+    `by_width` (backbone minus reduced) and `by_invariance` (reduced minus projector), paired on images and noise.
     Raises ValueError where no network has both levels, for fewer than 8 images, 20 reference images or 2 seeds.
     """
     pairs = backbones_and_projectors(sources)
@@ -93,16 +96,19 @@ def study(
         )
     if len(seeds) < 2:
         raise ValueError("Retention needs at least two seeds.")
-    run = _Run(pipe, images, reference, seeds, drawn_images, num_inference_steps)
+    run = _Run(pipe, images, reference, seeds, drawn_images, noise_levels, num_inference_steps)
     numbers: dict[str, Any] = {}
     compared: dict[str, Any] = {}
     shown: dict[str, Tensor] = {}
     for network, (backbone, projector) in pairs.items():
         variants = _variants(run, backbone, projector)
+        on_progress(f"{network}: telling transformations")
+        told = run.told(variants)
         losses: dict[str, Losses] = {}
         for name, variant in variants.items():
             on_progress(name)
             numbers[name], losses[name], shown[name] = run.measure(variant)
+            numbers[name]["transformation_probe"] = told[name]
         reduced = [name for name in variants if name not in (backbone, projector)]
         compared[network] = {name: run.parts(*(losses[n] for n in (backbone, name, projector))) for name in reduced}
     given = im.to_pil(run.x[:1].cpu())
@@ -115,7 +121,7 @@ def study(
 
 def _variants(run: _Run, backbone: str, projector: str) -> dict[str, _Variant]:
     """Name -> variant, from the whole backbone to the projector."""
-    h, z = (encode_all(run.pipe, run.train, source) for source in (backbone, projector))
+    h, z = (run.encoded(source)[0] for source in (backbone, projector))
     counts = sorted({z.shape[1], max(1, round(effective_rank(z.cpu())))}, reverse=True)
     variants = {backbone: _Variant(backbone)}
     for count in (count for count in counts if count < h.shape[1]):
@@ -134,6 +140,7 @@ class _Run:
         reference: Tensor | Sequence[Image.Image],
         seeds: Sequence[int],
         drawn_images: int,
+        noise_levels: int,
         steps: int | None,
     ) -> None:
         self.pipe, self.seeds, self.steps = pipe, seeds, steps
@@ -146,23 +153,43 @@ class _Run:
         )
         self.given = {name: phi[:drawn_images] for name, phi in self.phi.items()}
         self.free = read_unconditional(pipe, self.attributes, len(self.few), seeds, steps)
-        self.ladder = noise_ladder(pipe, NOISE_LEVELS, LOWEST, HIGHEST) if pipe.unet.config.has_unconditional else []
+        self.ladder = noise_ladder(pipe, noise_levels, LOWEST, HIGHEST) if pipe.unet.config.has_unconditional else []
+
+        self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def encoded(self, source: str) -> tuple[Tensor, Tensor]:
+        """Reference images and images from a source, [M,D] and [N,D], computed once."""
+        if source not in self._encoded:
+            h, h_test = (encode_all(self.pipe, images, source) for images in (self.train, self.x))
+            self._encoded[source] = (h, h_test)
+        return self._encoded[source]
+
+    def told(self, variants: Mapping[str, _Variant]) -> dict[str, dict[str, Any]]:
+        """Variant -> transformation -> accuracy at telling its cases; all variants of a network see each image once."""
+        sources = list(dict.fromkeys(variant.source for variant in variants.values()))
+
+        def encode(images: Tensor) -> dict[str, Tensor]:
+            chunks = [self.pipe.sources.encode_all(chunk, sources) for chunk in images.split(256)]
+            h = {source: torch.cat([chunk[source] for chunk in chunks]) for source in sources}
+            return {name: variant.probed(h[variant.source]).cpu() for name, variant in variants.items()}
+
+        def probe(telling: str) -> dict[str, Any]:
+            found = transformation_probe(encode, self.train, self.x, telling, penalties=(1e-4,))
+            return {name: number.to_json() for name, number in found.items()}
+
+        inputs = {"train": self.train, "test": self.x, "variants": list(variants)}
+        found = {t: json_part(self.pipe.parts, "telling", {**inputs, "name": t}, partial(probe, t)) for t in TELLING}
+        return {name: {telling: of[name] for telling, of in found.items()} for name in variants}
 
     def measure(self, variant: _Variant) -> tuple[dict[str, Any], Losses, Tensor]:
         """Numbers, what is lost of each image, and the draws of the first image [K,3,S,S]."""
-
-        def encode(images: Tensor) -> dict[str, Tensor]:
-            return {"h": variant.probed(encode_all(self.pipe, images, variant.source)).cpu()}
-
-        h, h_test = encode(self.train)["h"], encode(self.x)["h"]
+        h, h_test = (variant.probed(part).cpu() for part in self.encoded(variant.source))
         centre, spread = h.mean(0), h.std(0).clamp(min=1e-6)
         z, z_test = ((part - centre) / spread for part in (h, h_test))
         read = {name: ridge_prediction(z, phi, z_test) for name, phi in self.phi_train.items()}
-        told = {t: transformation_probe(encode, self.train, self.x, t, penalties=(1e-4,))["h"] for t in TELLING}
         found: dict[str, Any] = {
             "width": h.shape[1],
             "ridge": {name: r_squared(predicted, self.phi[name]).to_json() for name, predicted in read.items()},
-            "transformation_probe": {name: number.to_json() for name, number in told.items()},
         }
         losses: Losses = {"ridge": {name: (read[name] - phi).square().sum(1) for name, phi in self.phi.items()}}
         drawn, lost, shown = self._draw(variant)
