@@ -127,13 +127,15 @@ def test_a_run_without_a_finite_loss_raises(tmp_path, monkeypatch):
         pretrain(data(), tiny(), tmp_path / "simclr")
 
 
-def test_partners_share_the_label_and_are_other_images():
-    labels = torch.tensor([0, 1, 0, 2, 1, 0])
-    for seed in range(5):
-        partners = pretraining._partners(labels, torch.Generator().manual_seed(seed))
-        assert torch.equal(labels[partners], labels)
-        alone = torch.tensor([False, False, False, True, False, False])
-        assert torch.equal(partners == torch.arange(6), alone)
+def test_partners_share_the_label_and_come_from_outside_the_batch():
+    labels = torch.tensor([0, 1, 2, 0, 1, 0, 1, 3, 0])
+    seen = set()
+    for seed in range(20):
+        partners = pretraining._partners(labels, 4, torch.Generator().manual_seed(seed))
+        assert torch.equal(labels[partners], labels[:4])
+        assert torch.equal(partners < 4, torch.tensor([False, False, True, False])) and partners[2] == 2
+        seen |= set(partners.tolist())
+    assert seen == {2, 4, 5, 6, 8}
 
 
 def test_one_pass_gives_what_each_source_gives(pipe):

@@ -180,13 +180,16 @@ class _Run:
     def _views(self, step: int) -> tuple[Tensor, Tensor]:
         """The views of step k, one after the other [V*B,3,H,W], and the labels [B]."""
         place = step * self.accelerator.num_processes + self.accelerator.process_index
-        images, labels, _ = self.dataset.batch(place, self.config.batch_size)
-        stream = torch.Generator(self.device).manual_seed((self.config.seed + 1) * 1_000_003 + place)
         objective = self.accelerator.unwrap_model(self.learner).objective
+        n = self.config.batch_size
+        pool = max(n, 8 * self.dataset.classes) if objective.pairs_by_label else 0
+        batch = self.dataset.batch(place, n + pool)
+        images, labels = batch.images[:n], batch.labels[:n]
+        stream = torch.Generator(self.device).manual_seed((self.config.seed + 1) * 1_000_003 + place)
         views = [random_view(images, self.config.views, stream)]
         if objective.views == 2:
             if objective.pairs_by_label:
-                images = images[_partners(labels, stream)]
+                images = batch.images[_partners(batch.labels, n, stream)]
             views.append(random_view(images, self.config.views, stream))
         return torch.cat(views).contiguous(memory_format=torch.channels_last), labels
 
@@ -257,12 +260,15 @@ def _groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _partners(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """For each row another row of the batch with the same label, int64 [B]; itself where it is alone."""
-    same = labels[:, None] == labels
-    others = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    choice = torch.where(others.any(1, keepdim=True), others, same)
-    return torch.multinomial(choice.float(), 1, generator=generator)[:, 0]
+def _partners(labels: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """For each of the first n rows a later one with the same label, int64 [n]; itself where there is none.
+
+    Partners are no rows of the batch itself: there, each would be a negative of the pair that it belongs to.
+    """
+    same = labels[:n, None] == labels[None, n:]
+    alone = ~same.any(1)
+    chosen = torch.multinomial((same | alone[:, None]).float(), 1, generator=generator)[:, 0] + n
+    return torch.where(alone, torch.arange(n, device=labels.device), chosen)
 
 
 def save_source(
