@@ -136,8 +136,9 @@ class _Stopped(Exception):
 
 @contextmanager
 def checked(pipe: RCDMPipeline, check: Check) -> Iterator[None]:
-    """Run `check` before every call of the denoiser, whoever calls it."""
-    hook = pipe.unet.register_forward_pre_hook(lambda *_: check())
+    """Run `check` before every call of the denoiser in this thread, whoever makes it."""
+    me = threading.get_ident()
+    hook = pipe.unet.register_forward_pre_hook(lambda *_: check() if threading.get_ident() == me else None)
     try:
         yield
     finally:

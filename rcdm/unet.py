@@ -16,6 +16,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from rcdm import together
 from rcdm.sources import runs
 
 
@@ -140,7 +141,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         patch = self.config.patch_size
         if self.config.timestep_scale != 1:
             timestep = timestep * self.config.timestep_scale
-        out = self.unet(F.pixel_unshuffle(sample, patch), timestep, class_labels=embedding).sample
+        out = together.call(self.unet, F.pixel_unshuffle(sample, patch), timestep, embedding)
         out = F.pixel_shuffle(out, patch)
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 

@@ -1,4 +1,4 @@
-"""One engine for all users: jobs run one at a time on the device, and end when nobody waits for them any more."""
+"""One engine for all users: jobs share the device, and end when nobody waits for them any more."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from PIL import Image
 from rcdm.checkpoints import available
 from rcdm.drawing import Columns, Job, Progress, in_background
 from rcdm.loaded import Loaded, Shelf
+from rcdm.together import Turns
 from rcdm.ui.guard import Rate
 from rcdm.ui.settings import Settings
 from rcdm.ui.store import Store, key_of
 
-DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}
-"""For every event that draws: Gradio starts one at a time, the others wait in one queue."""
+
+def hosted() -> bool:
+    """Whether this is a Space whose GPU is lent per call, to a process that is made for it."""
+    return bool(os.environ.get("SPACES_ZERO_GPU"))
+
+
+DEVICE = {"concurrency_limit": 1 if hosted() else 4, "concurrency_id": "device"}
+"""For every event that draws: how many Gradio starts, to be drawn together; the others wait in one queue."""
 
 CALLS_PER_SECOND = 200  # images through a denoiser on a small GPU; only for asking a hosted GPU for enough time
 
@@ -32,7 +39,7 @@ class Engine:
         self.shelf = Shelf(names, max_bytes=settings.model_mib * 2**20, data=settings.data, device=device)
         self.store = Store(settings.result_mib * 2**20, settings.keep_minutes * 60)
         self.rate = Rate(settings.rate)
-        self._turn = threading.Lock()
+        self._turns = Turns()
         self._stream = on_hosted_gpu(self._perform)
 
     def __getitem__(self, checkpoint: str) -> Loaded:
@@ -68,7 +75,7 @@ class Engine:
 
     def _perform(self, checkpoint: str, job: Job) -> Iterator[Progress | tuple[Any] | None]:
         def work(show: Callable[[Progress], None], check: Callable[[], None]) -> tuple[Any]:
-            with self._turn:  # a closed job may still be in its last step
+            with self._turns.job():
                 check()
                 return (job.run(self.shelf[checkpoint], show, check),)
 
@@ -77,7 +84,7 @@ class Engine:
 
 def on_hosted_gpu(perform: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """On a Space whose GPU is lent per call: ask for it, for as long as the job may need. Elsewhere: no change."""
-    if not os.environ.get("SPACES_ZERO_GPU"):
+    if not hosted():
         return perform
     import spaces
 
