@@ -157,15 +157,12 @@ def test_who_stops_leaves_the_batch_and_stops_nobody_else(engine: Engine, monkey
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(rcdm.RepresentationUNet, "forward", slow)
-    leaving: Job
-    for leaving in (
-        Columns(PICTURES[1], BOTH, (1, 2), 60),
-        Study("samples", (PICTURES[1],), BOTH[:1], (1, 2, 3, 4), 60),
-    ):
+    jobs = (Columns(PICTURES[1], BOTH, (1, 2), 60), Study("samples", (PICTURES[1],), BOTH[:1], (1, 2, 3, 4), 60))
+    for i, leaving in enumerate(jobs):
         sizes.clear()
         stream = engine.run(name, leaving)
         staying: list[Any] = []
-        other = Columns(PICTURES[0], BOTH[:1], (5, leaving.calls()), 12)
+        other = Columns(PICTURES[0], BOTH[:1], (5, 100 + i), 12)
         thread = threading.Thread(target=lambda job=other, out=staying: out.extend(engine.run(name, job)))
         next(stream)
         thread.start()
