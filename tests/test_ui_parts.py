@@ -138,6 +138,39 @@ def test_studies_of_the_tabs_give_pages(loaded: Loaded, monkeypatch: pytest.Monk
     assert hostile.numbers["images"] == 3 and "3 images" in " ".join(attack.shown(hostile).split())
 
 
+def test_every_chosen_source_is_edited_beside_the_others(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcdm.loaded.REFERENCES", 24)
+    ways = (("method", "principal"), ("points", 3), ("directions", 2))
+
+    def pushed(*sources: str) -> Any:
+        return _run(Study("manipulation", (PICTURE,), sources, (4,), 1, ways, references=True), loaded)
+
+    ladder, places = edit._side_by_side(pushed(*BOTH))
+    assert ladder.rows == tuple(f"component {i}, {source}" for i in (0, 1) for source in BOTH) and places == [
+        1,
+        2,
+        1,
+        2,
+    ]
+    alone, nowhere = edit._side_by_side(pushed(BOTH[1]))
+    assert nowhere == [] and alone.rows == ("component 0", "component 1") and len(alone.columns) == 3
+    pixels = [[image.tobytes() for image in result.images] for result in (ladder, alone)]
+    assert pixels[0][3:6] + pixels[0][9:12] == pixels[1]  # the second source as it is alone: same noise, same pushes
+    html = edit.shown(pushed(*BOTH))
+    assert html.count('class="ladder"') == 4 and html.count("grid-column:2") == 2 and html.count("<table>") == 2
+    assert html.count('type="range"') == 1  # one slider moves all
+
+
+def test_the_edit_tab_asks_for_every_chosen_source(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(edit, "run_tab", lambda _engine, _controls, make, *_args, **_options: made.append(make))
+    with gr.Blocks():
+        edit.build(engine, None)  # type: ignore[arg-type]
+    wanted = controls.Asked(engine[engine.settings.checkpoint], PICTURE, BOTH, (3, 4), 2)
+    job, _ = made[0](wanted, "principal", 2.0)
+    assert job.sources == BOTH and job.seeds == (3,)
+
+
 def test_any_study_stops_when_nobody_waits(loaded: Loaded) -> None:
     calls = []
 

@@ -32,17 +32,15 @@ def build(engine: Engine, controls: Controls) -> None:
 
     def make(wanted: Asked, method: str, reach: float) -> tuple[Job, Callable[[Any], str]]:
         settings = (("method", method), ("reach", float(reach)))
-        pictures, sources, seeds = (wanted.picture,), wanted.sources[:1], wanted.seeds[:1]
-        return Study("manipulation", pictures, sources, seeds, wanted.steps, settings, references=True), shown
+        pictures, seeds = (wanted.picture,), wanted.seeds[:1]
+        return Study("manipulation", pictures, wanted.sources, seeds, wanted.steps, settings, references=True), shown
 
-    gr.Markdown("Of the chosen sources, the first one is edited.")
     run_tab(engine, controls, make, [method, reach], button="Draw the directions", name="edit")
 
 
 def shown(result: StudyResult) -> str:
-    """A ladder per direction, and the table of what moves."""
-    rows = tuple(spoken(row.split(", ")[2]) for row in result.rows)  # source, image, direction, seed
-    ladder = StudyResult(_without_given(result), rows, result.columns[1:], result.numbers)
+    """A ladder per direction, the sources side by side, and tables of what moves."""
+    ladder, places = _side_by_side(result)
     tables = ""
     for source, found in result.numbers["sources"].items():
         moves = found["moves"]
@@ -50,7 +48,7 @@ def shown(result: StudyResult) -> str:
         lines = [[spoken(way), *(f"{line[name]:.2f}" for name in names)] for way, line in moves.items()]
         tables += table_html([source, *(name.replace("_", " ") for name in names)], lines)
     note = NOTE.format(images=result.numbers["images"])
-    return frames_html(ladder, what="Push", start=len(ladder.columns) // 2, note=tables + note)
+    return frames_html(ladder, what="Push", start=len(ladder.columns) // 2, note=tables + note, places=places)
 
 
 def spoken(direction: str) -> str:
@@ -64,6 +62,17 @@ def spoken(direction: str) -> str:
     return direction.replace("_", " ")
 
 
-def _without_given(result: StudyResult) -> list[Any]:
-    width = len(result.columns)
-    return [image for i, image in enumerate(result.images) if i % width]
+def _side_by_side(result: StudyResult) -> tuple[StudyResult, list[int]]:
+    """The ladders without the given image, a line per direction, and the place of each in its line: that of its source.
+
+    One source alone needs no places.
+    """
+    width, sources = len(result.columns), list(result.numbers["sources"])
+    parts = [row.split(", ") for row in result.rows]  # source, image, direction, seed
+    lines = list(dict.fromkeys(direction for _, _, direction, _ in parts))
+    order = sorted(range(len(parts)), key=lambda i: (lines.index(parts[i][2]), sources.index(parts[i][0])))
+    several = len(sources) > 1
+    rows = tuple(spoken(parts[i][2]) + (f", {parts[i][0]}" if several else "") for i in order)
+    images = [image for i in order for image in result.images[i * width + 1 : (i + 1) * width]]
+    places = [sources.index(parts[i][0]) + 1 for i in order] if several else []
+    return StudyResult(images, rows, result.columns[1:], result.numbers), places

@@ -14,26 +14,35 @@ MANY = 6  # rows from which on they stand in two columns, where there is room
 Curves = Mapping[str, Sequence[float]]
 
 
-def frames_html(result: StudyResult, *, what: str, start: int = 0, curves: Curves | None = None, note: str = "") -> str:
+def frames_html(
+    result: StudyResult,
+    *,
+    what: str,
+    start: int = 0,
+    curves: Curves | None = None,
+    note: str = "",
+    places: Sequence[int] = (),
+) -> str:
     """Rows of a study's images over its columns; `what` names the steps. All steps are shown small beside it.
 
-    `curves`: name -> one value per column, drawn below; `note`: HTML after them.
+    `curves`: name -> one value per column, drawn below; `note`: HTML after them. `places`: where rows are to stand side
+    by side, the place of each in its line, from 1 on.
     """
     width = len(result.columns)
     rows = ""
     for i, name in enumerate(result.rows):
         images = result.images[i * width : (i + 1) * width]
-        rows += (
-            f'<section class="ladder"><h3>{escape(name)}</h3>{_ladder(images, result.columns, name, start)}</section>'
-        )
+        place = f' style="grid-column:{places[i]}"' if places else ""
+        ladder = _ladder(images, result.columns, name, start)
+        rows += f'<section class="ladder"{place}><h3>{escape(name)}</h3>{ladder}</section>'
     labels = "|".join(escape(column) for column in result.columns)
     slider = (
         f'<label class="slide"><span>{escape(what)}: <output>{escape(result.columns[start])}</output></span>'
         f'<input type="range" class="steps" min="0" max="{width - 1}" value="{start}" data-labels="{labels}"></label>'
     )
-    many = " many" if len(result.rows) > MANY else ""
+    layout = " beside" if places else " many" if len(result.rows) > MANY else ""
     drawn = "" if curves is None else curves_svg(curves, result.columns)
-    return f'<div class="rcdm sheet frames">{slider}<div class="ladders{many}">{rows}</div>{drawn}{note}</div>'
+    return f'<div class="rcdm sheet frames">{slider}<div class="ladders{layout}">{rows}</div>{drawn}{note}</div>'
 
 
 def _ladder(images: Sequence[Image.Image], columns: Sequence[str], row: str, start: int) -> str:

@@ -92,6 +92,7 @@ CSS = """
   background: color-mix(in srgb, var(--body-text-color) 7%, transparent); font-size: 12px; }
 .rcdm .ladders { display: grid; gap: 12px; }
 .rcdm .ladders.many { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
+.rcdm .ladders.beside { grid-auto-columns: minmax(260px, 1fr); overflow-x: auto; }
 .rcdm .reel { display: grid; grid-template-columns: 132px 1fr; gap: 14px; align-items: start; margin-top: 6px; }
 .rcdm .film { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(40px, 88px); gap: 6px; overflow-x: auto;
   padding: 3px; }
