@@ -1,6 +1,7 @@
 """Many clients at once against one page: errors, latency, images per second against the bare pipeline, and memory.
 
-Then the server is killed and started again: checkpoints intact, and how soon it serves.
+Then the server is killed and started again: checkpoints intact, and how soon it serves. With `--requests N` only memory
+is looked at, over N cheap requests of one client.
 """
 
 import argparse
@@ -28,17 +29,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--queue", type=int, default=32, help="places to wait; fewer than clients: some are refused")
     parser.add_argument("--images", type=int, default=8, help="per source and drawing")
+    parser.add_argument("--requests", type=int, default=0, help="only memory, over so many requests of one client")
     options = parser.parse_args()
+    if options.requests:
+        return memory_curve(options)
     folder = ROOT / "checkpoints" / options.checkpoint
     before = digest(folder)
     server = Server("--checkpoint", options.checkpoint, "--queue", str(options.queue))
-    server.wait()
+    server.wait(seconds=300)
     warm = Client(server.url, verbose=False)
     for i, photo in enumerate(EXAMPLES):
         warm.predict(handle_file(str(photo)), options.sources, options.images, STEPS, 10**6 + i, api_name="/draw")
-    memory = server.memory()
+    memory, work = server.memory(), server.work()
     waits, errors, spent = load(server, options)
-    after = server.memory()
+    after, work = server.memory(), server.work() - work
     for i in range(5):
         warm.predict(
             handle_file(str(EXAMPLES[0])), options.sources, options.images, STEPS, 2 * 10**6 + i, api_name="/draw"
@@ -49,7 +53,8 @@ def main() -> None:
     Client(again.url, verbose=False).predict(handle_file(str(EXAMPLES[0])), api_name="/draw")
     again.stop()
     each = options.images * len(options.sources)
-    report(waits, errors, each * len(waits) / spent, bare(options, each), (memory, after), back)
+    rates = each * len(waits) / spent, each * len(waits) / work
+    report(waits, errors, rates, bare(options, each), (memory, after), back)
     assert digest(folder) == before, "the checkpoint has changed"
 
 
@@ -80,36 +85,68 @@ def load(server: Server, options: argparse.Namespace) -> tuple[list[float], Coun
     return waits, errors, time.monotonic() - begun
 
 
-def bare(options: argparse.Namespace, each: int) -> float:
-    """Images per second of the pipeline alone, same batches, same steps."""
+def bare(options: argparse.Namespace, each: int) -> dict[int, tuple[float, float]]:
+    """Requests drawn at once, 1 or 4 -> images per second of the pipeline alone, and per second that it computes."""
     from PIL import Image
 
     import rcdm
 
     pipe = rcdm.load(options.checkpoint)
-    pictures = [Image.open(EXAMPLES[0])] * len(options.sources)
-    seconds = []
-    for _ in range(6):
-        begun = time.monotonic()
-        pipe(pictures, source=options.sources, seeds=range(options.images), num_inference_steps=STEPS)
-        seconds.append(time.monotonic() - begun)
-    return each / statistics.median(seconds[1:])
+    picture, found = Image.open(EXAMPLES[0]), {}
+    for requests in (1, 4):
+        seconds, computed = [], []
+        for _ in range(4):
+            begun, work = time.monotonic(), time.process_time()
+            pictures, sources = [picture] * len(options.sources) * requests, options.sources * requests
+            pipe(pictures, source=sources, seeds=range(options.images), num_inference_steps=STEPS)
+            seconds.append(time.monotonic() - begun)
+            computed.append(time.process_time() - work)
+        images = each * requests
+        found[requests] = (images / statistics.median(seconds[1:]), images / statistics.median(computed[1:]))
+    return found
 
 
 def report(
-    waits: list[float], errors: Counter[str], rate: float, bare_rate: float, memory: tuple[float, float], back: float
+    waits: list[float],
+    errors: Counter[str],
+    rates: tuple[float, float],
+    bare: dict[int, tuple[float, float]],
+    memory: tuple[float, float],
+    back: float,
 ) -> None:
+    """Rates of the page beside those of the pipeline: by the clock, and by the seconds that each has computed.
+
+    The clock counts the clients too, and whatever else this machine does.
+    """
     middle, slow = np.quantile(waits, [0.5, 0.95])
-    print(
-        "| drawings | median | 95 % | images/s | bare pipeline | share | MiB before | after | serving after kill -9 |"
-    )
-    print("|---" * 9 + "|")
-    print(
-        f"| {len(waits)} | {middle:.1f} s | {slow:.1f} s | {rate:.1f} | {bare_rate:.1f} | {rate / bare_rate:.2f} "
-        f"| {memory[0]:.0f} | {memory[1]:.0f} | {back:.1f} s |"
-    )
+    print(f"{len(waits)} drawings, median wait {middle:.1f} s, 95 % below {slow:.1f} s.\n")
+    print("| images per second | page | pipeline, a request at a time | share | four requests at once | share |")
+    print("|---" * 6 + "|")
+    for i, name in enumerate(("by the clock", "of computing")):
+        page, one, four = rates[i], bare[1][i], bare[4][i]
+        print(f"| {name} | {page:.1f} | {one:.1f} | {page / one:.2f} | {four:.1f} | {page / four:.2f} |")
+    print(f"\n{memory[0]:.0f} MiB before, {memory[1]:.0f} after; serving {back:.1f} s after kill -9.")
     for words, count in errors.items():
         print(f"\n{count} times: {words}")
+
+
+def memory_curve(options: argparse.Namespace) -> None:
+    """Memory of the page after every 250 requests, encodings and drawings of one step by turns, no two the same."""
+    server = Server("--checkpoint", options.checkpoint, "--result-mib", "1")  # soon full
+    server.wait(seconds=300)
+    client, source = Client(server.url, verbose=False), options.sources[0]
+    print("| requests | MiB |\n|---|---|")
+    try:
+        for i in range(options.requests + 1):
+            if i % 250 == 0:
+                print(f"| {i} | {server.memory():.0f} |", flush=True)
+            photo = handle_file(str(EXAMPLES[i // 2 % len(EXAMPLES)]))
+            if i % 2:
+                client.predict(photo, source, api_name="/encode")
+            else:
+                client.predict(photo, [source], 1, 1, i, api_name="/draw")
+    finally:
+        server.stop(signal.SIGTERM)
 
 
 def digest(folder: Path) -> str:

@@ -51,6 +51,11 @@ class Server:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
+    def work(self) -> float:
+        """Seconds that its threads have computed so far, all together (Linux): waiting, and other programs, aside."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self, number: int = signal.SIGTERM, seconds: float = 15) -> float:
         """Send a signal; seconds until the process is gone."""
         begun = time.monotonic()

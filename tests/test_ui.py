@@ -192,10 +192,10 @@ def test_a_full_queue_is_said_and_one_job_runs_at_a_time(
     client: Client, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = _slow_down(monkeypatch, 0.15)
-    jobs = [client.submit(handle_file(photo), BOTH[:1], 1, 2, 100 + i, api_name="/draw") for i in range(12)]
+    jobs = [client.submit(handle_file(photo), BOTH[:1], 1, 8, 100 + i, api_name="/draw") for i in range(12)]
     errors = [error for job in jobs if (error := job.exception()) is not None]
     assert 0 < len(errors) < 12 and all("queue" in str(error).lower() for error in errors)
-    assert len(steps) == 2 * (12 - len(errors))
+    assert len(steps) == 8 * (12 - len(errors))
     assert all(later - earlier > 0.14 for earlier, later in itertools.pairwise(steps))
     assert len(_draw(client, photo, seed=300)[0]) == 6  # and then it serves again
 
