@@ -94,6 +94,9 @@ def _panels(
             _curve(axes, curve, names, look[network])
         for i, (network, curve) in enumerate(draws.items()):
             _points(axes, curve, names, look[network], 0.16 * (i - (len(draws) - 1) / 2))
+        if draws:  # every value is seen, but not how far down each interval goes
+            lowest = min(n["value"] for of in (curves, draws) for curve in of.values() for n in curve.values())
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], min(-0.5, 1.1 * lowest)))
         axes.set_title(title, loc="left")
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     for axes in list(grid.flat)[len(measures) :]:

@@ -35,14 +35,19 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
 def _losses(networks: Mapping[str, Mapping[str, Any]], looks: Mapping[str, Look], label: str) -> Figure:
     lines = max(len(variants) for variants in networks.values())
     attributes = len(next(iter(next(iter(networks.values())).values())))
-    drawn = figure(DOUBLE if len(networks) > 1 else DOUBLE / 2, 0.65 + lines * (0.35 + 0.17 * attributes))
+    drawn = figure(DOUBLE if len(networks) > 1 else DOUBLE / 2, 0.65 + lines * (0.5 + 0.17 * attributes))
     grid = drawn.subplots(lines, len(networks), squeeze=False, sharex=True, sharey=True)
     for column, (network, variants) in enumerate(networks.items()):
         for axes, (variant, cells) in zip(grid[:, column], variants.items(), strict=False):
             _panel(axes, cells, looks[f"{network}/backbone"])
-            axes.set_title(f"{network}, {variant.rpartition(', ')[2]}", loc="left")
+            axes.set_title(f"{network}\n{variant.rpartition(', ')[2]}", loc="left")
         for axes in grid[len(variants) :, column]:
             axes.set_axis_off()
+    if attributes > 1:  # shares: long intervals are cut, or they would hide all else
+        cells = [cell for variants in networks.values() for own in variants.values() for cell in own.values()]
+        reach = max(1.5, 1.1 * max(abs(cell[step]["value"]) for cell in cells for step in _STEPS))
+        low, high = grid[0, 0].get_xlim()
+        grid[0, 0].set_xlim(max(low, -reach), min(high, reach))
     drawn.supxlabel(f"{label}, backbone to projector", fontsize=7)
     handles = [
         Line2D([], [], color="0.2", marker=marker, label=words, markerfacecolor="0.2" if i == 0 else "white")
