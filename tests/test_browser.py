@@ -10,13 +10,15 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.utils import Status
 from PIL import Image
 
 import rcdm
@@ -162,35 +164,49 @@ def test_a_visitor_draws_downloads_and_comes_back_by_the_link(
 
 
 def test_a_drawing_is_stopped(page: Any, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[float] = []
+    calls: list[bool] = []  # whether the projector, which the stopped visitor alone asks for, was among the sources
+    queued, stopped = threading.Event(), threading.Event()
     forward = rcdm.RepresentationUNet.forward
 
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        steps.append(time.monotonic())
-        time.sleep(0.3)
-        return forward(*args, **kwargs)
+    def slow(unet: Any, x: Any, t: Any, h: Any, source: str | list[str]) -> Any:
+        calls.append(BOTH[1] in source)
+        if len(calls) > 3:  # shows a step, then lets nobody finish before the queue was seen
+            queued.wait(120)
+            stopped.wait(0.3)
+        return forward(unet, x, t, h, source)
 
     monkeypatch.setattr(rcdm.RepresentationUNet, "forward", slow)
     second = page.context.new_page()
     second.goto(address)
     second.wait_for_selector("#draw")
-    _settings(page, images=1, steps=60, seed=0)
+    _settings(page, images=1, steps=100, seed=0)
     page.click("#draw")
-    page.wait_for_function("() => /step \\d+ of 60/.test(document.body.textContent)")
+    page.wait_for_function("() => /step \\d+ of 100/.test(document.body.textContent)")
     photo = tmp_path / "photo.png"
     Image.new("RGB", (32, 32), "red").save(photo)
     client, places = Client(address, verbose=False), DEVICE["concurrency_limit"] - 1
-    others = [client.submit(handle_file(photo), BOTH[:1], 1, 8, i, api_name="/draw") for i in range(places)]
+    others = [client.submit(handle_file(photo), BOTH[:1], 1, 60, i, api_name="/draw") for i in range(places)]
+    _until(lambda: all(other.status().code is Status.ITERATING for other in others))
     second.click("#draw")  # another visitor, for whom no place is left, is told the one in the queue
-    second.wait_for_function("() => /queue: 1/.test(document.body.textContent)", timeout=20_000)
+    second.wait_for_function("() => /queue: 1/.test(document.body.textContent)", timeout=60_000)
     second.close()
+    queued.set()
     page.click("#stop")
     page.wait_for_function("() => document.body.textContent.includes('Stopped.')")
+    stopped.set()
     assert all(len(other.result(timeout=60)[0]) == 1 for other in others)  # the others are drawn to the end
     time.sleep(0.8)
-    begun = len(steps)
-    time.sleep(0.7)
-    assert len(steps) <= begun + 1 < 60
+    assert 3 <= sum(calls) < 100  # the stopped one is not
+    begun = len(calls)
+    time.sleep(0.5)
+    assert len(calls) == begun
+
+
+def _until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "not within a minute"
+        time.sleep(0.05)
 
 
 def test_a_text_file_named_jpg_is_answered_with_a_sentence(page: Any, tmp_path: Path) -> None:
