@@ -135,10 +135,16 @@ class _Stopped(Exception):
 
 
 @contextmanager
-def checked(pipe: RCDMPipeline, check: Check) -> Iterator[None]:
-    """Run `check` before every call of the denoiser in this thread, whoever makes it."""
+def checked(pipe: RCDMPipeline, check: Check, count: Callable[[int], None] = lambda _: None) -> Iterator[None]:
+    """Run `check()` and `count(images)` before every call of the denoiser in this thread, whoever makes it."""
     me = threading.get_ident()
-    hook = pipe.unet.register_forward_pre_hook(lambda *_: check() if threading.get_ident() == me else None)
+
+    def before(_unet: Any, given: tuple[Any, ...]) -> None:
+        if threading.get_ident() == me:
+            check()
+            count(len(given[0]))
+
+    hook = pipe.unet.register_forward_pre_hook(before)
     try:
         yield
     finally:

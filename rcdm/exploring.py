@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rcdm import images as im
 from rcdm import sprites
+from rcdm.directions import has_directions
 from rcdm.drawing import Check, Column, Progress, Show, checked
 from rcdm.faithfulness import pixels_of
 from rcdm.loaded import Loaded
@@ -24,11 +25,17 @@ from rcdm.transformations import TRANSFORMATIONS
 
 NOISES = 4  # streams of noise that the bits of one image are averaged over
 COMPANIONS = 3  # other images, for studies that need something to compare with
+MOST_READ = 16  # numbers that are read off an image, in the drawn world
+COUNTED = ("adversarial", "interpolation", "manipulation")  # studies whose calls are known beforehand
 
 
 @dataclass(frozen=True)
 class Study:
-    """One of STUDIES on given pictures; `settings` are its own, as (name, value). `references` where it takes them."""
+    """One of STUDIES on given pictures; `settings` are its own, as (name, value).
+
+    `companions`: so many other images are added. `directions`: it takes reference images, where the checkpoint ships no
+    directions.
+    """
 
     name: str
     pictures: tuple[Image.Image, ...]
@@ -36,30 +43,55 @@ class Study:
     seeds: tuple[int, ...]
     steps: int
     settings: tuple[tuple[str, Any], ...] = ()
-    references: bool = False
+    directions: bool = False
     companions: int = 0
 
     def calls(self) -> int:
-        draws = len(self.sources) * len(self.seeds) * (len(self.pictures) + self.companions)
-        return draws * self.steps * {"adversarial": len(STRENGTHS), "interpolation": 9, "manipulation": 40}.get(
-            self.name, 1
-        )  # fmt: skip
+        return self._calls(len(self.pictures) + self.companions, MOST_READ)
+
+    def _calls(self, pictures: int, numbers: int) -> int:
+        """With so many pictures, and so many numbers that are read off an image."""
+        own = dict(self.settings)
+        ways = numbers if own.get("method") == "attributes" else own.get("directions", 4)
+        draws = {
+            "adversarial": len(STRENGTHS) * pictures,
+            "interpolation": own.get("points", 9),
+            "manipulation": ways * own.get("points", 5) * pictures,
+        }
+        return len(self.sources) * len(self.seeds) * draws.get(self.name, pictures) * self.steps
 
     def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
-        pictures: list[Image.Image] = list(self.pictures)
-        if self.companions:
-            pictures += im.to_pil(loaded.references[: self.companions])
-        more = {"reference": loaded.references} if self.references else {}
+        pictures = [*self.pictures, *loaded.companions(self.companions, self.pictures)]
+        more = {"reference": loaded.references} if self.directions and not has_directions(loaded.pipe) else {}
         settings = {"num_inference_steps": self.steps, **dict(self.settings), **more}
-        with checked(loaded.pipe, check):
+        blank = torch.zeros(1, 3, loaded.pipe.image_size, loaded.pipe.image_size)
+        numbers = sum(phi.shape[1] for phi in loaded.attributes.read(blank).values())
+        progress = _Share(show, self._calls(len(pictures), numbers) if self.name in COUNTED else 0)
+        with checked(loaded.pipe, check, progress.add):
             return STUDIES[self.name](
-                loaded.pipe,
-                pictures,
-                sources=self.sources,
-                seeds=self.seeds,
-                on_progress=lambda words: show(Progress(words)),
-                **settings,
+                loaded.pipe, pictures, sources=self.sources, seeds=self.seeds, on_progress=progress.say, **settings
             )
+
+
+class _Share:
+    """Shows words, and the share of the denoiser's calls that were made, percent by percent; no share of unknown 0."""
+
+    def __init__(self, show: Show, total: int) -> None:
+        self._show, self._total, self._done, self._words = show, total, 0, "…"
+
+    def say(self, words: str) -> None:
+        self._words = words
+        self._show(Progress(words, self._share))
+
+    def add(self, images: int) -> None:
+        before = self._share
+        self._done += images
+        if self._share != before:
+            self._show(Progress(self._words, self._share))
+
+    @property
+    def _share(self) -> float | None:
+        return min(100 * self._done // self._total, 100) / 100 if self._total else None
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
 from rcdm.checkpoints import checkpoint_folder, load
 from rcdm.datasets import load_dataset
 from rcdm.faithfulness import encode_all
 from rcdm.pipeline import RCDMPipeline
 
+NO_DATA = "This needs training images: start the page with --data and their folder."
+EXAMPLES_FOLDER = Path(__file__).parent / "examples"
 REFERENCES = 1000  # training images that directions and nearest images are looked for in
 
 
@@ -56,8 +61,16 @@ class Loaded:
     def references(self) -> Tensor:
         """Training images [N,3,S,S]. Raises ValueError where they are not at hand."""
         if not self.data:
-            raise ValueError("This needs training images: start the page with --data and their folder.")
+            raise ValueError(NO_DATA)
         return load_dataset(self.data, self.pipe.image_size).batch(0, REFERENCES).images
+
+    def companions(self, count: int, besides: Sequence[Image.Image]) -> list[Image.Image]:
+        """Up to so many other images: training images where they are at hand, else the photographs of the page."""
+        if self.data:
+            return im.to_pil(self.references[:count]) if count else []
+        own = {image.tobytes() for image in besides}
+        photos = [im.decode(file) for file in sorted(EXAMPLES_FOLDER.glob("*.jpg"))]
+        return [photo for photo in photos if photo.tobytes() not in own][:count]
 
     def bank(self, source: str) -> Tensor:
         """Standardised representations of the training images, [N,D]."""

@@ -11,7 +11,7 @@ from typing import Any
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 """Between these lines of a card stand the tables of metrics.json; the rest is its author's."""
 
-_BESIDE = ("README.md", "metrics.json", "training.json", "example.png", "reader")
+_BESIDE = ("README.md", "metrics.json", "training.json", "directions.safetensors", "example.png", "reader")
 _PROBES = {"ridge": "ridge", "probe": "small network"}
 _NOTHING = "Nothing has been measured yet: `rcdm evaluate` does."
 _CARD = """---

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from rcdm import cli, sprites
 from rcdm import images as im
+from rcdm.directions import find_directions
 from rcdm.studies import STUDIES
 from rcdm.studies.interpolation import linear, spherical
 from rcdm.studies.manipulation import active_dimensions, nearest
@@ -152,10 +153,8 @@ def test_a_step_of_nothing_is_a_plain_draw(pipe, method, redness):
 
 
 def test_principal_directions_are_one_deviation_long(pipe, redness):
-    from rcdm.studies.manipulation import _directions
-
     bank = pipe.encode(reference(), "tiny/projector")
-    ways = _directions("principal", pipe, bank, reference(), Redness, "tiny/projector", 3)
+    ways = find_directions("principal", pipe, reference(), Redness, "tiny/projector", components=3)
     z = pipe.unet.standardise(bank, "tiny/projector")
     std = pipe.unet._projection("tiny/projector").std
     for way in ways.values():

@@ -2,6 +2,7 @@
 
 import json
 from importlib import import_module
+from inspect import Parameter
 from pathlib import Path
 
 import pytest
@@ -223,7 +224,8 @@ def test_images_of_a_study_are_files_a_folder_or_a_split(pipe, tmp_path):
     assert len(StudyData(pipe, photos=[str(folder)], count=3).images) == 3
     held_out, train = (StudyData(pipe, data=str(folder), split=split, usual=9) for split in ("held_out", "train"))
     assert len(held_out.images) == 1 and len(train.images) == 4
-    assert len(train.extras({"reference": None})["reference"]) == 4
+    reference = {"reference": Parameter("reference", Parameter.KEYWORD_ONLY)}
+    assert len(train.extras(reference)["reference"]) == 4
     assert len(StudyData(pipe, usual=3).images) == 3 == len(StudyData(pipe, usual=3).names)
 
 

@@ -129,7 +129,7 @@ def test_studies_of_the_tabs_give_pages(loaded: Loaded, monkeypatch: pytest.Monk
     path = _run(Study("interpolation", (PICTURE, PICTURE.rotate(90)), BOTH, (0,), 1, (("points", 3),)), loaded)
     assert 'max="2"' in mix.shown(path)
     ways = (("method", "principal"), ("points", 3), ("directions", 2))
-    pushed = _run(Study("manipulation", (PICTURE,), BOTH[:1], (0,), 1, ways, references=True), loaded)
+    pushed = _run(Study("manipulation", (PICTURE,), BOTH[:1], (0,), 1, ways, directions=True), loaded)
     html = edit.shown(pushed)
     names = [edit.spoken(name) for name in ("shape 5", "ground_hue 1", "size", "component 0")]
     assert names == ["shape: tee", "ground hue (sine)", "size", "component 0"]
@@ -143,7 +143,7 @@ def test_every_chosen_source_is_edited_beside_the_others(loaded: Loaded, monkeyp
     ways = (("method", "principal"), ("points", 3), ("directions", 2))
 
     def pushed(*sources: str) -> Any:
-        return _run(Study("manipulation", (PICTURE,), sources, (4,), 1, ways, references=True), loaded)
+        return _run(Study("manipulation", (PICTURE,), sources, (4,), 1, ways, directions=True), loaded)
 
     ladder, places = edit._side_by_side(pushed(*BOTH))
     assert ladder.rows == tuple(f"component {i}, {source}" for i in (0, 1) for source in BOTH) and places == [

@@ -11,6 +11,7 @@ import rcdm
 from rcdm.checkpoints import checkpoint_folder, load_source
 from rcdm.cli.options import add_backbone_option, announce
 from rcdm.datasets import Dataset, load_dataset
+from rcdm.directions import directions_in, write_directions
 from rcdm.evaluation import EvaluationSize, evaluate, write_metrics
 from rcdm.evaluator import Evaluator
 from rcdm.model_card import markdown_tables
@@ -59,6 +60,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print(markdown_tables(metrics))
     print(write_metrics(metrics, folder), file=sys.stderr)
+    announce("directions of attributes and main directions")
+    print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
 
 
 def _evaluator(name: str | None, pipe: RCDMPipeline, dataset: Dataset) -> Evaluator | None:

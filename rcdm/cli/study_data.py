@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from rcdm import images as im
 from rcdm.datasets import Dataset, Sprites, load_dataset
+from rcdm.directions import has_directions
 from rcdm.pipeline import RCDMPipeline
 
 DATA = ("reference", "probe_images", "labels", "reference_labels", "backgrounds", "training")
@@ -78,11 +80,17 @@ class StudyData:
             )
         return self._data or "sprites"
 
-    def extras(self, parameters: Collection[str]) -> dict[str, Any]:
-        """Those of the parameters of a study that stand for data -> the data; absent where there is none."""
+    def extras(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+        """Those of the parameters of a study that stand for data -> the data; absent where there is none.
+
+        Without --data, reference images that a study can do without are left out where the checkpoint's own directions
+        stand in for them.
+        """
         classes = "labels" in parameters and not self._files and self._dataset.classes > 1
+        optional = "reference" in parameters and parameters["reference"].default is None
+        can_do_without = optional and self._data is None and has_directions(self._pipe)
         makers: dict[str, Callable[[], Any]] = {
-            "reference": lambda: self._training.images,
+            "reference": lambda: None if can_do_without else self._training.images,
             "probe_images": lambda: None if self._files and self._data is None else self._training.images,
             "labels": lambda: self._taken.labels[: len(self.images)] if classes else None,
             "reference_labels": lambda: self._training.labels if classes else None,

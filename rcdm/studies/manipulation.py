@@ -2,7 +2,7 @@
 
 `neighbours`: the method of Bordes et al. 2022 for representations that are never negative: the dimensions that are
 active in most of an image's nearest neighbours are what they share; they are set to 0, or to another image's values.
-`principal` and `attributes`: steps along directions found in reference images.
+`principal` and `attributes`: steps along directions found in reference images, or shipped with the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
+from rcdm.directions import FILE, find_directions, shipped_directions
+from rcdm.directions import METHODS as ALONG
 from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.metrics import variance
 from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
-METHODS = ("neighbours", "principal", "attributes")
+METHODS = ("neighbours", *ALONG)
 
 
 def nearest(query: Tensor, bank: Tensor, k: int) -> Tensor:
@@ -44,7 +45,7 @@ def study(
     *,
     sources: Sequence[str],
     seeds: Sequence[int],
-    reference: Tensor | Sequence[Image.Image],
+    reference: Tensor | Sequence[Image.Image] | None = None,
     method: str = "principal",
     target: Tensor | Image.Image | None = None,
     neighbours: int = 20,
@@ -57,18 +58,23 @@ def study(
 ) -> StudyResult:
     """Change the representation of each image and draw it with each seed; `reference` images say what there is.
 
+    Without them the directions are those that the checkpoint ships (`rcdm evaluate` writes them).
+
     `neighbours`: columns are the given image and draws of h, of h without the dimensions that are active in more than
     `more_than` of its `neighbours` nearest reference images, and, with a `target`, of h with the target's values there.
     Else: rows are image x direction x seed, columns steps from −`reach` to `reach` deviations of the reference images;
     numbers say how far each attribute moves per step, in its own deviations (`moves`), so that what else moves is seen.
-    Raises ValueError for an unknown method, or where a representation that can be negative is given to `neighbours`.
+    Raises ValueError for an unknown method, where a representation that can be negative is given to `neighbours`, and
+    without reference images where they are needed.
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
     if len(images) < 1:
         raise ValueError("Manipulation needs at least one image.")
-    if len(reference) < 3:
+    if reference is not None and len(reference) < 3:
         raise ValueError(f"Manipulation needs at least 3 reference images, better hundreds, and got {len(reference)}.")
+    if reference is None and (method not in ALONG or not shipped_directions(pipe, sources[0], method)):
+        raise ValueError("This needs reference images, best training images of the checkpoint: say where with --data.")
     grid: list[Image.Image] = []
     rows: list[str] = []
     numbers: dict[str, Any] = {}
@@ -77,8 +83,10 @@ def study(
     attributes = attributes_of(pipe)
     for source in sources:
         on_progress(source)
-        h, bank = (encode_all(pipe, x, source) for x in (images, reference))
+        h = encode_all(pipe, images, source)
         if method == "neighbours":
+            assert reference is not None
+            bank = encode_all(pipe, reference, source)
             goal = None if target is None else pipe.encode(target, source)[0]
             edits, found = _without_shared(h, bank, goal, neighbours, more_than, source)
             columns = ("given", *list(edits))
@@ -86,7 +94,13 @@ def study(
             changed = torch.stack(list(edits.values()), 1)[:, None]  # [N,1,E,D]
         else:
             steps = torch.linspace(-reach, reach, points)
-            ways = _directions(method, pipe, bank, pixels_of(pipe, reference), attributes, source, directions)
+            if reference is None:
+                found = shipped_directions(pipe, source, method)
+                ways = dict(list(found.items())[: directions if method == "principal" else None])
+            else:
+                ways = find_directions(
+                    method, pipe, pixels_of(pipe, reference), attributes, source, components=directions
+                )
             columns = ("given", *(f"{step:+.1f}" for step in steps))
             names = [f"{source}, image {i}, {name}" for i in range(len(h)) for name in ways]
             moved = torch.stack(list(ways.values()))  # [W,D], one deviation each
@@ -99,7 +113,12 @@ def study(
         if method != "neighbours":
             found = {"moves": _moves(drawn, list(ways), steps, attributes)}
         numbers[source] = found
-    setting = {"method": method, "seeds": list(seeds), "images": len(given), "reference": len(reference)}
+    setting = {
+        "method": method,
+        "seeds": list(seeds),
+        "images": len(given),
+        "reference": FILE if reference is None else len(reference),
+    }
     return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers))
 
 
@@ -130,30 +149,6 @@ def _without_shared(
     if goal is not None:
         edits["shared of target"] = torch.stack(replaced)
     return edits, {"dimensions": dims, "neighbours": min(k, len(bank)), "more_than": more_than}
-
-
-def _directions(
-    method: str, pipe: RCDMPipeline, bank: Tensor, pictures: Tensor, attributes: Attributes, source: str, count: int
-) -> dict[str, Tensor]:
-    """Name -> direction [D] in raw units, one deviation of the reference images long."""
-    z = pipe.unet.standardise(bank, source)
-    unit = pipe.unet.standardise(torch.ones_like(bank[:1]), source) - pipe.unet.standardise(0 * bank[:1], source)
-    centred = z - z.mean(0)
-    if method == "principal":
-        _, deviations, axes = torch.linalg.svd(centred, full_matrices=False)
-        scaled = axes[:count] * deviations[:count, None] / (len(z) - 1) ** 0.5
-        return {f"component {i}": axis / unit[0] for i, axis in enumerate(scaled)}
-    found = {}
-    for name, phi in attributes.read(pictures).items():
-        for part in range(phi.shape[1]):
-            model = RidgeCV(alphas=(1e-1, 1e1, 1e3)).fit(centred.cpu().numpy(), phi[:, part].cpu().numpy())
-            predicted = centred @ torch.from_numpy(model.coef_).to(centred)
-            if predicted.std() < 1e-8:
-                continue
-            # how h goes along with what is read from it, not the reading weights themselves (Haufe et al. 2014)
-            pattern = centred.T @ predicted / (predicted.square().sum().sqrt() * (len(z) - 1) ** 0.5)
-            found[name if phi.shape[1] == 1 else f"{name} {part}"] = pattern / unit[0]
-    return found
 
 
 def _moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes) -> dict[str, dict[str, float]]:

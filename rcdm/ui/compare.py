@@ -11,6 +11,7 @@ import gradio as gr
 
 from rcdm.drawing import Columns, Progress
 from rcdm.exploring import Bits, Nearest
+from rcdm.loaded import NO_DATA
 from rcdm.ui.controls import Asked, Controls, asked, run_tab, wire
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.export import KINDS, Result, command_of, link_of
@@ -46,14 +47,17 @@ def build(engine: Engine, controls: Controls) -> None:
         with in_a_sentence():
             return asked(engine, *values[:6])
 
-    for button, work in ((start, draw), (below, add_row)):
-        wire(button, stop, work, inputs, outputs, status)
+    events = [wire(button, stop, work, inputs, outputs, status) for button, work in ((start, draw), (below, add_row))]
     moved = fresh.click(
         _next_seed, [controls.seed, controls.number], controls.seed, queue=False, api_visibility="private"
     )
     drawn = moved.then(draw, inputs, outputs, show_progress="minimal", show_progress_on=status,
                        api_visibility="private", **DEVICE)  # fmt: skip
     stop.click(None, cancels=[drawn], queue=False, api_visibility="private")
+    controls.checkpoint.change(  # what was drawn by the other one would be taken for this one's
+        lambda: (status_html(""), EMPTY, "", []), None, outputs, cancels=[*events, drawn], queue=False,
+        api_visibility="private",
+    )  # fmt: skip
     _more(engine, controls)
 
 
@@ -111,5 +115,5 @@ def _more(engine: Engine, controls: Controls) -> None:
         )  # fmt: skip
         run_tab(
             engine, controls, lambda wanted: (Nearest(wanted.picture, wanted.sources), nearest_html), [],
-            button="Nearest training images", name="nearest",
+            button="Nearest training images", name="nearest", lacks=lambda loaded: "" if loaded.data else NO_DATA,
         )  # fmt: skip

@@ -15,14 +15,12 @@ from PIL import Image
 
 from rcdm import images as im
 from rcdm.drawing import Job, Progress
-from rcdm.loaded import Loaded
+from rcdm.loaded import EXAMPLES_FOLDER, Loaded
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.guard import LARGEST_SEED, chosen, in_a_sentence, read_photo, whole
 from rcdm.ui.sheet import SEEN, given_html, status_html
 
-EXAMPLES = {
-    name: Path(__file__).parents[1] / "examples" / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")
-}
+EXAMPLES = {name: EXAMPLES_FOLDER / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")}
 NOT_SHOWN_BY_BROWSERS = (".tif", ".tiff", ".heic", ".heif")
 
 
@@ -179,8 +177,12 @@ def run_tab(
     *,
     button: str,
     name: str,
-) -> gr.HTML:
-    """A button, a status line and a result; `make(asked, *extra)` gives the job and what turns it to HTML."""
+    lacks: Callable[[Loaded], str] = lambda _: "",
+) -> None:
+    """A button, a status line and a result; `make(asked, *extra)` gives the job and what turns it to HTML.
+
+    `lacks(loaded)` says what a checkpoint would need for it, or '': then the button waits for another checkpoint.
+    """
 
     def work(request: gr.Request, *values: Any) -> Iterator[Any]:
         with in_a_sentence():
@@ -189,7 +191,7 @@ def run_tab(
             yield status_html("Working …", 0), gr.skip()
             for item in engine.run(wanted.loaded.name, job, request):
                 if isinstance(item, Progress):
-                    yield status_html(f"Working: {escape(item.words)} …"), gr.skip()
+                    yield status_html(f"Working: {escape(item.words)} …", item.share), gr.skip()
                 elif isinstance(item, tuple):
                     yield status_html("Done."), shown(item[0])
                 else:
@@ -198,9 +200,18 @@ def run_tab(
     with gr.Row():
         start = gr.Button(button, size="md", variant="primary", min_width=120, elem_id=f"{name}-start")
         stop = gr.Button("Stop", size="md", min_width=80)
-    status, result = gr.HTML(status_html("")), gr.HTML("")
-    wire(start, stop, work, [*controls.inputs(), *extra], [status, result], status)
-    return result
+    status, result = gr.HTML(), gr.HTML("")
+    event = wire(start, stop, work, [*controls.inputs(), *extra], [status, result], status)
+
+    def renew(checkpoint: str) -> tuple[Any, str, str]:
+        lacking = lacks(engine[checkpoint])
+        return gr.update(interactive=not lacking), status_html(escape(lacking)), ""
+
+    first, status.value, _ = renew(engine.settings.checkpoint)
+    start.interactive = first["interactive"]
+    controls.checkpoint.change(
+        renew, controls.checkpoint, [start, status, result], cancels=[event], queue=False, api_visibility="private"
+    )
 
 
 def wire(

@@ -8,8 +8,10 @@ from typing import Any
 import gradio as gr
 
 from rcdm import sprites
+from rcdm.directions import has_directions
 from rcdm.drawing import Job
 from rcdm.exploring import Study
+from rcdm.loaded import NO_DATA, Loaded
 from rcdm.studies.result import StudyResult
 from rcdm.ui.controls import Asked, Controls, run_tab
 from rcdm.ui.engine import Engine
@@ -33,9 +35,12 @@ def build(engine: Engine, controls: Controls) -> None:
     def make(wanted: Asked, method: str, reach: float) -> tuple[Job, Callable[[Any], str]]:
         settings = (("method", method), ("reach", float(reach)))
         pictures, seeds = (wanted.picture,), wanted.seeds[:1]
-        return Study("manipulation", pictures, wanted.sources, seeds, wanted.steps, settings, references=True), shown
+        return Study("manipulation", pictures, wanted.sources, seeds, wanted.steps, settings, directions=True), shown
 
-    run_tab(engine, controls, make, [method, reach], button="Draw the directions", name="edit")
+    def lacks(loaded: Loaded) -> str:
+        return "" if loaded.data or has_directions(loaded.pipe) else NO_DATA
+
+    run_tab(engine, controls, make, [method, reach], button="Draw the directions", name="edit", lacks=lacks)
 
 
 def shown(result: StudyResult) -> str:

@@ -81,7 +81,8 @@ CSS = """
 .rcdm .kept .number { text-align: right; font-variant-numeric: tabular-nums; }
 .rcdm .track { position: relative; height: 6px; border-radius: 3px; background: var(--block-border-color); }
 .rcdm .track i { display: block; height: 100%; border-radius: 3px; background: #14a394; }
-.rcdm .track u { position: absolute; top: 2px; height: 2px; background: var(--body-text-color); }
+.rcdm .track u { position: absolute; top: -2px; height: 10px; border-inline: 1.5px solid var(--body-text-color);
+  background: linear-gradient(var(--body-text-color), var(--body-text-color)) center / 100% 1.5px no-repeat; }
 .rcdm .legend { margin: 12px 0 0; max-width: 100ch; }
 .rcdm.status { min-height: 30px; }
 .rcdm .empty { display: grid; place-items: center; min-height: 300px; padding: 24px; text-align: center;
