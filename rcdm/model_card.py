@@ -24,7 +24,7 @@ tags: [rcdm, self-supervised-learning, interpretability]
 # {name}
 
 Draws {size} px images that share a representation (RCDM, arXiv 2112.09164). {parameters:.1f} M parameters, trained on
-{data}.{limits}
+{data}.{begun}{limits}
 
 ```python
 import rcdm
@@ -66,12 +66,12 @@ def complete_folder(
             shutil.copyfile(file, folder / file.name)
     card = folder / "README.md"
     if not card.is_file():
-        card.write_text(_new_card(name, size, parameters, about))
+        card.write_text(_new_card(name, size, parameters, about, folder / "training.json"))
     if (folder / "metrics.json").is_file():
         card.write_text(_with_tables(card.read_text(), json.loads((folder / "metrics.json").read_text())))
 
 
-def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any]) -> str:
+def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any], training: Path) -> str:
     data, networks = about["data"], about["networks"]
     limits = "" if about["has_unconditional"] else " Guidance and unconditional draws are not possible."
     return _CARD.format(
@@ -80,6 +80,7 @@ def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any]) -
         size=size,
         parameters=parameters / 1e6,
         data=f"`{data}`" if data else "unknown data",
+        begun=_begun(training),
         limits=limits,
         source=about["sources"][0],
         networks="\n".join(_network(network, config, about["sources"]) for network, config in networks.items()),
@@ -87,6 +88,15 @@ def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any]) -
         nothing=_NOTHING,
         end=END,
     )
+
+
+def _begun(training: Path) -> str:
+    """Where its training is written down, and whose weights it began from."""
+    if not training.is_file():
+        return ""
+    known = json.loads(training.read_text())["config"].get("pretrained_model_name_or_path")
+    first = f" It began from the weights of `{Path(known).name}`." if known else ""
+    return f"{first} Settings and history of its training are in `training.json`."
 
 
 def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> str:

@@ -54,4 +54,4 @@ def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
         raise ValueError(f"The denoiser of {checkpoint} has another shape than this run's, for instance in {other[0]}.")
     unet.load_state_dict(fitting, strict=False)
     if new := sorted({name.split(".")[1].replace(":", ".") for name in missing}):
-        log.warning("%s does not know the sources %s: they start anew.", checkpoint, ", ".join(new))
+        log.warning("%s does not know %s: learned anew.", checkpoint, ", ".join(new))

@@ -10,18 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def matrix_rate(device: torch.device | str, dtype: torch.dtype, *, seconds: float = 0.5) -> float:
-    """Measured operations per second (2 per multiply-add) of square matrix products on a device."""
+    """Operations per second (2 per multiply-add) of square matrix products on a device: the best of many short runs,
+    since other work on it only ever slows them.
+    """
     device = torch.device(device)
     side = 8192 if device.type == "cuda" else 1024
     a = torch.randn(side, side, device=device).to(dtype)
     for _ in range(3):
         a @ a
-    count, begun = 0, _now(device)
-    while (spent := _now(device) - begun) < seconds:
+    shortest, begun = float("inf"), _now(device)
+    while (start := _now(device)) - begun < seconds:
         for _ in range(5):
             a @ a
-        count += 5
-    return count * 2 * side**3 / spent
+        shortest = min(shortest, _now(device) - start)
+    return 5 * 2 * side**3 / shortest
 
 
 def count_flops(work: Callable[[], object]) -> int:

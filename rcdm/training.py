@@ -285,16 +285,17 @@ class _Run:
         return self.folder
 
     def _write(self, pipe: RCDMPipeline) -> None:
-        pipe.unet.half()
-        pipe.save_pretrained(self.folder, max_shard_size=LARGEST_FILE)
-        if self.config.share_sources:
-            share_networks(self.folder / "sources", Path(self.config.sources_dir))
         training = {
             "config": {k: v for k, v in asdict(self.config).items() if not k.endswith("_dir")},
             "data": self.dataset.name,
             **self.progress.state_dict(),
         }
+        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+        pipe.unet.half()
+        pipe.save_pretrained(self.folder, max_shard_size=LARGEST_FILE)
+        if self.config.share_sources:
+            share_networks(self.folder / "sources", Path(self.config.sources_dir))
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:

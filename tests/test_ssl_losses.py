@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightly.loss import NTXentLoss
 
 from rcdm.ssl.losses import (
     DirectPredictor,
@@ -10,6 +11,7 @@ from rcdm.ssl.losses import (
     identity_vicreg,
     isoloss_cosine,
     isoloss_euclidean,
+    nt_xent_between_classes,
     spectral_contrastive,
     view_pairs,
 )
@@ -62,6 +64,19 @@ def test_identity_vicreg_reaches_its_closed_form_optimum(gamma):
     assert torch.isclose(loss(found), least, atol=1e-7)
     found = found - found.mean(0)
     assert torch.allclose(found @ found.T, optimum @ optimum.T, atol=1e-3)  # up to a rotation
+
+
+def test_nt_xent_between_classes_is_nt_xent_where_every_image_is_its_class():
+    z_a, z_b = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(3))
+    known = NTXentLoss(0.2)(z_a, z_b)
+    assert nt_xent_between_classes(z_a, z_b, torch.arange(12), 0.2) == pytest.approx(float(known), rel=1e-5)
+
+
+def test_nt_xent_between_classes_is_nothing_where_the_classes_are_apart():
+    labels = torch.arange(12) % 3
+    z = torch.eye(3)[labels]
+    assert nt_xent_between_classes(z, z, labels, 0.02) < 1e-6
+    assert NTXentLoss(0.02)(z, z) > 1  # to which the other images of the class are negatives
 
 
 def test_spectral_contrastive_reaches_the_leading_eigenpairs():

@@ -69,7 +69,9 @@ def test_training_writes_a_checkpoint_that_draws(uninterrupted: Path):
 
 def test_a_run_can_start_from_the_weights_of_a_checkpoint(sources_dir, uninterrupted, tmp_path):
     changes = {"pretrained_model_name_or_path": str(uninterrupted), "learning_rate": 0.0, "max_train_steps": 2}
-    assert same(train(tiny(sources_dir, tmp_path / "next", **changes)), uninterrupted)
+    folder = train(tiny(sources_dir, tmp_path / "next", **changes))
+    assert same(folder, uninterrupted)
+    assert f"weights of `{uninterrupted.name}`" in " ".join((folder / "README.md").read_text().split())
     with pytest.raises(ValueError, match="another shape"):
         train(tiny(sources_dir, tmp_path / "wide", **changes, channels=(8, 24)))
 
@@ -82,7 +84,7 @@ def test_a_run_that_starts_from_a_checkpoint_may_have_other_sources(sources_dir,
     assert any(name.startswith("projections.tiny/backbone") for name in shared)
     assert {name.split(".")[1] for name in after.keys() - shared} == {"tiny/layer1"}
     assert all(torch.equal(before[name], after[name]) for name in shared)
-    assert "tiny/layer1: they start anew" in caplog.text
+    assert "tiny/layer1: learned anew" in caplog.text
 
 
 def test_statistics_are_those_of_the_training_images(uninterrupted: Path):

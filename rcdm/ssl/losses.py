@@ -43,6 +43,18 @@ def spectral_contrastive(z: Tensor, edges: Tensor, weights: Tensor | None = None
     return gram.square().sum() - 2 * attraction / len(z)
 
 
+def nt_xent_between_classes(z_a: Tensor, z_b: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """NT-Xent of two views [N,P] of the same class per row, where images of that class, labels [N], are no negatives.
+
+    With a class for every row it is NT-Xent (Chen et al. 2020, arXiv 2002.05709).
+    """
+    z, kinds, n = F.normalize(torch.cat([z_a, z_b]), dim=1), labels.repeat(2), len(z_a)
+    partner = torch.arange(2 * n, device=z.device).roll(n)
+    alike = kinds[:, None] == kinds
+    alike[torch.arange(2 * n, device=z.device), partner] = False  # the positive stays; the row itself does not
+    return F.cross_entropy((z @ z.T / temperature).masked_fill(alike, -torch.inf), partner)
+
+
 def byol_euclidean(p: Tensor, target: Tensor) -> Tensor:
     """‖p − sg z'‖², mean over the batch: prediction p and target z' [N,P]."""
     return (p - target.detach()).square().sum(1).mean()

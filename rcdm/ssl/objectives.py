@@ -21,6 +21,7 @@ from rcdm.ssl.losses import (
     identity_vicreg,
     isoloss_cosine,
     isoloss_euclidean,
+    nt_xent_between_classes,
     spectral_contrastive,
     view_pairs,
 )
@@ -60,9 +61,16 @@ class SimCLR(Objective):
 
 
 class SupervisedSimCLR(SimCLR):
-    """SimCLR whose positive pairs are two images of one class: the control where the projector is the better level."""
+    """SimCLR whose positive pairs are two images of one class: the control where the projector is the better level.
+
+    Other images of the class are no negatives: where there are few classes they would be a share of them that keeps
+    the network from learning any.
+    """
 
     pairs_by_label = True
+
+    def forward(self, z_a: Tensor, z_b: Tensor, labels: Tensor, targets: Targets | None = None) -> Tensor:
+        return nt_xent_between_classes(z_a, z_b, labels, self.loss.temperature)
 
 
 class VICReg(Objective):
