@@ -44,15 +44,18 @@ def spectral_contrastive(z: Tensor, edges: Tensor, weights: Tensor | None = None
 
 
 def nt_xent_between_classes(z_a: Tensor, z_b: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """NT-Xent of two views [N,P] of the same class per row, where images of that class, labels [N], are no negatives.
+    """NT-Xent of two views [N,P] with the class of each row, labels [N]: all pairs of a class are positive, and only
+    images of other classes negative.
 
-    With a class for every row it is NT-Xent (Chen et al. 2020, arXiv 2002.05709).
+    Mean over the positive pairs. With a class for every row it is NT-Xent (Chen et al. 2020, arXiv 2002.05709); unlike
+    SupCon (Khosla et al. 2020, arXiv 2004.11362) no positive is a negative to another.
     """
-    z, kinds, n = F.normalize(torch.cat([z_a, z_b]), dim=1), labels.repeat(2), len(z_a)
-    partner = torch.arange(2 * n, device=z.device).roll(n)
+    z, kinds = F.normalize(torch.cat([z_a, z_b]).float(), dim=1), labels.repeat(2)
+    likeness = z @ z.T / temperature
     alike = kinds[:, None] == kinds
-    alike[torch.arange(2 * n, device=z.device), partner] = False  # the positive stays; the row itself does not
-    return F.cross_entropy((z @ z.T / temperature).masked_fill(alike, -torch.inf), partner)
+    negatives = likeness.masked_fill(alike, -torch.inf).logsumexp(1, keepdim=True)
+    positive = alike.fill_diagonal_(False)  # of a row with itself nothing can be learnt
+    return (F.softplus(negatives - likeness) * positive).sum() / positive.sum()
 
 
 def byol_euclidean(p: Tensor, target: Tensor) -> Tensor:

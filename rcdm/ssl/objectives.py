@@ -63,8 +63,8 @@ class SimCLR(Objective):
 class SupervisedSimCLR(SimCLR):
     """SimCLR whose positive pairs are two images of one class: the control where the projector is the better level.
 
-    Other images of the class are no negatives: where there are few classes they would be a share of them that keeps
-    the network from learning any.
+    All images of a class are positive to each other: where there are few classes, other images of the class among the
+    negatives would keep the network from learning any.
     """
 
     pairs_by_label = True
