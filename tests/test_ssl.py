@@ -115,7 +115,7 @@ def test_scaled_strengths_reach_from_nothing_to_all():
 def test_agreeing_views_cost_less_than_shuffled_ones(name):
     torch.manual_seed(0)
     objective, z = OBJECTIVES[name](16, 8, 6), torch.randn(64, 8)
-    labels, near = torch.zeros(64, dtype=torch.long), z + 0.05 * torch.randn(64, 8)
+    labels, near = torch.arange(64), z + 0.05 * torch.randn(64, 8)
 
     def loss(other):
         if hasattr(objective, "predictor"):

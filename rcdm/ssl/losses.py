@@ -54,7 +54,7 @@ def nt_xent_between_classes(z_a: Tensor, z_b: Tensor, labels: Tensor, temperatur
     likeness = z @ z.T / temperature
     alike = kinds[:, None] == kinds
     negatives = likeness.masked_fill(alike, -torch.inf).logsumexp(1, keepdim=True)
-    positive = alike.fill_diagonal_(False)  # of a row with itself nothing can be learnt
+    positive = alike & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     return (F.softplus(negatives - likeness) * positive).sum() / positive.sum()
 
 
