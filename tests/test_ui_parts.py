@@ -131,8 +131,8 @@ def test_studies_of_the_tabs_give_pages(loaded: Loaded, monkeypatch: pytest.Monk
     ways = (("method", "principal"), ("points", 3), ("directions", 2))
     pushed = _run(Study("manipulation", (PICTURE,), BOTH[:1], (0,), 1, ways, directions=True), loaded)
     html = edit.shown(pushed)
-    names = [edit.spoken(name) for name in ("shape 5", "ground_hue 1", "size", "component 0")]
-    assert names == ["shape: tee", "ground hue (sine)", "size", "component 0"]
+    names = [edit.spoken(name) for name in ("shape 5", "ground_hue 1", "size", "place 1", "component 0")]
+    assert names == ["shape: tee", "ground hue (sine)", "size", "place (y)", "component 0"]
     assert "component 0" in html and 'max="2"' in html and "<table>" in html
     hostile = _run(Study("adversarial", (PICTURE,), BOTH[:1], (0,), 1, (("steps", 2),), companions=2), loaded)
     assert hostile.numbers["images"] == 3 and "3 images" in " ".join(attack.shown(hostile).split())

@@ -57,13 +57,16 @@ def shown(result: StudyResult) -> str:
 
 
 def spoken(direction: str) -> str:
-    """A direction's name in words: `shape 4` is that of the fifth shape, `hue 0` and `hue 1` cosine and sine."""
+    """A direction's name in words: `shape 4` is that of the fifth shape, `hue 0` and `hue 1` cosine and sine,
+    `place 0` and `place 1` x and y."""
     name, _, part = direction.rpartition(" ")
     kind = sprites.KINDS.get(name, "")
     if kind == "class":
         return f"{name}: {sprites.SHAPES[int(part)]}"
     if kind == "angle" or name == "edges":
         return f"{name.replace('_', ' ')} ({('cosine', 'sine')[int(part)]})"
+    if name == "place":
+        return f"place ({'xy'[int(part)]})"
     return direction.replace("_", " ")
 
 
