@@ -209,6 +209,21 @@ def _until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+def test_another_checkpoint_puts_away_what_the_first_has_drawn(page: Any) -> None:
+    _settings(page, images=1, steps=2, seed=0)
+    page.click("#draw")
+    _finished(page)
+    page.get_by_role("tab", name="Edit").click()
+    assert page.locator("#edit-start").is_disabled()  # its training images are not at hand
+    page.get_by_text("start the page with --data").first.wait_for()
+    page.get_by_label("Checkpoint").click()
+    page.get_by_role("option", name="sprites-32").click()
+    page.wait_for_function("() => !document.querySelector('#edit-start').disabled")  # it ships directions
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#sheet .empty").wait_for()
+    assert _drawn(page) == []
+
+
 def test_a_text_file_named_jpg_is_answered_with_a_sentence(page: Any, tmp_path: Path) -> None:
     file = tmp_path / "holiday.jpg"
     file.write_text("not a picture")
