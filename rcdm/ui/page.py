@@ -122,6 +122,7 @@ def serve(settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="rcdm-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")  # else Gradio sums up times after every event
+        os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # and remembers ten thousand of them
         engine = Engine(settings)
         engine.warm_up()
         launch(engine)
