@@ -91,8 +91,10 @@ class Columns:
             nonlocal done, shown
             check()
             done += 1
-            canvas[tensors["index"].cpu()] = im.resize(tensors["denoised"].float(), size).cpu()
-            if time.monotonic() - shown >= PREVIEW_SECONDS:
+            due = time.monotonic() - shown >= PREVIEW_SECONDS
+            if due or done % self.steps == 0:  # the latest guess, or the last of these images
+                canvas[tensors["index"].cpu()] = im.resize(tensors["denoised"].float(), size).cpu()
+            if due:
                 shown = time.monotonic()
                 columns = [Column(s, im.to_pil(part)) for s, part in zip(names, canvas.split(count), strict=True)]
                 show(Progress(f"step {done} of {total}", done / total, columns))

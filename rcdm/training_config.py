@@ -57,7 +57,7 @@ class TrainingConfig:
     mixed_precision: str = _option("no", "no, bf16 or fp16")
     compile: bool = _option(False, "compile the denoiser: pays on a GPU, costs minutes on a CPU")
     seed: int = _option(0, "fixes images, noise and initial weights")
-    num_inference_steps: int = _option(12, "denoising steps in validation, and the default of the checkpoint")
+    num_inference_steps: int = _option(20, "denoising steps in validation, and the default of the checkpoint")
     num_statistics_images: int = _option(4096, "images that fix the mean and deviation of the representations")
     checkpointing_minutes: float = _option(5.0, "minutes between saved states")
     checkpointing_steps: int | None = _option(None, "save a state every so many steps, too")
