@@ -329,7 +329,7 @@ def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
         return font.getlength(line.rstrip()) <= width
 
     lines = [""]
-    for piece in re.split(r"(?<=[\s/_-])", _legible(text)):
+    for piece in re.split(r"(?<=[\s/_-])(?!\d)", _legible(text)):
         if lines[-1] and not fits(lines[-1] + piece):
             lines.append("")
         for character in piece:  # a piece wider than a line is broken anywhere

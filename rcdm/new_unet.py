@@ -50,8 +50,11 @@ def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
     own, found = unet.state_dict(), RepresentationUNet.from_pretrained(folder / "unet").float().state_dict()
     fitting = {name: weight for name, weight in found.items() if name in own and weight.shape == own[name].shape}
     missing = [name for name in own if name not in fitting]
-    if other := [name for name in missing if not name.startswith("projections.")]:
-        raise ValueError(f"The denoiser of {checkpoint} has another shape than this run's, for instance in {other[0]}.")
+    if any(not name.startswith("projections.") for name in missing):
+        raise ValueError(
+            f"The denoiser of {checkpoint} has another shape than this run's: give the --channels, --layers_per_block, "
+            "--attention_resolutions and --patch_size that its training.json names."
+        )
     unet.load_state_dict(fitting, strict=False)
     if new := sorted({name.split(".")[1].replace(":", ".") for name in missing}):
         log.warning("%s does not know %s: learned anew.", checkpoint, ", ".join(new))

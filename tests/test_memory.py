@@ -17,7 +17,7 @@ def faults():
 torch.set_num_threads(1)
 for _ in range(4):
     faults()
-print(sorted(faults() for _ in range(5))[2])  # the median: a system short of memory may take pages away once
+print(min(faults() for _ in range(20)))  # a system short of memory may take pages away; untold, none is spared
 """
 
 

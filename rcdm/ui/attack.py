@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -17,8 +18,8 @@ from rcdm.ui.frames import frames_html
 WORDS = """**How far can a hardly visible change move it?** Every pixel may change by a few grey levels of 255,
 chosen to move the representation as far as possible; then images are drawn from what it became."""
 NOTE = """<p class="legend">The curves: distance that the representation moves, over that to another image (1),
-averaged over {n} images: yours and {others} others. A random change of the same size moves
-it by {random}.</p>"""
+averaged over {n} images: yours and {others} others. A random change of every pixel, as large
+as the largest attack, moves it by {random}.</p>"""
 
 
 def build(engine: Engine, controls: Controls) -> None:
@@ -42,7 +43,8 @@ def shown(result: StudyResult) -> str:
     curves = {name: [number["value"] for number in numbers["distance"]] for name, numbers in found.items()}
     random = ", ".join(f"{numbers['random'][-1]['value']:.2f} ({name})" for name, numbers in found.items())
     n = result.numbers["images"]
+    rows = tuple(row.replace(", image 0", ", your image").replace(", image ", ", other image ") for row in result.rows)
     return frames_html(
-        result, what="Largest change of a value", start=len(result.columns) - 1, curves=curves,
+        replace(result, rows=rows), what="Largest change of a value", start=len(result.columns) - 1, curves=curves,
         note=NOTE.format(n=n, others=n - 1, random=random),
     )  # fmt: skip

@@ -47,7 +47,10 @@ def build(engine: Engine, controls: Controls) -> None:
         with in_a_sentence():
             return asked(engine, *values[:6])
 
-    events = [wire(button, stop, work, inputs, outputs, status) for button, work in ((start, draw), (below, add_row))]
+    stopped = "Stopped. The drawing below is unfinished."
+    events = [
+        wire(button, stop, work, inputs, outputs, status, stopped) for button, work in ((start, draw), (below, add_row))
+    ]
     moved = fresh.click(
         _next_seed, [controls.seed, controls.number], controls.seed, queue=False, api_visibility="private"
     )
@@ -98,10 +101,10 @@ def take_html(result: Result, key: str) -> str:
     """Links to the files of a drawing, a link to its settings, and its command."""
     files = "".join(f'<a download href="drawings/{key}.{kind}">{kind.upper()}</a>' for kind in KINDS)
     link = f'<a class="permalink" href="{escape(link_of(result))}" target="_blank">Link to these settings</a>'
-    photo = "" if result.photo else " The link cannot carry your image: give it again there."
+    photo = "" if result.photo else " (in place of PHOTO, your file; the link cannot carry it either)"
     return (
         f'<div class="rcdm"><div class="take"><b>Take it away</b>{files}{link}</div>'
-        f'<p class="legend">The same from a shell, with the same seeds:{photo}</p>'
+        f'<p class="legend">The same from a shell, with the same seeds{photo}:</p>'
         f"<pre><code>{escape(command_of(result))}</code></pre></div>"
     )
 

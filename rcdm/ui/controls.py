@@ -221,6 +221,7 @@ def wire(
     inputs: Sequence[gr.components.Component],
     outputs: Sequence[gr.components.Component],
     status: gr.HTML,
+    stopped: str = "Stopped.",
 ) -> Any:
     """Start work in the queue of the device with a button, say that it waits, and stop it with another."""
     start.click(None, None, status, js=f"() => {json.dumps(status_html('Waiting …'))}")  # gone once it is its turn
@@ -234,5 +235,5 @@ def wire(
         **DEVICE,
     )
     event.failure(None, None, status, js=f"() => {json.dumps(status_html(''))}")
-    stop.click(lambda: status_html("Stopped."), None, status, cancels=[event], queue=False, api_visibility="private")
+    stop.click(lambda: status_html(stopped), None, status, cancels=[event], queue=False, api_visibility="private")
     return event

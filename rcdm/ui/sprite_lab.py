@@ -12,6 +12,7 @@ from rcdm import images as im
 from rcdm import sprites
 from rcdm.drawing import Column, Columns, Job
 from rcdm.exploring import read_factors
+from rcdm.loaded import Loaded
 from rcdm.ui.controls import Asked, Controls, look_at, run_tab
 from rcdm.ui.engine import Engine
 from rcdm.ui.guard import in_a_sentence
@@ -26,6 +27,8 @@ WORDS = """**Is it true?** Here the truth is known: set the factors of a drawn s
 draws of each source say about every factor, beside what was set."""
 NOTE = """<p class="legend">Read off the draws by a small network (angles in turns). <b>±</b> is their deviation:
 small where the representation holds the factor. Retention is that of these draws alone.</p>"""
+
+OTHER_WORLD = "This needs a checkpoint of the drawn world: choose sprites-32."
 
 
 def sprite(
@@ -55,13 +58,16 @@ def build(engine: Engine, controls: Controls) -> None:
     )
     look_at(engine, controls, drawn.then)
 
+    def lacks(loaded: Loaded) -> str:
+        return "" if loaded.pipe.config.trained_on in ("", "sprites") else OTHER_WORLD
+
     def make(wanted: Asked, *values: Any) -> tuple[Job, Callable[[Any], str]]:
         truth = dict(zip(sprites.KINDS, values, strict=True))
         job = Columns(sprite(**truth), wanted.sources, wanted.seeds, wanted.steps)
         given = im.centre_crop(job.picture, wanted.given.width)
         return job, lambda columns: shown(given, columns, wanted.seeds, truth)
 
-    run_tab(engine, controls, make, factors, button="What is kept of it?", name="lab")
+    run_tab(engine, controls, make, factors, button="What is kept of it?", name="lab", lacks=lacks)
 
 
 def shown(given: Image.Image, columns: list[Column], seeds: tuple[int, ...], truth: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ CSS = """
 .rcdm .ladders.many { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
 .rcdm .ladders.beside { grid-auto-columns: minmax(260px, 1fr); overflow-x: auto; }
 .rcdm .reel { display: grid; grid-template-columns: 132px 1fr; gap: 14px; align-items: start; margin-top: 6px; }
-.rcdm .film { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(40px, 88px); gap: 6px; overflow-x: auto;
+.rcdm .film { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(26px, 88px); gap: 6px; overflow-x: auto;
   padding: 3px; }
 .rcdm .frame.on img { outline: 2px solid var(--color-accent); outline-offset: 1px; }
 .rcdm .slide { display: grid; gap: 4px; margin-bottom: 12px; max-width: 560px; }
