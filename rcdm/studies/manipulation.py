@@ -73,7 +73,7 @@ def study(
         raise ValueError("Manipulation needs at least one image.")
     if reference is not None and len(reference) < 3:
         raise ValueError(f"Manipulation needs at least 3 reference images, better hundreds, and got {len(reference)}.")
-    if reference is None and (method not in ALONG or not shipped_directions(pipe, sources[0], method)):
+    if reference is None and (method not in ALONG or not all(shipped_directions(pipe, s, method) for s in sources)):
         raise ValueError("This needs reference images, best training images of the checkpoint: say where with --data.")
     grid: list[Image.Image] = []
     rows: list[str] = []
