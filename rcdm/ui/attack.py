@@ -18,7 +18,7 @@ from rcdm.ui.frames import frames_html
 WORDS = """**How far can a hardly visible change move it?** Every pixel may change by a few grey levels of 255,
 chosen to move the representation as far as possible; then images are drawn from what it became."""
 NOTE = """<p class="legend">The curves: distance that the representation moves, over that to another image (1),
-averaged over {n} images: yours and {others} others. A random change of every pixel, as large
+averaged over {n} images: yours and {others} more. A random change of every pixel, as large
 as the largest attack, moves it by {random}.</p>"""
 
 

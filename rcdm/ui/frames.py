@@ -72,6 +72,10 @@ def curves_svg(curves: Curves, columns: Sequence[str], *, top: float | None = No
     for value in sorted({0.0, 1.0, *([float(int(top))] if top >= 3 else [])}):
         y = place(0, value).partition(",")[2]
         marks += f'<line x1="{left}" x2="{width - 10}" y1="{y}" y2="{y}"/><text x="{left - 6}" y="{y}">{value:g}</text>'
+    for i in sorted({0, (len(columns) - 1) // 2, len(columns) - 1}):
+        anchor = "end" if i == len(columns) - 1 else "middle"
+        where = f'x="{left + i * pace:.1f}" y="{height - 8}" style="text-anchor:{anchor}"'
+        marks += f"<text {where}>{escape(columns[i])}</text>"
     names = "".join(f'<span class="key c{k % 6}">{escape(name)}</span>' for k, name in enumerate(curves))
     words = "; ".join(f"{name}: " + ", ".join(f"{v:.2f}" for v in line) for name, line in curves.items())
     return (
