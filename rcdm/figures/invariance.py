@@ -93,7 +93,7 @@ def _curves(name: str, one: Mapping[str, Any], looks: Mapping[str, Look]) -> Fig
             axes.set_xlabel(f"{label} (grey: another image)")
     if slopes:
         interval_rows(panels[2], slopes, sources, looks)
-        panels[2].set_xlabel(f"slope of {_attribute(one)} (0 ignored, 1 kept)")
+        panels[2].set_xlabel(f"slope of {_attribute(one)}\n(0 ignored, 1 kept)")
         panels[2].axvline(1, color="0.8", linewidth=0.6, zorder=0)
     level_legend(drawn, sources, looks, networks=len(one["strengths"]) > 1)
     return drawn
