@@ -1,5 +1,6 @@
 """Directions that a checkpoint ships, so that nobody needs its training images to edit with it."""
 
+import inspect
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 import rcdm
 from rcdm import cli, sprites
 from rcdm.attributes import attributes_of
+from rcdm.cli.study_data import StudyData
 from rcdm.datasets import Sprites
 from rcdm.directions import FILE, IMAGES, directions_in, find_directions, shipped_directions, write_directions
 from rcdm.drawing import Progress
@@ -69,6 +71,10 @@ def test_the_page_and_the_command_line_edit_without_training_images(equipped, tm
     cli.main(["study", "manipulation", str(photo), "--checkpoint", str(equipped), "--source", SOURCE, "--samples", "1"]
              + ["--device", "cpu", "--out", str(tmp_path / "out")])  # fmt: skip
     assert "component 0" in capsys.readouterr().out
+    reference = {"reference": inspect.signature(STUDIES["manipulation"]).parameters["reference"]}
+    assert StudyData(loaded.pipe, photos=[str(photo)]).extras(reference) == {}
+    loaded.pipe.register_to_config(trained_on="sprites")  # whose training images are always at hand
+    assert len(StudyData(loaded.pipe, photos=[str(photo)], reference=5).extras(reference)["reference"]) == 5
     (equipped / FILE).unlink()
     with pytest.raises(ValueError, match="--data"):
         job.run(loaded, steps.append, lambda: None)

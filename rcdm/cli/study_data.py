@@ -73,22 +73,26 @@ class StudyData:
     @property
     def data(self) -> str:
         """Where training and held-out images come from. ValueError where nobody said."""
-        if self._data is None and self._pipe.config.trained_on not in ("", "sprites"):
+        if self._nobody_said:
             raise ValueError(
                 f"This checkpoint has learned from {self._pipe.config.trained_on}: name image files or folders, or say "
                 "where its data is with --data FOLDER."
             )
         return self._data or "sprites"
 
+    @property
+    def _nobody_said(self) -> bool:
+        return self._data is None and self._pipe.config.trained_on not in ("", "sprites")
+
     def extras(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
         """Those of the parameters of a study that stand for data -> the data; absent where there is none.
 
-        Without --data, reference images that a study can do without are left out where the checkpoint's own directions
-        stand in for them.
+        Where nobody said where the data is, reference images that a study can do without are left out if the checkpoint
+        ships directions, which stand in for them.
         """
         classes = "labels" in parameters and not self._files and self._dataset.classes > 1
         optional = "reference" in parameters and parameters["reference"].default is None
-        can_do_without = optional and self._data is None and has_directions(self._pipe)
+        can_do_without = optional and self._nobody_said and has_directions(self._pipe)
         makers: dict[str, Callable[[], Any]] = {
             "reference": lambda: None if can_do_without else self._training.images,
             "probe_images": lambda: None if self._files and self._data is None else self._training.images,
