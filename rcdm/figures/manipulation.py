@@ -52,8 +52,8 @@ def _shared(result: StudyResult, looks: Mapping[str, Look]) -> Figure:
     one = next(iter(found.values()))
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.4, -0.6)
-    axes.margins(x=0.05)
-    axes.set_xlim(left=0)
+    most = max(len(dims) for each in found.values() for dims in each["dimensions"])
+    axes.set_xlim(0, 1.04 * max(most, 1))
     axes.set_xlabel(
         f"shared dimensions, of each image: active in\nmore than {one['more_than']} of {one['neighbours']} neighbours"
     )
