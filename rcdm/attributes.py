@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcdm import sprites
-from rcdm.checkpoints import checkpoint_folder
+from rcdm.checkpoints import folder_of
 from rcdm.colour import luma, rgb_to_hsv
 from rcdm.datasets import HELD_OUT_SEED
 from rcdm.metrics import variance
@@ -32,7 +32,7 @@ def attributes_of(pipe: RCDMPipeline) -> Attributes:
     """The attributes that suit a checkpoint: the factors of the drawn world when it ships a reader, else those of
     any image (`photo_attributes`), whose spread over data images is in its metrics.json once it was evaluated.
     """
-    folder = checkpoint_folder(pipe.config._name_or_path or "") if "_name_or_path" in pipe.config else None
+    folder = folder_of(pipe)
     metrics = folder / "metrics.json" if folder is not None else None
     spread = json.loads(metrics.read_text()).get("spread", {}) if metrics is not None and metrics.is_file() else {}
     if folder is not None and (folder / "reader").is_dir():

@@ -22,6 +22,11 @@ def checkpoint_folder(name: str | Path) -> Path | None:
     return next((folder for folder in (Path(name), SHIPPED / name) if folder.is_dir()), None)
 
 
+def folder_of(pipe: RCDMPipeline) -> Path | None:
+    """The local folder that a pipeline was loaded from, or None."""
+    return checkpoint_folder(pipe.config._name_or_path or "") if "_name_or_path" in pipe.config else None
+
+
 def available() -> list[str]:
     """Names of the pipelines below `checkpoints/`."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/model_index.json"))

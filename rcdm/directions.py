@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rcdm.attributes import Attributes, attributes_of
-from rcdm.checkpoints import checkpoint_folder
+from rcdm.checkpoints import folder_of
 from rcdm.datasets import Dataset
 from rcdm.faithfulness import encode_all
 from rcdm.pipeline import RCDMPipeline
@@ -92,5 +92,5 @@ def shipped_directions(pipe: RCDMPipeline, source: str, method: str) -> dict[str
 
 
 def _file_of(pipe: RCDMPipeline) -> Path | None:
-    folder = checkpoint_folder(pipe.config._name_or_path or "") if "_name_or_path" in pipe.config else None
+    folder = folder_of(pipe)
     return folder / FILE if folder is not None and (folder / FILE).is_file() else None

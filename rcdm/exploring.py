@@ -64,13 +64,17 @@ class Study:
         pictures = [*self.pictures, *loaded.companions(self.companions, self.pictures)]
         more = {"reference": loaded.references} if self.directions and not has_directions(loaded.pipe) else {}
         settings = {"num_inference_steps": self.steps, **dict(self.settings), **more}
-        blank = torch.zeros(1, 3, loaded.pipe.image_size, loaded.pipe.image_size)
-        numbers = sum(phi.shape[1] for phi in loaded.attributes.read(blank).values())
-        progress = _Share(show, self._calls(len(pictures), numbers) if self.name in COUNTED else 0)
+        progress = _Share(show, self._calls(len(pictures), _numbers_read(loaded)) if self.name in COUNTED else 0)
         with checked(loaded.pipe, check, progress.add):
             return STUDIES[self.name](
                 loaded.pipe, pictures, sources=self.sources, seeds=self.seeds, on_progress=progress.say, **settings
             )
+
+
+def _numbers_read(loaded: Loaded) -> int:
+    """How many numbers are read off an image of a checkpoint."""
+    blank = torch.zeros(1, 3, loaded.pipe.image_size, loaded.pipe.image_size)
+    return sum(phi.shape[1] for phi in loaded.attributes.read(blank).values())
 
 
 class _Share:

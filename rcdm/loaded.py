@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
-from rcdm.checkpoints import checkpoint_folder, load
+from rcdm.checkpoints import checkpoint_folder, folder_of, load
 from rcdm.datasets import load_dataset
 from rcdm.faithfulness import encode_all
 from rcdm.pipeline import RCDMPipeline
@@ -48,7 +48,7 @@ class Loaded:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Its metrics.json; empty where it was never evaluated."""
-        folder = checkpoint_folder(self.pipe.config.get("_name_or_path") or self.name)
+        folder = folder_of(self.pipe) or checkpoint_folder(self.name)
         file = None if folder is None else folder / "metrics.json"
         return json.loads(file.read_text()) if file is not None and file.is_file() else {}
 

@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import rcdm
 from rcdm import cli, sprites
 from rcdm.attributes import attributes_of
 from rcdm.cli.study_data import StudyData
 from rcdm.datasets import Sprites
-from rcdm.directions import FILE, IMAGES, directions_in, find_directions, shipped_directions, write_directions
+from rcdm.directions import FILE, directions_in, find_directions, shipped_directions, write_directions
 from rcdm.drawing import Progress
 from rcdm.exploring import Study
 from rcdm.loaded import Loaded
@@ -20,6 +21,7 @@ from rcdm.studies import STUDIES
 from rcdm.ui.edit import shown
 
 SOURCE = "tiny/projector"
+TINY_SOURCES = ("tiny/backbone", "tiny/projector", "tiny/layer2")
 
 
 @pytest.fixture
@@ -80,6 +82,12 @@ def test_the_page_and_the_command_line_edit_without_training_images(equipped, tm
         job.run(loaded, steps.append, lambda: None)
 
 
+def test_more_main_directions_than_are_shipped_are_refused(equipped):
+    pipe, two = rcdm.load(equipped, device="cpu"), sprites.render(sprites.sample_factors(2, seed=4), 16)
+    with pytest.raises(ValueError, match="ships 8 main directions"):
+        STUDIES["manipulation"](pipe, two, sources=[SOURCE], seeds=[2], directions=9)
+
+
 def test_an_attack_without_training_images_is_beside_the_photographs_of_the_page(equipped):
     loaded = Loaded("tiny", rcdm.load(equipped, device="cpu"))
     other = Image.linear_gradient("L").convert("RGB")
@@ -92,4 +100,6 @@ def test_an_attack_without_training_images_is_beside_the_photographs_of_the_page
 def test_evaluating_writes_directions(tiny_checkpoint, tmp_path):
     small = ["--gallery", "8", "--retention-images", "8", "--retention-draws", "2", "--probe-images", "40"]
     cli.main(["evaluate", str(tiny_checkpoint), *small, "--device", "cpu", "--out", str(tmp_path)])
-    assert (tmp_path / FILE).is_file() and IMAGES >= 1000
+    found = load_file(tmp_path / FILE)
+    for source in TINY_SOURCES:
+        assert f"{source}|principal|component 7" in found and f"{source}|attributes|brightness" in found

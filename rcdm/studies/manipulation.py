@@ -26,6 +26,7 @@ from rcdm.pipeline import RCDMPipeline
 from rcdm.studies.result import StudyResult
 
 METHODS = ("neighbours", *ALONG)
+NO_REFERENCE = "This needs reference images, best training images of the checkpoint: say where with --data."
 
 
 def nearest(query: Tensor, bank: Tensor, k: int) -> Tensor:
@@ -67,14 +68,7 @@ def study(
     Raises ValueError for an unknown method, where a representation that can be negative is given to `neighbours`, and
     without reference images where they are needed.
     """
-    if method not in METHODS:
-        raise ValueError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
-    if len(images) < 1:
-        raise ValueError("Manipulation needs at least one image.")
-    if reference is not None and len(reference) < 3:
-        raise ValueError(f"Manipulation needs at least 3 reference images, better hundreds, and got {len(reference)}.")
-    if reference is None and (method not in ALONG or not all(shipped_directions(pipe, s, method) for s in sources)):
-        raise ValueError("This needs reference images, best training images of the checkpoint: say where with --data.")
+    _check(method, len(images), None if reference is None else len(reference))
     grid: list[Image.Image] = []
     rows: list[str] = []
     numbers: dict[str, Any] = {}
@@ -94,13 +88,7 @@ def study(
             changed = torch.stack(list(edits.values()), 1)[:, None]  # [N,1,E,D]
         else:
             steps = torch.linspace(-reach, reach, points)
-            if reference is None:
-                found = shipped_directions(pipe, source, method)
-                ways = dict(list(found.items())[: directions if method == "principal" else None])
-            else:
-                ways = find_directions(
-                    method, pipe, pixels_of(pipe, reference), attributes, source, components=directions
-                )
+            ways = _directions(method, pipe, reference, attributes, source, directions)
             columns = ("given", *(f"{step:+.1f}" for step in steps))
             names = [f"{source}, image {i}, {name}" for i in range(len(h)) for name in ways]
             moved = torch.stack(list(ways.values()))  # [W,D], one deviation each
@@ -120,6 +108,36 @@ def study(
         "reference": FILE if reference is None else len(reference),
     }
     return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers))
+
+
+def _check(method: str, images: int, reference: int | None) -> None:
+    if method not in METHODS:
+        raise ValueError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
+    if images < 1:
+        raise ValueError("Manipulation needs at least one image.")
+    if reference is not None and reference < 3:
+        raise ValueError(f"Manipulation needs at least 3 reference images, better hundreds, and got {reference}.")
+    if reference is None and method not in ALONG:
+        raise ValueError(NO_REFERENCE)
+
+
+def _directions(
+    method: str,
+    pipe: RCDMPipeline,
+    reference: Tensor | Sequence[Image.Image] | None,
+    attributes: Attributes,
+    source: str,
+    count: int,
+) -> dict[str, Tensor]:
+    """Name -> direction [D], found in the reference images or else shipped; `count` main ones, or all attributes'."""
+    if reference is not None:
+        return find_directions(method, pipe, pixels_of(pipe, reference), attributes, source, components=count)
+    shipped = list(shipped_directions(pipe, source, method).items())
+    if not shipped:
+        raise ValueError(NO_REFERENCE)
+    if method == "principal" and count > len(shipped):
+        raise ValueError(f"The checkpoint ships {len(shipped)} main directions; for {count}, say where --data is.")
+    return dict(shipped[:count] if method == "principal" else shipped)
 
 
 def _draw(pipe: RCDMPipeline, h: Tensor, source: str, seeds: Sequence[int], steps: int | None) -> Tensor:
