@@ -18,7 +18,7 @@ from gradio_client import Client, handle_file
 from server import ROOT, Server
 
 EXAMPLES = [ROOT / "rcdm" / "examples" / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")]
-STEPS = 8
+STEPS = 20
 
 
 def main() -> None:

@@ -57,7 +57,12 @@ def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMP
     pipe = RCDMPipeline.from_pretrained(folder or str(name))
     pipe.unet.float().eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return pipe.to(device or best_device())
+
+
+def best_device() -> str:
+    """Where a checkpoint goes when nobody says."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _drawing_with(backbones: Path) -> list[str]:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm import images as im
+from rcdm import together
 from rcdm.model_card import complete_folder
 from rcdm.parts import Parts
 from rcdm.sources import Sources
@@ -216,7 +217,7 @@ class RCDMPipeline(DiffusionPipeline):
                 "not possible with it."
             )
         drawn = []
-        with self.progress_bar(total=steps * -(-len(seeds) // batch_size)) as bar:
+        with together.drawing(), self.progress_bar(total=steps * -(-len(seeds) // batch_size)) as bar:
             for index in torch.arange(len(seeds)).split(batch_size):
                 h = None if representation is None else representation[index.to(representation.device)]
                 names = source if source is None or isinstance(source, str) else [source[i] for i in index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -257,9 +258,14 @@ def level_widths(module: nn.Module, preprocessing: Preprocessing) -> dict[str, i
 def _outputs_of(places: Mapping[str, nn.Module], network: nn.Module, x: Tensor) -> dict[str, Any]:
     """Name -> what the module of that name puts out in one pass, in the order of `places`."""
     reached: dict[str, Any] = {}
+    me = threading.get_ident()
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _module, _inputs, output: reached.__setitem__(name, output)
+        def keep_own(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if threading.get_ident() == me:  # others may use the network at the same time
+                reached[name] = output
+
+        return keep_own
 
     hooks = [module.register_forward_hook(keep(name)) for name, module in places.items()]
     try:
@@ -276,10 +282,12 @@ class _Reached(Exception):
 
 def _output_of(module: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
     reached: list[Tensor] = []
+    me = threading.get_ident()
 
     def stop(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        reached.append(output)
-        raise _Reached
+        if threading.get_ident() == me:  # others may use the network at the same time
+            reached.append(output)
+            raise _Reached
 
     hook = module.register_forward_hook(stop)
     try:

@@ -1,4 +1,4 @@
-"""Jobs of several users on one device: they take turns, and what they ask of one denoiser is computed as one batch."""
+"""Jobs of several users on one device: what they ask of one denoiser is computed as one batch."""
 
 from __future__ import annotations
 
@@ -38,46 +38,95 @@ class _Call:
 
 
 class Turns:
-    """Who may use a device: one job works while the others wait; a job that waits for a denoiser lets the next one in.
+    """The jobs under way on a device: what they ask of a denoiser is computed together.
 
-    Once all of them wait, the denoiser is called for all together. So a job joins the others at their next step
+    A call of the denoiser is made once all jobs that draw wait for one, so a job joins the others at their next step
     and leaves them at any, whatever its number of steps is, and a job alone computes what it would without this.
+
+    Args:
+        lanes: calls made at once, which then share the jobs among them. On a GPU 1; on a CPU its cores, because calls
+            on one core each are through sooner than one after the other on all (benchmarks/).
     """
 
-    def __init__(self) -> None:
-        self._turn = threading.Condition(threading.Lock())
-        self._count = threading.Lock()
-        self._jobs = 0  # that work or wait for anything
-        self._calls: list[_Call] = []
+    def __init__(self, lanes: int = 1) -> None:
+        self._lanes, self._threads = lanes, torch.get_num_threads()
+        self._changed = threading.Condition()
+        self._drawing = 0  # jobs that draw: that wait, are being answered, or will soon ask again
+        self._waiting: list[_Call] = []
+        self._answered = [0] * lanes  # jobs whose call is being made, per lane
 
     @contextmanager
     def job(self) -> Iterator[None]:
-        """What is done inside has the device to itself, except while it waits for a denoiser."""
-        self._add(1)  # before the turn is asked for: else who has it would find itself alone, and never give it up
-        with self._turn:
-            _here.turns = self
-            try:
-                yield
-            finally:
-                _here.turns = None
-                self._add(-1)
-                self._turn.notify_all()
+        """Calls of a denoiser that are made inside, in this thread, are made together with those of other jobs."""
+        _here.turns, _here.drawing = self, False
+        self._share_cores()
+        try:
+            yield
+        finally:
+            _here.turns = None
 
-    def _add(self, jobs: int) -> None:
-        with self._count:
-            self._jobs += jobs
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Inside, the others wait for the calls of this job."""
+        with self._changed:
+            self._drawing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._drawing -= 1
+                self._changed.notify_all()
 
     def wait_for(self, call: _Call) -> None:
         """Add a call of the job of this thread, and return when it is done."""
-        self._calls.append(call)
-        while not call.done:
-            if len(self._calls) == self._jobs:
-                calls, self._calls = self._calls, []
-                for batch in _batches(calls):
-                    _answer(batch)
-                self._turn.notify_all()
-            else:
-                self._turn.wait()
+        with self._changed:
+            self._waiting.append(call)
+            while not call.done:
+                calls = self._next()
+                if not calls:
+                    self._changed.wait()
+                    continue
+                lane = self._answered.index(0)
+                self._answered[lane] = len(calls)
+                self._changed.release()
+                try:
+                    self._share_cores()
+                    for batch in _batches(calls):
+                        _answer(batch)
+                finally:
+                    self._changed.acquire()
+                    self._answered[lane] = 0
+                    self._changed.notify_all()
+
+    def _next(self) -> list[_Call]:
+        """The calls that a lane should make now; none while it had better wait for more."""
+        share = -(-self._drawing // self._lanes)
+        all_there = len(self._waiting) + sum(self._answered) >= self._drawing
+        if 0 not in self._answered or not (all_there or len(self._waiting) >= share):
+            return []
+        calls, self._waiting = self._waiting[:share], self._waiting[share:]
+        return calls
+
+    def _share_cores(self) -> None:
+        """Let this thread compute on its part of the cores: the setting is one per thread."""
+        threads = max(1, self._threads // max(1, min(self._lanes, self._drawing)))
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """What asks a denoiser again and again should do so inside: the other jobs then wait for each of its calls."""
+    turns: Turns | None = getattr(_here, "turns", None)
+    if turns is None or _here.drawing:
+        yield
+        return
+    _here.drawing = True
+    try:
+        with turns.drawing():
+            yield
+    finally:
+        _here.drawing = False
 
 
 def call(network: Callable[..., Any], x: Tensor, timestep: Tensor | float | int, embedding: Tensor) -> Tensor:
@@ -87,7 +136,8 @@ def call(network: Callable[..., Any], x: Tensor, timestep: Tensor | float | int,
         out: Tensor = network(x, timestep, class_labels=embedding).sample
         return out
     wanted = _Call(network, x, timestep, embedding)
-    turns.wait_for(wanted)
+    with drawing():
+        turns.wait_for(wanted)
     if wanted.error is not None:
         raise wanted.error
     assert wanted.answer is not None

@@ -40,22 +40,21 @@ class Adder:
 
 
 def _at_once(turns: Turns, works: list[Callable[[], Any]]) -> list[Any]:
-    """Run each in a job of its own, all of them there before the first begins; results or errors."""
+    """Run each in a job of its own, all of them drawing before the first asks; results or errors."""
     found: list[Any] = [None] * len(works)
+    there = threading.Barrier(len(works), timeout=10)
 
     def run(i: int) -> None:
         try:
-            with turns.job(), torch.no_grad():
+            with turns.job(), torch.no_grad(), together.drawing():
+                there.wait()
                 found[i] = works[i]()
         except Exception as error:
             found[i] = error
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(works))]
-    with turns.job():
-        for thread in threads:
-            thread.start()
-        while turns._jobs < 1 + len(works):
-            time.sleep(0.01)
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join(10)
     return found
@@ -95,9 +94,63 @@ def test_outside_of_a_job_and_for_gradients_the_network_is_called_at_once() -> N
         assert _asker(network, 1.0)() == [12, 13, 14]
 
 
+def test_lanes_share_the_jobs_and_the_cores() -> None:
+    cores = torch.get_num_threads()
+    meet = threading.Barrier(2)  # broken by its timeout where calls are made one after the other
+
+    class Meeting(Adder):
+        def __call__(self, x: Tensor, timestep: Any, class_labels: Tensor) -> Any:
+            meet.wait(10)
+            threads.append(torch.get_num_threads())
+            return super().__call__(x, timestep, class_labels)
+
+    threads: list[int] = []
+    network, turns = Meeting(), Turns(lanes=2)
+    found = _at_once(turns, [_asker(network, float(i)) for i in range(4)])
+    assert found == [[11.0 * i + 1 * i + k for k in range(3)] for i in range(4)]
+    assert network.sizes == [4] * 6 and set(threads) == {max(1, cores // 2)}
+    assert torch.get_num_threads() == cores  # of this thread: each has a setting of its own
+    meet.abort()
+
+
+def test_a_lane_is_not_kept_from_who_is_there_alone() -> None:
+    network, turns = Adder(), Turns(lanes=4)
+    found = _at_once(turns, [_asker(network, 1.0, calls=2), _asker(network, 2.0, calls=1)])
+    assert found == [[12, 13], [24]] and network.sizes == [2, 2, 2]
+
+
+def test_a_network_can_be_read_in_several_threads_at_once(pipe: rcdm.RCDMPipeline) -> None:
+    images = [torch.rand(8, 3, 16, 16) * 2 - 1 for _ in range(4)]
+    levels = [*BOTH, "tiny/layer2", BOTH[0]]
+    alone = [pipe.encode(x, level) for x, level in zip(images, levels, strict=True)]
+    found: list[list[Tensor]] = [[] for _ in images]
+    errors: list[Exception] = []
+
+    def read(i: int) -> None:
+        try:
+            for _ in range(20):
+                found[i].append(pipe.encode(images[i], levels[i]))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not errors
+    for h, again in zip(alone, found, strict=True):
+        assert len(again) == 20
+        for one in again:
+            torch.testing.assert_close(one, h, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture
 def engine(tiny_checkpoint: Path) -> Engine:
-    return Engine(Settings(checkpoint=str(tiny_checkpoint)), device="cpu")
+    """Of one lane, so that what is drawn together does not depend on the machine."""
+    engine = Engine(Settings(checkpoint=str(tiny_checkpoint)), device="cpu")
+    engine._turns = Turns()
+    return engine
 
 
 def _draw_at_once(engine: Engine, jobs: list[Job]) -> list[Any]:
@@ -108,10 +161,10 @@ def _draw_at_once(engine: Engine, jobs: list[Job]) -> list[Any]:
         found[i] = list(engine.run(engine.settings.checkpoint, jobs[i]))[-1][0]  # type: ignore[index]
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(jobs))]
-    with engine._turns.job():
+    with engine._turns.drawing():  # holds the first calls back until all of them are there
         for thread in threads:
             thread.start()
-        while engine._turns._jobs < 1 + len(jobs):
+        while engine._turns._drawing < 1 + len(jobs):
             time.sleep(0.01)
     for thread in threads:
         thread.join(30)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
+import torch
 from PIL import Image
 
-from rcdm.checkpoints import available
+from rcdm.checkpoints import available, best_device
 from rcdm.drawing import Columns, Job, Progress, in_background
 from rcdm.loaded import Loaded, Shelf
 from rcdm.together import Turns
@@ -39,7 +40,8 @@ class Engine:
         self.shelf = Shelf(names, max_bytes=settings.model_mib * 2**20, data=settings.data, device=device)
         self.store = Store(settings.result_mib * 2**20, settings.keep_minutes * 60)
         self.rate = Rate(settings.rate)
-        self._turns = Turns()
+        on_cpu = torch.device(device or best_device()).type == "cpu"
+        self._turns = Turns(lanes=torch.get_num_threads() if on_cpu else 1)
         self._stream = on_hosted_gpu(self._perform)
 
     def __getitem__(self, checkpoint: str) -> Loaded:
