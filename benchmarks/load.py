@@ -6,6 +6,8 @@ is looked at, over N cheap requests of one client.
 
 import argparse
 import hashlib
+import json
+import os
 import signal
 import statistics
 import threading
@@ -18,7 +20,6 @@ from gradio_client import Client, handle_file
 from server import ROOT, Server
 
 EXAMPLES = [ROOT / "rcdm" / "examples" / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")]
-STEPS = 20
 
 
 def main() -> None:
@@ -29,24 +30,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--queue", type=int, default=32, help="places to wait; fewer than clients: some are refused")
     parser.add_argument("--images", type=int, default=8, help="per source and drawing")
+    parser.add_argument("--steps", type=int, help="denoising steps; by default the checkpoint's own number")
     parser.add_argument("--requests", type=int, default=0, help="only memory, over so many requests of one client")
     options = parser.parse_args()
     if options.requests:
         return memory_curve(options)
     folder = ROOT / "checkpoints" / options.checkpoint
+    if options.steps is None:
+        options.steps = json.loads((folder / "model_index.json").read_text())["default_steps"]
     before = digest(folder)
     server = Server("--checkpoint", options.checkpoint, "--queue", str(options.queue))
     server.wait(seconds=300)
     warm = visitor(server)
     for i, photo in enumerate(EXAMPLES):
-        warm.predict(handle_file(str(photo)), options.sources, options.images, STEPS, 10**6 + i, api_name="/draw")
+        draw(warm, photo, options, 10**6 + i)
     memory, work = server.memory(), server.work()
+    clients = time.process_time()
     waits, errors, spent = load(server, options)
+    clients = time.process_time() - clients
     after, work = server.memory(), server.work() - work
     for i in range(5):
-        warm.predict(
-            handle_file(str(EXAMPLES[0])), options.sources, options.images, STEPS, 2 * 10**6 + i, api_name="/draw"
-        )
+        draw(warm, EXAMPLES[0], options, 2 * 10**6 + i)
     server.stop(signal.SIGKILL)
     again = Server("--checkpoint", options.checkpoint)
     back = again.wait()
@@ -55,12 +59,20 @@ def main() -> None:
     each = options.images * len(options.sources)
     rates = each * len(waits) / spent, each * len(waits) / work
     report(waits, errors, rates, bare(options, each), (memory, after), back)
+    print(
+        f"\nOf {spent:.0f} s on {os.cpu_count()} cores the server computed {work:.0f} s, the clients {clients:.0f} s."
+    )
     assert digest(folder) == before, "the checkpoint has changed"
 
 
 def visitor(server: Server) -> Client:
     """A client that does not read the certificates of all authorities (50 ms) for each image that it fetches."""
     return Client(server.url, verbose=False, ssl_verify=False)
+
+
+def draw(client: Client, photo: Path, options: argparse.Namespace, seed: int) -> None:
+    """One drawing, with its images and numbers."""
+    client.predict(handle_file(str(photo)), options.sources, options.images, options.steps, seed, api_name="/draw")
 
 
 def load(server: Server, options: argparse.Namespace) -> tuple[list[float], Counter[str], float]:
@@ -72,11 +84,11 @@ def load(server: Server, options: argparse.Namespace) -> tuple[list[float], Coun
 
     def visit(number: int) -> None:
         client, seed = visitor(server), number * 10_000
-        photo = handle_file(str(EXAMPLES[number % len(EXAMPLES)]))
+        photo = EXAMPLES[number % len(EXAMPLES)]
         while time.monotonic() < end:
             seed, start = seed + 100, time.monotonic()
             try:
-                client.predict(photo, options.sources, options.images, STEPS, seed, api_name="/draw")
+                draw(client, photo, options, seed)
                 waits.append(time.monotonic() - start)
             except Exception as error:
                 errors[str(error)[:100]] += 1
@@ -103,7 +115,7 @@ def bare(options: argparse.Namespace, each: int) -> dict[int, tuple[float, float
         for _ in range(4):
             begun, work = time.monotonic(), time.process_time()
             pictures, sources = [picture] * len(options.sources) * requests, options.sources * requests
-            pipe(pictures, source=sources, seeds=range(options.images), num_inference_steps=STEPS)
+            pipe(pictures, source=sources, seeds=range(options.images), num_inference_steps=options.steps)
             seconds.append(time.monotonic() - begun)
             computed.append(time.process_time() - work)
         images = each * requests

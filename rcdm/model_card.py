@@ -160,8 +160,7 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
         cells = []
         for attribute in attributes:
             r = m["retention"][attribute]
-            honest = f"ρ {r['calibration']:.2f}" if r["value"] <= 0.9 else f"δ {r['calibration_difference']:.2f}"
-            cells.append(f"{r['value']:.2f} · {r['probe']:.2f} · {honest}")
+            cells.append(f"{r['value']:.2f} · {r['probe']:.2f} · {calibration_of(r)}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     null = [f"{next(iter(sources.values()))['retention'][attribute]['null']:.2f}" for attribute in attributes]
     lines.append("| *unconditional draws (null of retention)* | " + " | ".join(null) + " |")
@@ -169,6 +168,12 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
         found = "; ".join(f"{_PROBES[name]} {_interval(rho)}" for name, rho in metrics["agreement"].items())
         lines += ["", f"Spearman correlation of retention with a probe's R² over all sources and attributes: {found}."]
     return "\n".join(lines)
+
+
+def calibration_of(number: Mapping[str, Any]) -> str:
+    """Calibration of a retention in short: the ratio ρ or, above 0.9 where that is unstable, the difference form δ."""
+    stable = number["value"] <= 0.9
+    return f"ρ {number['calibration']:.2f}" if stable else f"δ {number['calibration_difference']:.2f}"
 
 
 def _interval(number: dict[str, Any]) -> str:

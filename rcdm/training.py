@@ -62,6 +62,12 @@ def train(config: TrainingConfig) -> Path:
         sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)
     run.resume()
+    if run.finished and accelerator.is_main_process:
+        log.warning(
+            "%s has run to its end (%d steps): to go on, give more --max_train_steps or --max_train_minutes.",
+            config.output_dir,
+            run.progress.step,
+        )
     if accelerator.is_main_process and config.report_to:
         accelerator.init_trackers("rcdm", config={k: str(v) for k, v in asdict(config).items()})
     run.loop()
@@ -120,7 +126,7 @@ class _Run:
         clock, seconds_before = Clock(), progress.seconds
         last_save = 0.0
         losses: list[Tensor] = []
-        while not self._finished():
+        while not self.finished:
             losses.append(self._step())
             progress.step += 1
             progress.images += config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
@@ -130,14 +136,14 @@ class _Run:
             by_steps = config.checkpointing_steps and progress.step % config.checkpointing_steps == 0
             save = by_steps or now - last_save > 60 * config.checkpointing_minutes
             validate = progress.step % config.validation_steps == 0
-            if save or validate or progress.step % 20 == 0 or self._finished():
+            if save or validate or progress.step % 20 == 0 or self.finished:
                 loss = self._mean_loss(losses)
                 bar.set_postfix(loss=f"{loss:.4f}", lr=f"{self._learning_rate():.1e}")
                 accelerator.log({"loss": loss, "lr": self._learning_rate()}, step=progress.step)
                 losses = []
             if validate:
                 self._validate()
-            if save or self._finished():
+            if save or self.finished:
                 save_state(accelerator, self.folder, progress.step, keep=config.checkpoints_total_limit)
                 last_save = now
         bar.close()
@@ -153,7 +159,9 @@ class _Run:
             per_second, step / self.config.train_batch_size, self.accelerator.device, self.config.mixed_precision
         )
 
-    def _finished(self) -> bool:
+    @property
+    def finished(self) -> bool:
+        """Whether the steps or the minutes are used up."""
         return self.budget.finished(self.progress)
 
     def _learning_rate(self) -> float:

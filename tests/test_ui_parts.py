@@ -386,7 +386,8 @@ def test_rows_pile_up_under_the_first(engine: Engine, tmp_path: Path) -> None:
 def test_the_calibration_of_a_checkpoint_is_shown(loaded: Loaded) -> None:
     assert "rcdm evaluate" in about.calibration_html(loaded)
     shipped = about.calibration_html(Loaded("sprites-32", rcdm.load("sprites-32", device="cpu")))
-    assert "vicreg/projector" in shipped and "128 held-out images" in shipped
+    assert "vicreg/<wbr>projector" in shipped and "128 held-out images" in shipped
+    assert "unconditional draws" in shipped and "<small>δ 0.0" in shipped and "<small>ρ 1." in shipped
 
 
 def test_the_first_backbone_and_its_projector_are_chosen() -> None:

@@ -62,7 +62,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_drawing_options(parser, samples=None)
     add_data_options(parser)
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the study")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=_settings_in_words())
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for NAME.json, NAME.png, NAME.pdf …")
 
 
@@ -147,13 +147,23 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
     return shlex.join(words)
 
 
+def _settings(study: str) -> dict[str, Any]:
+    """Names of the settings that are a study's own -> their defaults."""
+    common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", *DATA)
+    parameters = inspect.signature(STUDIES[study]).parameters
+    own = {key: p.default for key, p in parameters.items() if key not in common and p.default is not p.empty}
+    return {key: default for key, default in own.items() if key in _READ or isinstance(default, int | float | str)}
+
+
+def _settings_in_words() -> str:
+    own = {study: ", ".join(_settings(study)) for study in STUDIES}
+    return "a setting of the study. " + "; ".join(f"{study}: {names}" for study, names in own.items() if names)
+
+
 def _setting(study: str, text: str, pipe: RCDMPipeline) -> tuple[str, Any]:
     """NAME=VALUE -> the name and the value in the type of the study's default, or read from the path it names."""
     name, equals, value = text.partition("=")
-    common = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progress", *DATA)
-    parameters = inspect.signature(STUDIES[study]).parameters
-    known = {key: p.default for key, p in parameters.items() if key not in common and p.default is not p.empty}
-    known = {key: default for key, default in known.items() if key in _READ or isinstance(default, int | float | str)}
+    known = _settings(study)
     if not known:
         raise ValueError(f"{study} has no settings besides those in `rcdm study --help`.")
     if not equals or name not in known:

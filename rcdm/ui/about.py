@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from rcdm.loaded import Loaded
+from rcdm.model_card import calibration_of
 from rcdm.ui.controls import Controls
 from rcdm.ui.engine import Engine
 from rcdm.ui.sheet import table_html
@@ -51,13 +52,19 @@ def calibration_html(loaded: Loaded) -> str:
             f'<div class="rcdm"><p>The checkpoint {name} has not been measured: <code>rcdm evaluate</code>.</p></div>'
         )
     attributes = list(next(iter(found.values())))
-    rows = [[escape(s), *(_cell(kept[a]) for a in attributes)] for s, kept in found.items()]
+    rows = [[escape(s).replace("/", "/<wbr>"), *(_cell(kept[a]) for a in attributes)] for s, kept in found.items()]
+    free = next(iter(found.values()))
+    if all("null" in number for number in free.values()):
+        rows.append(["unconditional draws", *(f"{free[a]['null']:.2f}" for a in attributes)])
     head = ["source", *(escape(a.replace("_", " ")) for a in attributes)]
     n, draws = loaded.metrics["retention_images"], loaded.metrics["retention_draws"]
-    words = f"<b>{name}</b>, on {n} held-out images x {draws} draws: retention, probe, calibration."
+    words = (
+        f"<b>{name}</b>, on {n} held-out images x {draws} draws: retention · probe, and below them the calibration, ρ "
+        "(best at 1) or, where retention is above 0.9, δ (best at 0). Unconditional draws are the null of retention."
+    )
     return f'<div class="rcdm"><p>{words}</p></div>{table_html(head, rows)}'
 
 
 def _cell(number: dict[str, Any]) -> str:
     probe = f" · {number['probe']:.2f}" if "probe" in number else ""
-    return f"{number['value']:.2f}{probe} <small>· {number['calibration']:.2f}</small>"
+    return f"{number['value']:.2f}{probe}<small>{calibration_of(number)}</small>"

@@ -29,12 +29,16 @@ def build(engine: Engine, controls: Controls) -> None:
     """Lay out and wire the tab."""
     gr.Markdown(WORDS)
     rows = gr.State([])  # keys of the drawings shown, the first on top
-    with gr.Row():
+    with gr.Row(elem_classes="actions"):
         start = gr.Button("Draw", variant="primary", size="md", min_width=90, elem_id="draw")
         below = gr.Button("Same seeds, next row", size="md", min_width=150, elem_id="next-row")
         fresh = gr.Button("New seeds", size="md", min_width=90, elem_id="new-seeds")
         stop = gr.Button("Stop", size="md", min_width=70, elem_id="stop")
-    status, sheet, take = gr.HTML(status_html("")), gr.HTML(EMPTY, elem_id="sheet"), gr.HTML("")
+    status, sheet, take = (
+        gr.HTML(status_html(""), elem_classes="progress"),
+        gr.HTML(EMPTY, elem_id="sheet"),
+        gr.HTML(""),
+    )
     inputs, outputs = [*controls.inputs(), rows], [status, sheet, take, rows]
 
     def draw(request: gr.Request, *values: Any) -> Iterator[Any]:
@@ -111,7 +115,7 @@ def take_html(result: Result, key: str) -> str:
 
 def _more(engine: Engine, controls: Controls) -> None:
     """What is computed on request alone: bits, and the nearest training images."""
-    with gr.Accordion("More about this image", open=False):
+    with gr.Accordion("More about this image", open=False, elem_classes="more"):
         run_tab(
             engine, controls, lambda wanted: (Bits(wanted.picture, wanted.sources), bits_html), [],
             button="Bits per source", name="bits",

@@ -85,6 +85,7 @@ CSS = """
   background: linear-gradient(var(--body-text-color), var(--body-text-color)) center / 100% 1.5px no-repeat; }
 .rcdm .legend { margin: 12px 0 0; max-width: 100ch; }
 .rcdm.status { min-height: 30px; }
+.progress .wrap :is(.error, .clear-status) { display: none; }
 .rcdm .empty { display: grid; place-items: center; min-height: 300px; padding: 24px; text-align: center;
   border: 1px dashed var(--block-border-color); border-radius: 8px; color: var(--quiet); }
 .rcdm .take { display: flex; flex-wrap: wrap; gap: 8px 14px; align-items: center; }
@@ -114,10 +115,12 @@ CSS = """
 .rcdm.table { overflow-x: auto; }
 .rcdm.table :is(table, thead, tbody, tr) { border: 0 !important; }
 .rcdm.table table { border: 0; border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-.rcdm.table th, .rcdm.table td { padding: 4px 18px 4px 0; text-align: left; white-space: nowrap; border: 0;
+.rcdm.table th, .rcdm.table td { padding: 4px 14px 4px 0; text-align: left; white-space: nowrap; border: 0;
   border-bottom: 1px solid var(--block-border-color); font-size: 13px; color: var(--body-text-color); }
 .rcdm.table + .rcdm { margin: 10px 0 14px; }
-.rcdm td small { color: var(--quiet); }
+.rcdm.table th { white-space: normal; vertical-align: bottom; }
+.rcdm.table th[scope=row] { vertical-align: top; }
+.rcdm td small { display: block; color: var(--quiet); }
 dialog.rcdm-large { border: 1px solid var(--block-border-color); border-radius: 10px; padding: 16px;
   max-width: min(96vw, 980px); color: var(--body-text-color); background: var(--block-background-fill); }
 dialog.rcdm-large::backdrop { background: rgb(0 0 0 / 55%); }
@@ -128,6 +131,12 @@ dialog.rcdm-large figcaption { font-size: 13px; margin-top: 4px; }
 dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18px; border-radius: 6px;
   border: 1px solid var(--block-border-color); }
 @media (max-width: 640px) {
+  .gradio-container { padding-bottom: 76px !important; }
+  .actions { position: fixed; inset: auto 0 0 0; z-index: 30; padding: 10px 12px; flex-wrap: nowrap !important;
+    background: var(--body-background-fill); border-top: 1px solid var(--block-border-color); }
+  .actions { align-items: stretch; }
+  .actions button { min-width: 0 !important; padding-inline: 4px; font-size: 12px; line-height: 1.25; }
+  .more .actions { position: static; padding: 0; border: 0; }
   .rcdm section { padding: 8px; }
   .rcdm .columns { column-gap: 8px; grid-auto-columns: minmax(150px, 1fr); }
   .rcdm .draws { grid-template-columns: repeat(2, 1fr); }
@@ -166,6 +175,10 @@ document.addEventListener("click", (event) => {
   dialog.replaceChildren(frame, close);
   dialog.setAttribute("aria-label", shown.at(-1).alt);
   dialog.showModal();
+});
+document.addEventListener("click", (event) => {
+  if (!event.target.closest(".actions button.primary") || !matchMedia("(max-width: 640px)").matches) return;
+  document.querySelector(".results").scrollIntoView({ behavior: "smooth" });
 });
 document.addEventListener("input", (event) => {
   if (!event.target.matches(".rcdm input.steps")) return;
