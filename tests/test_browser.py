@@ -241,6 +241,10 @@ def test_the_page_fits_a_phone_and_every_tab_opens(browser: Any, address: str) -
     tab.wait_for_selector("#draw")
     wide = tab.evaluate("() => document.documentElement.scrollWidth")
     assert wide <= 392
+    place = tab.locator("#draw").bounding_box()  # at hand without scrolling, and what is drawn is then in sight
+    assert place is not None and 700 < place["y"] < 844 - place["height"]
+    tab.click("#draw")
+    tab.wait_for_function("() => scrollY > 300")
     context.close()
 
 

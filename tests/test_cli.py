@@ -130,6 +130,13 @@ def test_a_line_comes_before_torch_is_imported(monkeypatch, capsys):
     assert name == "rcdm.cli.study" and printed.strip().endswith("rcdm study: loading torch")
 
 
+def test_help_names_the_settings_of_each_study(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["study", "information", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "information: levels, lowest, highest" in words and "adversarial: steps" in words
+
+
 class FakeReader:
     """Reads the mean colour; stands in for the trained reader on 16 px random pictures."""
 

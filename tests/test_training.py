@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,13 @@ def test_statistics_are_those_of_the_training_images(uninterrupted: Path):
     h = pipe.unet.standardise(pipe.encode(images, "tiny/backbone"), "tiny/backbone")
     used = h.std(0) > 1e-3  # a dead unit stays at zero
     assert h.mean(0).abs().max() < 0.01 and torch.allclose(h.std(0)[used], torch.ones(used.sum()), atol=0.02)
+
+
+def test_a_run_that_is_at_its_end_says_so(sources_dir, uninterrupted, tmp_path, caplog):
+    folder = tmp_path / "again"
+    shutil.copytree(uninterrupted, folder)
+    assert same(train(tiny(sources_dir, folder, resume_from_checkpoint="latest")), uninterrupted)
+    assert "has run to its end" in caplog.text and "--max_train_steps" in caplog.text
 
 
 def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(sources_dir, uninterrupted, tmp_path):

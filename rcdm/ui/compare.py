@@ -35,7 +35,7 @@ def build(engine: Engine, controls: Controls) -> None:
         fresh = gr.Button("New seeds", size="md", min_width=90, elem_id="new-seeds")
         stop = gr.Button("Stop", size="md", min_width=70, elem_id="stop")
     status, sheet, take = (
-        gr.HTML(status_html(""), elem_classes="progress"),
+        gr.HTML(status_html(""), elem_classes="told"),
         gr.HTML(EMPTY, elem_id="sheet"),
         gr.HTML(""),
     )

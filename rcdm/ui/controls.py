@@ -200,7 +200,7 @@ def run_tab(
     with gr.Row(elem_classes="actions"):
         start = gr.Button(button, size="md", variant="primary", min_width=120, elem_id=f"{name}-start")
         stop = gr.Button("Stop", size="md", min_width=80)
-    status, result = gr.HTML(elem_classes="progress"), gr.HTML("")
+    status, result = gr.HTML(elem_classes="told"), gr.HTML("")
     event = wire(start, stop, work, [*controls.inputs(), *extra], [status, result], status)
 
     def renew(checkpoint: str) -> tuple[Any, str, str]:

@@ -85,7 +85,7 @@ CSS = """
   background: linear-gradient(var(--body-text-color), var(--body-text-color)) center / 100% 1.5px no-repeat; }
 .rcdm .legend { margin: 12px 0 0; max-width: 100ch; }
 .rcdm.status { min-height: 30px; }
-.progress .wrap :is(.error, .clear-status) { display: none; }
+.told .wrap :is(.error, .clear-status) { display: none; }
 .rcdm .empty { display: grid; place-items: center; min-height: 300px; padding: 24px; text-align: center;
   border: 1px dashed var(--block-border-color); border-radius: 8px; color: var(--quiet); }
 .rcdm .take { display: flex; flex-wrap: wrap; gap: 8px 14px; align-items: center; }
@@ -133,8 +133,7 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
 @media (max-width: 640px) {
   .gradio-container { padding-bottom: 76px !important; }
   .actions { position: fixed; inset: auto 0 0 0; z-index: 30; padding: 10px 12px; flex-wrap: nowrap !important;
-    background: var(--body-background-fill); border-top: 1px solid var(--block-border-color); }
-  .actions { align-items: stretch; }
+    align-items: stretch; background: var(--body-background-fill); border-top: 1px solid var(--block-border-color); }
   .actions button { min-width: 0 !important; padding-inline: 4px; font-size: 12px; line-height: 1.25; }
   .more .actions { position: static; padding: 0; border: 0; }
   .rcdm section { padding: 8px; }
