@@ -119,7 +119,7 @@ CSS = """
   border-bottom: 1px solid var(--block-border-color); font-size: 13px; color: var(--body-text-color); }
 .rcdm.table + .rcdm { margin: 10px 0 14px; }
 .rcdm.table th { white-space: normal; vertical-align: bottom; }
-.rcdm.table th[scope=row] { vertical-align: top; }
+.rcdm.table :is(th[scope=row], td) { vertical-align: top; }
 .rcdm td small { display: block; color: var(--quiet); }
 dialog.rcdm-large { border: 1px solid var(--block-border-color); border-radius: 10px; padding: 16px;
   max-width: min(96vw, 980px); color: var(--body-text-color); background: var(--block-background-fill); }
