@@ -65,7 +65,14 @@ def trapezoid(points: Tensor) -> Tensor:
 
 
 def noise_ladder(pipe: RCDMPipeline, levels: int, lowest: float, highest: float) -> list[int]:
-    """Timesteps whose log signal-to-noise ratios are spaced evenly over the range, as far as the schedule reaches."""
+    """Timesteps whose log signal-to-noise ratios are spaced evenly over the range, as far as the schedule reaches.
+
+    Raises ValueError for fewer than two levels, or a range that is empty.
+    """
+    if levels < 2 or not lowest < highest:
+        raise ValueError(
+            f"Give at least 2 levels from a lower to a higher ln SNR, not {levels} from {lowest:g} to {highest:g}."
+        )
     logsnr = _logsnr(pipe)
     wanted = torch.linspace(highest, lowest, levels)
     return sorted({int((logsnr - value).abs().argmin()) for value in wanted})

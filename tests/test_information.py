@@ -100,3 +100,12 @@ def test_every_image_has_its_own_noise_whatever_the_batch(pipe):
 def test_information_refuses_too_few_images(pipe):
     with pytest.raises(ValueError, match="at least 2 images"):
         STUDIES["information"](pipe, torch.zeros(1, 3, 16, 16), sources=["tiny/layer2"])
+
+
+@pytest.mark.parametrize(("levels", "lowest", "highest"), [(1, -7.0, 7.0), (24, 7.0, -7.0), (24, 0.0, 0.0)])
+def test_a_range_that_is_empty_is_refused(pipe, levels, lowest, highest):
+    with pytest.raises(ValueError, match="from a lower to a higher"):
+        STUDIES["information"](
+            pipe, sprites.render(sprites.sample_factors(3, seed=4), 16), sources=["tiny/layer2"], seeds=[0],
+            levels=levels, lowest=lowest, highest=highest,
+        )  # fmt: skip
