@@ -14,9 +14,10 @@ from rcdm.variational_loss import VariationalLoss
 
 
 class Denoising(Protocol):
-    """The task at one schedule; `steps` is the number of its timesteps."""
+    """The task at one schedule."""
 
-    steps: int
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        """Numbers in [0,1) [B] -> the timesteps to train at, int64 [B]."""
 
     def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Images [B,3,H,W] in [-1,1], timesteps int64 [B] -> x_t [B,3,H,W]."""
@@ -46,7 +47,16 @@ class VelocityError:
 
     def __init__(self, scheduler: SchedulerMixin, device: torch.device, snr_gamma: float | None = None) -> None:
         self._signal = scheduler.alphas_cumprod.sqrt().to(device)
-        self._snr_gamma, self.steps = snr_gamma, len(self._signal)
+        self._snr_gamma = snr_gamma
+
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        """Signal-to-noise ratios spread as uniform times of the cosine schedule have them (Nichol & Dhariwal 2021).
+
+        Uniform times of the linear schedule have an image that is all but noise, log SNR below -4, in 38 of 100 cases;
+        these in 9.
+        """
+        wanted = (torch.pi / 2 * uniform).cos()
+        return torch.searchsorted(-self._signal, -wanted).clamp(max=len(self._signal) - 1)
 
     def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         signal, sigma = self._at(t)
@@ -70,7 +80,11 @@ class NoiseAndVarianceError(VariationalLoss):
 
     def __init__(self, scheduler: SchedulerMixin) -> None:
         super().__init__(scheduler)
-        self.steps = scheduler.config.num_train_timesteps
+        self._steps = scheduler.config.num_train_timesteps
+
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        """Uniform ones, as the released networks were trained."""
+        return (uniform * self._steps).long()
 
     def error(self, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         return self(out, x0, t, noise).loss

@@ -58,6 +58,7 @@ def evaluate(
         "num_inference_steps": num_inference_steps or pipe.config.default_steps,
         "retention_images": min(size.retention_images, len(held_out)),
         "retention_draws": size.retention_draws,
+        "probe_images": size.probe_images,
         "torch_threads": torch.get_num_threads(),
         "spread": {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()},
     }

@@ -131,7 +131,8 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
     sources = metrics["sources"]
     lines = [
         f"Gallery of {metrics['n']} held-out images, one draw each; retention on {metrics['retention_images']} images "
-        f"x {metrics['retention_draws']} draws; {metrics['num_inference_steps']} steps.",
+        f"x {metrics['retention_draws']} draws; {metrics['num_inference_steps']} steps; probes learnt on "
+        f"{metrics['probe_images']} training images.",
         "",
         "| source | cycle error (95 %) | shuffled | shifted 1 px | MRR (95 %) | R@1 | chance MRR |",
         "|---|---|---|---|---|---|---|",

@@ -21,7 +21,7 @@ import rcdm
 from rcdm.figures import captions_of, figures_of, save
 from rcdm.parts import Parts, digest, weights_digest
 from rcdm.pipeline import RCDMPipeline
-from rcdm.studies import STUDIES
+from rcdm.studies import STUDIES, WITHOUT_DRAWS
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
         "sources": list(run.sources),
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),
-        "steps": run.steps or pipe.config.default_steps,
+        "steps": None if run.study in WITHOUT_DRAWS else run.steps or pipe.config.default_steps,
         "options": options,
         "data": {name: {"n": len(value), "sha256": _digest(value)} for name, value in run.extras.items()},
     }

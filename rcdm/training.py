@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, broadcast
 from diffusers.training_utils import EMAModel
+from timm.optim.muon import Muon
 from torch import Tensor
 from tqdm import tqdm
 
@@ -99,9 +101,7 @@ class _Run:
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device))
         if config.compile:
             unet.unet.compile()
-        optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay, fused=True
-        )
+        optimizer = _optimizer(config, unet.parameters(), accelerator.distributed_type)
         if accelerator.state.deepspeed_plugin is not None:  # it cannot see a data loader
             deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
             deepspeed["train_micro_batch_size_per_gpu"] = config.train_batch_size
@@ -191,7 +191,7 @@ class _Run:
         return batch * self.accelerator.num_processes + self.accelerator.process_index
 
     def _loss(self, place: int) -> Tensor:
-        """Mean error at uniform timesteps for the batch at this place of the run."""
+        """Mean error for the batch at this place of the run, every image at a timestep of its own."""
         config, device = self.config, self.accelerator.device
         batch = self.dataset.batch(place, config.train_batch_size)
         numbers = _by_source(place * config.train_batch_size, len(batch.images), len(self.sources.names))
@@ -199,7 +199,7 @@ class _Run:
         order = torch.tensor(numbers, device=device) - place * config.train_batch_size
         images = batch.images[order]
         noise, uniform = random_numbers(config.seed, numbers, images.shape[1:], device)
-        t = (uniform[:, 0] * self.denoising.steps).long()
+        t = self.denoising.timesteps(uniform[:, 0])
         drop = uniform[:, 1] < config.representation_dropout
         flipped = uniform[:, 2] < (0.5 if config.random_flip else 0)
         if config.random_flip:
@@ -304,6 +304,18 @@ class _Run:
         pipe.save_pretrained(self.folder, max_shard_size=LARGEST_FILE)
         if self.config.share_sources:
             share_networks(self.folder / "sources", Path(self.config.sources_dir))
+
+
+def _optimizer(
+    config: TrainingConfig, parameters: Iterable[torch.nn.Parameter], kind: DistributedType
+) -> torch.optim.Optimizer:
+    """The optimizer by its name; raises ValueError for one that cannot work with parameters in shards."""
+    lr, decay = config.learning_rate, config.adam_weight_decay
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError("muon needs whole matrices, which FSDP and DeepSpeed cut up: use adamw.")
+    return Muon(list(parameters), lr=lr, weight_decay=decay, nesterov=True, betas=(0.9, 0.999))
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:

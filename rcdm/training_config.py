@@ -40,9 +40,10 @@ class TrainingConfig:
     gradient_accumulation_steps: int = _option(1, "batches per optimiser step")
     max_train_steps: int | None = _option(None, "stop after this many optimiser steps")
     max_train_minutes: float | None = _option(None, "stop after this many minutes, with a finished schedule")
-    learning_rate: float = _option(8e-4, "peak learning rate of AdamW")
+    optimizer: str = _option("adamw", "adamw, or muon (Jordan et al. 2024): every update of a matrix orthogonalised")
+    learning_rate: float = _option(8e-4, "peak learning rate of the optimizer")
     lr_warmup_steps: int = _option(200, "steps of linear warm-up; a cosine to zero follows")
-    adam_weight_decay: float = _option(0.0, "weight decay of AdamW")
+    adam_weight_decay: float = _option(0.0, "weight decay of the optimizer")
     max_grad_norm: float = _option(1.0, "gradients are clipped to this norm")
     representation_dropout: float = _option(
         0.1, "share of images drawn without their representation; 0: no guidance, no unconditional draws"
@@ -74,6 +75,8 @@ class TrainingConfig:
             raise ValueError("Say how long to train: max_train_steps, max_train_minutes, or both.")
         if self.learn_sigma and self.snr_gamma is not None:
             raise ValueError("snr_gamma weights the error of v: leave it out with learn_sigma.")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer must be adamw or muon, and is {self.optimizer!r}.")
 
 
 _ADM = {

@@ -171,6 +171,16 @@ def test_information_continues_too(study, monkeypatch):
     assert once == 20 and len(calls) - once == 4  # of 4 + 2 * 2 * 4 the part that was begun
 
 
+def test_a_study_that_draws_nothing_has_no_steps(study, capsys):
+    with pytest.raises(SystemExit):
+        study("information", "--steps", "4")
+    assert "draws nothing: leave --steps out" in capsys.readouterr().err
+    out = study("information", "--images", "2", "--option", "levels=2")
+    record = json.loads((out / "information.json").read_text())
+    assert record["settings"]["steps"] is None
+    assert all("N 2 images" in caption and " steps" not in caption for caption in record["figures"].values())
+
+
 def test_what_is_finished_is_not_done_again_until_a_setting_changes(study, monkeypatch):
     out = study("samples", "--images", "2", "--samples", "2")
     stamp = (out / "samples.json").stat().st_mtime_ns

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from conftest import make_tiny_sources
 from PIL import Image
 from safetensors.torch import load_file
@@ -21,10 +22,11 @@ import rcdm
 from rcdm import images as im
 from rcdm import sprites
 from rcdm.datasets import load_dataset
+from rcdm.denoising import NoiseAndVarianceError, VelocityError, make_scheduler
 from rcdm.representation_cache import in_memory
 from rcdm.resume import saved_states
 from rcdm.sources import read_sources, runs
-from rcdm.training import TrainingDiverged, _Run, train
+from rcdm.training import TrainingDiverged, _optimizer, _Run, train
 from rcdm.training_config import TrainingConfig
 
 
@@ -101,6 +103,65 @@ def test_a_run_that_is_at_its_end_says_so(sources_dir, uninterrupted, tmp_path, 
     shutil.copytree(uninterrupted, folder)
     assert same(train(tiny(sources_dir, folder, resume_from_checkpoint="latest")), uninterrupted)
     assert "has run to its end" in caplog.text and "--max_train_steps" in caplog.text
+
+
+def test_muon_moves_all_weights_resumes_alike_and_orthogonalises(sources_dir, tmp_path, monkeypatch):
+    muon = {"optimizer": "muon", "max_train_steps": 3, "lr_warmup_steps": 1, "validation_steps": 99}
+    whole = train(tiny(sources_dir, tmp_path / "whole", **muon))
+    begun = weights(train(tiny(sources_dir, tmp_path / "begun", **(muon | {"learning_rate": 0.0}))))
+    assert all(not torch.equal(weight, begun[name]) for name, weight in weights(whole).items() if weight.ndim > 1)
+
+    step = _Run._step
+
+    def stop_at_two(self):
+        if self.progress.step == 2:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(_Run, "_step", stop_at_two)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(sources_dir, tmp_path / "half", **muon))
+    monkeypatch.setattr(_Run, "_step", step)
+    assert same(train(tiny(sources_dir, tmp_path / "half", **muon, resume_from_checkpoint="latest")), whole)
+
+
+def test_an_update_of_muon_has_no_preferred_direction():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(24, 16, bias=False)
+    before = layer.weight.detach().clone()
+    config = TrainingConfig(sources_dir="x", output_dir="y", max_train_steps=1, optimizer="muon", learning_rate=1.0)
+    optimizer = _optimizer(config, layer.parameters(), DistributedType.NO)
+    layer.weight.grad = torch.randn(16, 24) * torch.logspace(0, -2, 24)
+    optimizer.step()
+    moved, given = (torch.linalg.svdvals(x) for x in (layer.weight.detach() - before, layer.weight.grad))
+    assert given[0] / given[-1] > 20 and moved[0] / moved[-1] < 3
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_muon_refuses_parameters_in_shards(kind):
+    config = TrainingConfig(sources_dir="x", output_dir="y", max_train_steps=1, optimizer="muon")
+    with pytest.raises(ValueError, match="use adamw"):
+        _optimizer(config, [torch.nn.Parameter(torch.zeros(2, 2))], kind)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="adamw or muon"):
+        TrainingConfig(sources_dir="x", output_dir="y", max_train_steps=1, optimizer="sgd")
+
+
+def test_signal_to_noise_ratios_are_spread_as_by_the_cosine_schedule():
+    scheduler = make_scheduler()
+    t = VelocityError(scheduler, torch.device("cpu")).timesteps(torch.linspace(0, 1 - 1e-7, 20_001))
+    signal = scheduler.alphas_cumprod.sqrt()[t]
+    share = torch.linspace(0.05, 0.95, 19)
+    expected = (torch.pi / 2 * share).cos()  # of the signal, by definition of the schedule
+    assert torch.allclose(signal.quantile(1 - share), expected, atol=0.01)
+    assert t.min() == 0 and t.max() == len(scheduler.alphas_cumprod) - 1
+
+
+def test_released_networks_learn_at_uniform_timesteps():
+    t = NoiseAndVarianceError(make_scheduler(learn_sigma=True)).timesteps(torch.arange(1000) / 1000 + 1e-4)
+    assert torch.equal(t, torch.arange(1000))
 
 
 def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(sources_dir, uninterrupted, tmp_path):

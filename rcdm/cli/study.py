@@ -17,7 +17,7 @@ from rcdm.cli.study_data import DATA, SPLITS, StudyData
 from rcdm.datasets import load_dataset
 from rcdm.pipeline import RCDMPipeline
 from rcdm.sources import read_sources
-from rcdm.studies import STUDIES
+from rcdm.studies import STUDIES, WITHOUT_DRAWS
 from rcdm.study_run import StudyRun, run_study
 
 _IMAGES = {
@@ -77,6 +77,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def _study(options: argparse.Namespace) -> None:
     if options.study not in STUDIES:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
+    if options.steps is not None and options.study in WITHOUT_DRAWS:
+        raise ValueError(f"{options.study} draws nothing: leave --steps out.")
     pipe = rcdm.load(options.checkpoint, device=options.device)
     settings = dict(_setting(options.study, text, pipe) for text in options.option)
     run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)

@@ -95,7 +95,8 @@ def captions_of(study: str, keys: Iterable[str], settings: Mapping[str, Any]) ->
     options = ", ".join(f"{k} {v}" for k, v in settings["options"].items() if isinstance(v, int | float) or v)
     drawn = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
     data = ", ".join(f"{name.replace('_', ' ')} {given['n']}" for name, given in settings["data"].items())
-    which = ", ".join(part for part in (f"N {n} images", drawn, f"{settings['steps']} steps", data, options) if part)
+    steps = f"{settings['steps']} steps" if settings["steps"] else ""
+    which = ", ".join(part for part in (f"N {n} images", drawn, steps, data, options) if part)
     whole = f"{settings['checkpoint']}; {which}."
     result = {}
     for key in keys:

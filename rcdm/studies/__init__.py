@@ -32,4 +32,7 @@ STUDIES: dict[str, Callable[..., StudyResult]] = {
 }
 """Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 
-__all__ = ["STUDIES", "StudyResult"]
+WITHOUT_DRAWS = ("information", "spectrum")
+"""Those for which a number of denoising steps means nothing."""
+
+__all__ = ["STUDIES", "WITHOUT_DRAWS", "StudyResult"]
