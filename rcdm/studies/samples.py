@@ -45,8 +45,7 @@ def study(
     given = im.to_pil(pixels_of(pipe, images))
     parts: dict[str, list[list[Image.Image]]] = {}
     numbers: dict[str, Any] = {}
-    bank = None if training is None else pixels_of(pipe, training)
-    known = None if bank is None else torch.cat([features(chunk) for chunk in bank.split(500)])
+    bank = None if training is None else _Bank(pixels_of(pipe, training), pixels_of(pipe, images), features)
     for source in sources:
         on_progress(source)
         h = encode_all(pipe, images, source)
@@ -58,27 +57,36 @@ def study(
         draws = drawn.unflatten(0, (-1, k))
         maps = draws.std(1, correction=1).mean(1, keepdim=True)  # [N,1,H,W], at most about 1
         numbers[source] = _numbers(kept, wanted, maps, k)
-        copied: list[list[Image.Image]] = [[] for _ in given]
-        if bank is not None and known is not None:
-            far, rows = nearest(features(drawn).to(known), known)
-            usual, _ = nearest(features(pixels_of(pipe, images)).to(known), known)
-            numbers[source]["nearest"] = mean(far.view(-1, k).mean(1).cpu(), null=float(usual.mean())).to_json()
-            copied = [im.to_pil(bank[row : row + 1]) for row in rows[::k].tolist()]
-        parts[source] = [
-            [
-                *im.to_pil(own),
-                *im.to_pil(own.mean(0, keepdim=True)),
-                *im.to_pil(2 * spread[None].expand(-1, 3, -1, -1) - 1),
-                *near,
-            ]
-            for own, spread, near in zip(draws, maps.clamp(max=1), copied, strict=True)
-        ]
+        parts[source] = [_row(own, spread) for own, spread in zip(draws, maps, strict=True)]
+        if bank is not None:
+            numbers[source]["nearest"], copied = bank.nearest_to(drawn, k)
+            parts[source] = [[*row, near] for row, near in zip(parts[source], copied, strict=True)]
     grid = [image for i in range(len(given)) for source in sources for image in (given[i], *parts[source][i])]
     labels = tuple(f"image {i}, {source}" for i in range(len(given)) for source in sources)
     columns = ("given", *(f"seed {seed}" for seed in seeds), "mean", "spread")
     columns += () if bank is None else (f"training image nearest to seed {seeds[0]}",)
     found = {"seeds": list(seeds), "images": len(given), "sources": numbers}
     return StudyResult(grid, labels, columns, found, _summary(numbers, len(given), k))
+
+
+class _Bank:
+    """Training images [M,3,H,W], as what draws of the given images [N,3,H,W] are compared with."""
+
+    def __init__(self, training: Tensor, given: Tensor, features: Callable[[Tensor], Tensor]) -> None:
+        self._images, self._features = training, features
+        self._known = torch.cat([features(chunk) for chunk in training.split(500)])
+        self._usual = float(nearest(features(given).to(self._known), self._known)[0].mean())
+
+    def nearest_to(self, drawn: Tensor, k: int) -> tuple[dict[str, Any], list[Image.Image]]:
+        """k draws per image, image by image: their distances as a number, and what is nearest to the first of each."""
+        far, rows = nearest(self._features(drawn).to(self._known), self._known)
+        return mean(far.view(-1, k).mean(1).cpu(), null=self._usual).to_json(), im.to_pil(self._images[rows[::k]])
+
+
+def _row(draws: Tensor, spread: Tensor) -> list[Image.Image]:
+    """Draws of one image [K,3,H,W], their mean, and the map of their spread [1,H,W]."""
+    grey = 2 * spread.clamp(max=1)[None].expand(-1, 3, -1, -1) - 1
+    return [*im.to_pil(draws), *im.to_pil(draws.mean(0, keepdim=True)), *im.to_pil(grey)]
 
 
 def _numbers(kept: Tensor, wanted: Tensor, maps: Tensor, k: int) -> dict[str, Any]:
