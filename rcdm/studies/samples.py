@@ -80,7 +80,7 @@ class _Bank:
     def nearest_to(self, drawn: Tensor, k: int) -> tuple[dict[str, Any], list[Image.Image]]:
         """k draws per image, image by image: their distances as a number, and what is nearest to the first of each."""
         far, rows = nearest(self._features(drawn).to(self._known), self._known)
-        return mean(far.view(-1, k).mean(1).cpu(), null=self._usual).to_json(), im.to_pil(self._images[rows[::k]])
+        return mean(far.view(-1, k).mean(1).cpu(), null=self._usual).to_json(), im.to_pil(self._images[rows[::k].cpu()])
 
 
 def _row(draws: Tensor, spread: Tensor) -> list[Image.Image]:
