@@ -52,16 +52,8 @@ def evaluate(
     begun = time.monotonic()
     held_out = dataset.held_out(size.gallery).images.cpu()
     attributes = _attributes(pipe, evaluator)
-    result: dict[str, Any] = {
-        "n": len(held_out),
-        "data": dataset.name,
-        "num_inference_steps": num_inference_steps or pipe.config.default_steps,
-        "retention_images": min(size.retention_images, len(held_out)),
-        "retention_draws": size.retention_draws,
-        "probe_images": size.probe_images,
-        "torch_threads": torch.get_num_threads(),
-        "spread": {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()},
-    }
+    result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
+    result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
     if evaluator is not None:
         on_progress("unconditional draws")
         free = pipe.draw(None, None, range(len(held_out)), num_inference_steps=num_inference_steps)
@@ -93,6 +85,19 @@ def evaluate(
         numbers[source]["retention"] = of_attributes
     result |= {name: kept.numbers[name] for name in ("differences", "agreement") if name in kept.numbers}
     return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
+
+
+def _setting(size: EvaluationSize, n: int, data: str, steps: int) -> dict[str, Any]:
+    """What the numbers depend on, of n held-out images."""
+    return {
+        "n": n,
+        "data": data,
+        "num_inference_steps": steps,
+        "retention_images": min(size.retention_images, n),
+        "retention_draws": size.retention_draws,
+        "probe_images": size.probe_images,
+        "torch_threads": torch.get_num_threads(),
+    }
 
 
 def _attributes(pipe: RCDMPipeline, evaluator: Evaluator | None) -> Attributes:

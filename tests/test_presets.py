@@ -90,6 +90,7 @@ def test_the_released_loss_teaches_noise_and_variance():
     exact = torch.cat([noise, -torch.ones_like(noise)], 1)  # the posterior's own variance
     assert loss.error(exact, x0, t, noise).abs().max() < 1e-3
     assert (loss.error(torch.cat([noise, torch.ones_like(noise)], 1), x0, t, noise) > 0)[:2].all()
+    assert loss.timesteps(torch.tensor([0.0, 0.9999])).tolist() == [0, 999]
 
 
 def test_random_numbers_belong_to_an_image():

@@ -51,6 +51,20 @@ def uninterrupted(sources_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     return train(tiny(sources_dir, tmp_path_factory.mktemp("whole")))
 
 
+def train_until(last: int, config: TrainingConfig, monkeypatch) -> None:
+    """Interrupt a run when it has done so many steps."""
+    step = _Run._step
+
+    def stop(self):
+        if self.progress.step == last:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_Run, "_step", stop)
+        train(config)
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
@@ -111,17 +125,7 @@ def test_muon_moves_all_weights_resumes_alike_and_orthogonalises(sources_dir, tm
     begun = weights(train(tiny(sources_dir, tmp_path / "begun", **(muon | {"learning_rate": 0.0}))))
     assert all(not torch.equal(weight, begun[name]) for name, weight in weights(whole).items() if weight.ndim > 1)
 
-    step = _Run._step
-
-    def stop_at_two(self):
-        if self.progress.step == 2:
-            raise KeyboardInterrupt
-        return step(self)
-
-    monkeypatch.setattr(_Run, "_step", stop_at_two)
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny(sources_dir, tmp_path / "half", **muon))
-    monkeypatch.setattr(_Run, "_step", step)
+    train_until(2, tiny(sources_dir, tmp_path / "half", **muon), monkeypatch)
     assert same(train(tiny(sources_dir, tmp_path / "half", **muon, resume_from_checkpoint="latest")), whole)
 
 
@@ -200,17 +204,7 @@ training.train(TrainingConfig(
 @pytest.fixture
 def half_way(sources_dir: Path, tmp_path: Path, monkeypatch) -> Path:
     """A run of eight steps that stopped after six, with the states of steps 4 and 6."""
-    step = _Run._step
-
-    def stop_at_six(self):
-        if self.progress.step == 6:
-            raise KeyboardInterrupt
-        return step(self)
-
-    monkeypatch.setattr(_Run, "_step", stop_at_six)
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny(sources_dir, tmp_path / "run"))
-    monkeypatch.setattr(_Run, "_step", step)
+    train_until(6, tiny(sources_dir, tmp_path / "run"), monkeypatch)
     assert [state.name for state in saved_states(tmp_path / "run")] == ["checkpoint-4", "checkpoint-6"]
     return tmp_path / "run"
 
