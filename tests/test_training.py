@@ -119,7 +119,7 @@ def test_a_run_that_is_at_its_end_says_so(sources_dir, uninterrupted, tmp_path, 
     assert "has run to its end" in caplog.text and "--max_train_steps" in caplog.text
 
 
-def test_muon_moves_all_weights_resumes_alike_and_orthogonalises(sources_dir, tmp_path, monkeypatch):
+def test_muon_moves_all_weights_and_resumes_alike(sources_dir, tmp_path, monkeypatch):
     muon = {"optimizer": "muon", "max_train_steps": 3, "lr_warmup_steps": 1, "validation_steps": 99}
     whole = train(tiny(sources_dir, tmp_path / "whole", **muon))
     begun = weights(train(tiny(sources_dir, tmp_path / "begun", **(muon | {"learning_rate": 0.0}))))
