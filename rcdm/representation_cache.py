@@ -45,16 +45,15 @@ class RepresentationCache:
             h[part, : self._tables[name].shape[2]] = self._tables[name].take(views[part], rows[part]).float()
         return h
 
-    def statistics(self, name: str) -> tuple[Tensor, Tensor]:
-        """Mean and deviation [D] of a source over the training images: over 65,536 spread evenly where there are more.
+    def sample(self, name: str) -> Tensor:
+        """Representations [N,D] of the training images: of 65,536 spread evenly where there are more.
 
-        Both views count where there are two.
+        Both views of each where there are two.
         """
         table = self._tables[name]
         views, n, _ = table.shape
         rows = torch.linspace(0, n - 1, min(n, _STATISTICS_ROWS), dtype=torch.float64).round().long()
-        h = torch.cat([table.take(torch.full_like(rows, view), rows).float() for view in range(views)])
-        return h.mean(0), h.std(0)
+        return torch.cat([table.take(torch.full_like(rows, view), rows).float() for view in range(views)])
 
 
 class _InMemory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from rcdm.resume import load_state, save_state, saved_states
 from rcdm.sources import Sources, read_sources, share_networks
 from rcdm.throughput import count_flops, in_words
 from rcdm.training_config import TrainingConfig
+from rcdm.unet import RepresentationUNet
+from rcdm.whitening import folded, shrunk_covariance
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +97,7 @@ class _Run:
         if config.pretrained_model_name_or_path is not None:
             start_from(unet, config.pretrained_model_name_or_path)
         self.cache = _cache(config, sources, self.dataset)
-        for name, statistics in self._statistics().items():
-            mean, std = broadcast([part.to(accelerator.device) for part in statistics])
-            unet.set_statistics(name, mean.cpu(), std.cpu())
+        self._set_statistics(unet)
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device))
         if config.compile:
             unet.unet.compile()
@@ -212,15 +212,24 @@ class _Run:
         out = self.unet(noisy, t, representation, names, drop=drop).sample.float()
         return self.denoising.error(out, images, t, noise).mean()
 
-    def _statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and deviation [D] of every source over training images; each network runs once per image."""
-        names = self.sources.names
+    def _set_statistics(self, unet: RepresentationUNet) -> None:
+        """Mean and deviation of every source over training images, and its covariance where that is asked for."""
+        whiten = self.config.whiten_representations
+        for name, h in self._sample():
+            mean, std = broadcast([part.to(self.accelerator.device) for part in (h.mean(0), h.std(0))])
+            unet.set_statistics(name, mean.cpu(), std.cpu())
+            if whiten:
+                covariance = shrunk_covariance(unet.standardise(h.cpu(), name))
+                unet.learn_whitened(name, broadcast(covariance.to(self.accelerator.device)).cpu())
+
+    def _sample(self) -> Iterator[tuple[str, Tensor]]:
+        """Every source's name and representations [N,D] of training images; each network runs once per image."""
         if self.cache is not None:
-            return {name: self.cache.statistics(name) for name in names}
+            yield from ((name, self.cache.sample(name)) for name in self.sources.names)
+            return
         images = self.dataset.batch(0, self.config.num_statistics_images).images
         parts = [self.sources.encode_all(chunk) for chunk in images.split(256)]
-        h = {name: torch.cat([part[name] for part in parts]) for name in names}
-        return {name: (h[name].mean(0), h[name].std(0)) for name in names}
+        yield from ((name, torch.cat([part[name] for part in parts])) for name in self.sources.names)
 
     def _mean_loss(self, losses: list[Tensor]) -> float:
         loss = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))  # all processes agree on it
@@ -253,7 +262,7 @@ class _Run:
         try:
             state = self.accelerator.get_state_dict(self.unet)
             if self.accelerator.is_main_process:
-                unet.load_state_dict(state)
+                unet.load_state_dict(folded(state))
         finally:
             self.ema.restore(self.unet.parameters())
         unet.to(self.accelerator.device).eval()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rcdm import together
 from rcdm.sources import runs
+from rcdm.whitening import whiten
 
 
 @dataclass
@@ -112,6 +113,10 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         projection.mean.copy_(mean)
         projection.std.copy_(std.clamp(min=1e-6))
 
+    def learn_whitened(self, source: str, covariance: Tensor) -> None:
+        """Train a source's Linear as one on whitened numbers; `covariance` [D,D] is that of standardised ones."""
+        whiten(self._projection(source).linear, covariance)
+
     def standardise(self, representation: Tensor, source: str) -> Tensor:
         """[B,D] raw -> [B,D] with zero mean and unit deviation over the training images; distances are taken here."""
         projection = self._projection(source)
@@ -203,7 +208,8 @@ class _StandardisedLinear(nn.Module):
         self.linear = nn.Linear(dim, width, bias=bias)
 
     def forward(self, representation: Tensor) -> Tensor:
-        return self.linear((representation - self.mean) / self.std)
+        with torch.autocast(representation.device.type, enabled=False):  # narrow directions are lost in bfloat16
+            return self.linear((representation - self.mean) / self.std)
 
 
 def _key(source: str) -> str:

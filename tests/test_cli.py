@@ -137,6 +137,21 @@ def test_help_names_the_settings_of_each_study(capsys):
     assert "information: levels, lowest, highest" in words and "adversarial: steps" in words
 
 
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_help_names_a_default_only_where_there_is_one(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert not [empty for empty in ("None", "[]", "()") if f"(default: {empty})" in words]
+
+
+def test_help_of_training_and_drawing_names_their_defaults(capsys):
+    for command, default in (("study", "(default: sprites-32)"), ("train", "(default: 4096)")):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert default in " ".join(capsys.readouterr().out.split())
+
+
 class FakeReader:
     """Reads the mean colour; stands in for the trained reader on 16 px random pictures."""
 

@@ -47,8 +47,7 @@ def test_a_folder_gives_what_the_memory_gives(sources, data, tmp_path):
     for flipped in (None, torch.tensor([1, 0, 1, 1, 0, 0]).bool()):
         assert torch.allclose(kept(names, rows, flipped), folder(names, rows, flipped), atol=2e-3)
     for name in sources.names:
-        for a, b in zip(kept.statistics(name), folder.statistics(name), strict=True):
-            assert torch.allclose(a, b, atol=1e-3)
+        assert torch.allclose(kept.sample(name), folder.sample(name), atol=2e-3)
     assert len(list((tmp_path / "h" / "tiny--backbone").glob("*.npy"))) == 3
 
 

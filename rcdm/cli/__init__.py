@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import rcdm
-from rcdm.cli.options import announce
+from rcdm.cli.options import HelpFormatter, announce
 
 COMMANDS = {
     "sample": "Draw images that share the representation of photographs.",
@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=f"rcdm {rcdm.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        command = commands.add_parser(name, help=text, description=text, formatter_class=HelpFormatter)
         if [name] == list(arguments[:1]):
             _add_options(name, command)
     _run(parser, arguments)

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from rcdm.pipeline import RCDMPipeline
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the default of every option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
 def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None) -> None:
     """Checkpoint, sources, how many draws, seed, steps, device."""
     parser.add_argument("--checkpoint", default="sprites-32", help="name, folder or hub id")
@@ -80,7 +87,7 @@ def add_options(
         if blank:
             parser.add_argument(f"--{option.name.replace('_', '-')}", default=None, help=text, **settings)
         else:
-            text = f"{text} (default: {option.default})"
+            text = text if option.default in (None, ()) else f"{text} (default: {option.default})"
             parser.add_argument(f"--{option.name}", default=argparse.SUPPRESS, help=text, **settings)
 
 

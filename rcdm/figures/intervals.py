@@ -75,12 +75,14 @@ def interval_rows(axes: Axes, rows: Rows, sources: Sequence[str], looks: Mapping
 
 def _beyond(axes: Axes, rows: Rows, sources: Sequence[str], low: float, high: float) -> None:
     """Write the values that the axes do not show at their edge."""
+    text: dict[str, Any] = {"va": "center", "fontsize": 5, "zorder": 4}
+    text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
     for place, source in enumerate(sources):
         value = rows[source]["value"] if source in rows else low
         if value < low:
-            axes.text(low, place, f"◂ {value:.1f}".replace("-", "−"), ha="left", va="center", fontsize=5, zorder=4)
+            axes.text(low, place, f"◂ {value:.1f}".replace("-", "−"), ha="left", **text)
         elif value > high:
-            axes.text(high, place, f"{value:.1f} ▸", ha="right", va="center", fontsize=5, zorder=4)
+            axes.text(high, place, f"{value:.1f} ▸", ha="right", **text)
 
 
 def marks(value: str, null: str, other: str = "") -> list[Line2D]:
