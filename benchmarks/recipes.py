@@ -34,6 +34,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "patches of 4": {"patch_size": 4, "channels": (96, 192)},
     "min-SNR weights, 5": {"snr_gamma": 5.0},
     "fp32": {"mixed_precision": "no"},
+    "Muon": {"optimizer": "muon"},
+    "whitened representations": {"whiten_representations": True},
 }
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes backbones-SIZE and photos-SIZE beside this file from a folder of photographs, and measures them. What was
-# interrupted goes on where it was when the same line is run again; what is finished is skipped.
+# Makes OUT/backbones-SIZE and OUT/photos-SIZE from a folder of photographs, and measures them. What was interrupted goes
+# on where it was when the same line is run again; what is finished is skipped.
 #
-#   checkpoints/make_photos.sh DATA 64 3 18    # a GPU: five objectives and the evaluator, 3 minutes each; denoiser 18
-#   checkpoints/make_photos.sh DATA 32 26 60   # a CPU: three objectives and the evaluator, 26 minutes each; denoiser 60
+#   checkpoints/make_photos.sh DATA 64 3 18 OUT   # a GPU: five objectives and the evaluator, 3 minutes each; denoiser 18
+#   checkpoints/make_photos.sh DATA 32 26 60 OUT  # a CPU: three objectives and the evaluator, 26 minutes each; denoiser 60
 set -euo pipefail
-[ $# -ge 4 ] || { echo "usage: $0 DATA 64|32 MINUTES_PER_NETWORK MINUTES_OF_DENOISER [OUT]" >&2; exit 2; }
-data=$1 size=$2 network_minutes=$3 denoiser_minutes=$4 out=${5:-$(dirname "$0")}
+[ $# -eq 5 ] || { echo "usage: $0 DATA 64|32 MINUTES_PER_NETWORK MINUTES_OF_DENOISER OUT" >&2; exit 2; }
+data=$1 size=$2 network_minutes=$3 denoiser_minutes=$4 out=$5
 backbones=$out/backbones-$size photos=$out/photos-$size
 
 if [ "$size" = 64 ]; then

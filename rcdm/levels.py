@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,17 +16,32 @@ Encode = Callable[[Tensor], dict[str, Tensor]]
 """Images [N,3,H,W] in [-1,1] -> name of a level or source -> [N,D]."""
 
 
+def levels_with(network: SSLNetwork | OpenNetwork, others: Iterable[str]) -> tuple[str, ...]:
+    """The levels of a network by default, and others (`blocks.11@mean`), each behind the one that it lies in."""
+    names = list(network.levels())
+    for level in others:
+        if level not in names:
+            place = max((i for i, name in enumerate(names) if level.startswith(name)), default=len(names) - 1)
+            names.insert(place + 1, level)
+    return tuple(names)
+
+
 @torch.no_grad()
 def levels_of(
     network: SSLNetwork | OpenNetwork,
     preprocessing: Preprocessing,
     images: Tensor,
     change: Callable[[Tensor], Tensor] = lambda images: images,
+    levels: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
-    """[N,3,H,W] in [-1,1], changed a part at a time -> level -> [N,D], on the device of the network."""
+    """[N,3,H,W] in [-1,1], changed a part at a time -> level -> [N,D], on the device of the network.
+
+    Its levels by default, or those that are named.
+    """
+    levels = network.levels() if levels is None else levels
     device = next(network.parameters()).device
-    parts = [network.all_levels(preprocessing(change(chunk.to(device)))) for chunk in images.split(500)]
-    return {level: torch.cat([part[level] for part in parts]) for level in network.levels()}
+    parts = [network.all_levels(preprocessing(change(chunk.to(device))), levels) for chunk in images.split(500)]
+    return {level: torch.cat([part[level] for part in parts]) for level in levels}
 
 
 def transformation_probe(

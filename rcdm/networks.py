@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from rcdm.recognise import read_file
 from rcdm.representation import Preprocessing, RepresentationSource, SSLNetwork
 from rcdm.sources import Sources
 
+log = logging.getLogger(__name__)
+
 
 def sources_of(text: str, names: Sequence[str] = ()) -> Sources:
     """What is written -> sources `NETWORK/LEVEL`; `names` are such or levels alone, by default backbone and projector.
@@ -28,6 +31,8 @@ def sources_of(text: str, names: Sequence[str] = ()) -> Sources:
         return own_sources(text, names)
     levels = [name.rpartition("/")[2] for name in names]
     network, ssl_network, preprocessing, config = network_of(text, levels)
+    if not levels and ssl_network.projector is None:
+        log.warning("%s: no projector was found, its only source is the backbone.", text)
     levels = levels or ["backbone", *(["projector"] if ssl_network.projector is not None else [])]
     if other := [name for name in names if "/" in name and name.partition("/")[0] != network]:
         raise ValueError(f"{text} is the network {network}, and has no source {other[0]!r}.")

@@ -178,19 +178,25 @@ def _key(name: str) -> str:
 
 
 def read_sources(folder: Path, names: Sequence[str] | None = None) -> Sources:
-    """The source folders below `folder` -> Sources; by default the backbone and the projector of each but `CONTROL`.
+    """The source folders below `folder` -> Sources; by default backbone and projector of each but `CONTROL`.
 
+    Of a network that has neither, all that its folder names.
     Raises ValueError when there is none, or when a name does not resolve.
     """
     found = sorted(path.parent.name for path in folder.glob("*/model.safetensors"))
     if not found:
         raise ValueError(f"{folder} holds no source folder; make one with `rcdm pretrain --out {folder}`.")
     usual = [network for network in found if network != CONTROL] or found
-    names = names or [f"{network}/{level}" for network in usual for level in ("backbone", "projector")]
+    names = names or [f"{network}/{level}" for network in usual for level in _usual_levels(folder / network)]
     wanted = list(dict.fromkeys(name.partition("/")[0] for name in names))
     if missing := [network for network in wanted if network not in found]:
         raise ValueError(f"{folder} has no {', '.join(missing)}; it holds {', '.join(found)}.")
     return _load({network: folder / network for network in wanted}, names)
+
+
+def _usual_levels(folder: Path) -> list[str]:
+    levels = read_config(folder).get("levels", ["backbone", "projector"])
+    return [level for level in ("backbone", "projector") if level in levels] or levels
 
 
 def network_folder(folder: Path, name: str) -> Path:

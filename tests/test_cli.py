@@ -189,6 +189,14 @@ def test_retention_of_a_pipeline_that_ignores_h_is_its_null(with_reader):
         assert attribute["value"] == pytest.approx(attribute["null"], abs=1e-4)
 
 
+def test_evaluate_asks_where_the_data_of_a_checkpoint_are(capsys, tmp_path):
+    for checkpoint in ("photos-32", "backbones-32"):
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", checkpoint, "--out", str(tmp_path / "there")])
+        assert "has learned from tiny_imagenet64: say where that is with --data" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+
+
 def test_evaluate_writes_every_number_with_n_and_null(with_reader, tmp_path, capsys):
     sizes = ["--gallery", "6", "--retention-images", "4", "--retention-draws", "2", "--probe-images", "40"]
     cli.main(["evaluate", str(with_reader), "--device", "cpu", "--out", str(tmp_path), *sizes])

@@ -11,9 +11,10 @@ import rcdm
 from rcdm import cli, sprites
 from rcdm.attributes import Attributes
 from rcdm.figures import figures_of
-from rcdm.levels import levels_of, transformation_probe
-from rcdm.sources import CONTROL, read_sources, share_networks
+from rcdm.levels import levels_of, levels_with, transformation_probe
+from rcdm.sources import CONTROL, Sources, read_sources, share_networks
 from rcdm.studies import STUDIES
+from rcdm.unet import RepresentationUNet
 
 
 def world(n: int, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,6 +72,21 @@ def test_every_level_is_probed_and_those_with_a_decoder_are_drawn(pipe, colour_r
     assert levels[best["red"]]["ridge"]["red"]["value"] == max(f["ridge"]["red"]["value"] for f in levels.values())
     assert "no decoder for tiny/layer1" in result.summary and "tiny/projector" in result.summary
     json.dumps(result.numbers)
+
+
+def test_a_level_that_is_not_among_the_usual_ones_is_drawn_too(pipe, colour_reader):
+    network, preprocessing = pipe.sources.network("tiny")
+    assert levels_with(network, ["layer4@mean", "projector"])[3:6] == ("layer4", "layer4@mean", "backbone")
+    config = pipe.sources.config_of("tiny")
+    pipe.sources = Sources({"tiny": (network, preprocessing)}, ["tiny/layer2", "tiny/layer2@mean"], {"tiny": config})
+    pipe.unet = RepresentationUNet(pipe.sources.widths(), pipe.unet.config.unet_config, patch_size=2).eval()
+    options = {"sources": ["tiny/layer2@mean"], "seeds": [0, 1], "drawn_images": 2, "noise_levels": 2}
+    result = STUDIES["levels"](pipe, world(8)[0], reference=world(20)[0], num_inference_steps=1, **options)
+    levels = result.numbers["networks"]["tiny"]["levels"]
+    assert [level for level in levels if "retention" in levels[level]] == ["layer2@mean"]
+    assert levels["layer2@mean"]["ridge"] == levels["layer2"]["ridge"] and "no_decoder" in levels["layer2"]
+    spectrum = STUDIES["spectrum"](pipe, world(8)[0], sources=pipe.sources.names).numbers["sources"]
+    assert spectrum["tiny/layer2@mean"] == spectrum["tiny/layer2"]
 
 
 def test_a_control_beside_the_networks_is_measured_without_draws(pipe, colour_reader, tmp_path):

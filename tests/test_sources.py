@@ -8,8 +8,9 @@ import torch
 from conftest import make_tiny_sources
 
 import rcdm
+from rcdm.representation import SSLNetwork
 from rcdm.source_folder import digest
-from rcdm.sources import Sources, share_networks
+from rcdm.sources import Sources, read_sources, share_networks
 
 
 @pytest.fixture
@@ -81,3 +82,17 @@ def test_the_name_of_a_network_may_hold_a_dot(tmp_path):
     assert again == tuple(names)
     assert torch.allclose(again.encode(images, names[1]), tiny.encode(images, "tiny/projector"), atol=1e-6)
     assert set(again.encode_all(images)) == set(names)
+
+
+def test_networks_that_were_saved_one_by_one_are_read_together(tmp_path):
+    """By default backbone and projector, and of a network that has no projector its backbone."""
+    both = make_tiny_sources()
+    network, preprocessing = both.network("tiny")
+    config = both.config_of("tiny") | {"levels": list(network.levels())}
+    alone = SSLNetwork(network.backbone)
+    Sources({"b": (network, preprocessing)}, ["b/projector"], {"b": config}).save_pretrained(tmp_path)
+    config = config | {"levels": list(alone.levels())}
+    Sources({"a": (alone, preprocessing)}, ["a/backbone"], {"a": config}).save_pretrained(tmp_path)
+    sources, image = read_sources(tmp_path), torch.rand(2, 3, 16, 16) * 2 - 1
+    assert sources.names == ("a/backbone", "b/backbone", "b/projector")
+    assert torch.equal(sources.encode(image, "a/backbone"), both.encode(image, "tiny/backbone"))

@@ -16,7 +16,7 @@ from rcdm.evaluation import EvaluationSize, evaluate, write_metrics
 from rcdm.evaluator import Evaluator
 from rcdm.model_card import markdown_tables
 from rcdm.pipeline import RCDMPipeline
-from rcdm.source_folder import load_network
+from rcdm.source_folder import load_network, read_config
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "checkpoint", nargs="?", default="sprites-32", help="name or folder, of a pipeline or of backbones"
     )
     add_backbone_option(parser)
-    parser.add_argument("--data", default="sprites", help="what the checkpoint was trained on: 'sprites' or a folder")
+    parser.add_argument("--data", help="what the checkpoint was trained on: 'sprites', or where that is")
     for option in dataclasses.fields(EvaluationSize):
         name = option.name.replace("_", "-")
         parser.add_argument(f"--{name}", type=int, default=option.default, help="how many")
@@ -44,7 +44,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _evaluate_sources(folder / "sources", options.data)
         return
     pipe = rcdm.load(options.checkpoint, device=options.device)
-    dataset = load_dataset(options.data, pipe.image_size)
+    dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
     metrics = evaluate(
         pipe,
@@ -64,6 +64,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
 
 
+def _known(data: str) -> str:
+    """The data of this name, where they need no folder. Raises ValueError for others."""
+    if data not in ("", "sprites"):
+        raise ValueError(f"This checkpoint has learned from {data}: say where that is with --data FOLDER.")
+    return "sprites"
+
+
 def _evaluator(name: str | None, pipe: RCDMPipeline, dataset: Dataset) -> Evaluator | None:
     if name is None:
         return None
@@ -74,11 +81,12 @@ def _evaluator(name: str | None, pipe: RCDMPipeline, dataset: Dataset) -> Evalua
     return Evaluator(source.to(pipe.device), dataset)
 
 
-def _evaluate_sources(folder: Path, data: str) -> None:
+def _evaluate_sources(folder: Path, data: str | None) -> None:
     try:
         from rcdm.ssl.source_metrics import measure_folder
     except ModuleNotFoundError as error:
         raise ValueError(f"Measuring backbones needs {error.name}: `pip install -e '.[ssl]'`.") from error
     for source in sorted(path.parent for path in folder.glob("*/model.safetensors")):
         _, preprocessing = load_network(source)
-        print(measure_folder(source, load_dataset(data, preprocessing.size), on_progress=announce))
+        own = data or _known(read_config(source)["training"].get("data", ""))
+        print(measure_folder(source, load_dataset(own, preprocessing.size), on_progress=announce))

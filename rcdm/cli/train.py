@@ -27,7 +27,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _presets_in_words() -> str:
     return (
-        "options at once; those given beside it come first. adm-*: network and loss of the released RCDMs, except that "
-        "representations are standardised (adm-128: 423 M parameters; for a cluster). small-*: for one GPU. "
+        "options at once; what is given beside it overrides it. adm-*: network and loss of the released RCDMs, except "
+        "that representations are standardised (adm-128: 423 M parameters; for a cluster). small-*: for one GPU. "
         + " ".join(f"{name}: channels {' '.join(map(str, options['channels']))}." for name, options in PRESETS.items())
     )

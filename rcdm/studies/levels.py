@@ -15,7 +15,7 @@ from rcdm import images as im
 from rcdm.attributes import Attributes, attributes_of
 from rcdm.faithfulness import encode_all, pixels_of
 from rcdm.information import measure_bits, noise_ladder
-from rcdm.levels import levels_of, transformation_probe
+from rcdm.levels import levels_of, levels_with, transformation_probe
 from rcdm.metrics import cycle_error, effective_rank, jackknife, mean
 from rcdm.parts import json_part
 from rcdm.pipeline import RCDMPipeline
@@ -79,7 +79,7 @@ def study(
     numbers: dict[str, Any] = {}
     for name in dict.fromkeys([*(source.partition("/")[0] for source in sources), *pipe.sources.beside]):
         on_progress(f"{name}: probes at every level")
-        levels = _probed(pipe, name, train, test)
+        levels = _probed(pipe, name, [s.partition("/")[2] for s in sources if s.startswith(f"{name}/")], train, test)
         for level, found in levels.items():
             found |= drawn.get(f"{name}/{level}", {"no_decoder": True})
         objective = pipe.sources.config_of(name).get("training", {}).get("objective")
@@ -98,15 +98,18 @@ def _labelled(
     return _Labelled(x, {name: phi.cpu() for name, phi in attributes.read(x).items()}, labels)
 
 
-def _probed(pipe: RCDMPipeline, name: str, train: _Labelled, test: _Labelled) -> dict[str, dict[str, Any]]:
-    """Level -> what needs no decoder; finished parts are kept."""
-    inputs: dict[str, Any] = {"network": name, "train": train.images, "test": test.images}
+def _probed(
+    pipe: RCDMPipeline, name: str, drawn: Sequence[str], train: _Labelled, test: _Labelled
+) -> dict[str, dict[str, Any]]:
+    """Level, by default or `drawn`, -> what needs no decoder; finished parts are kept."""
+    network, preprocessing = pipe.sources.network(name)
+    levels = levels_with(network, drawn)
+    inputs: dict[str, Any] = {"network": name, "levels": levels, "train": train.images, "test": test.images}
     inputs |= {f"{kind} {a}": phi for kind, of in (("train", train), ("test", test)) for a, phi in of.phi.items()}
     inputs |= {"labels": train.labels, "test labels": test.labels}
-    network, preprocessing = pipe.sources.network(name)
 
     def encode(images: Tensor) -> dict[str, Tensor]:
-        return {level: h.cpu() for level, h in levels_of(network, preprocessing, images).items()}
+        return {level: h.cpu() for level, h in levels_of(network, preprocessing, images, levels=levels).items()}
 
     def read() -> dict[str, dict[str, Any]]:
         return _read(encode(train.images), encode(test.images), train, test)

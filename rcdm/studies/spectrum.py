@@ -61,8 +61,8 @@ def study(
     numbers: dict[str, Any] = {}
     for source, held in groups.items():
         on_progress(source)
-        network, preprocessing = held.network(source.partition("/")[0])
-        numbers[source] = _spectrum(levels_of(network, preprocessing, x)[source.partition("/")[2]].cpu())
+        name, _, level = source.partition("/")
+        numbers[source] = _spectrum(levels_of(*held.network(name), x, levels=[level])[level].cpu())
     compared: dict[str, Any] = {}
     for name, (backbone, _) in backbones_and_projectors(list(groups)).items():
         on_progress(f"{name}: views")
