@@ -16,6 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import rcdm
 from rcdm import cli
+from rcdm.networks import sources_of
 from rcdm.recognise import read_file
 
 heads = pytest.importorskip("lightly.models.modules.heads")
@@ -178,7 +179,7 @@ def test_the_vits_of_lightly_and_torchvision_are_recognised(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "model.backbone.", "module."])
-def test_a_name_of_timm_with_a_state_dict_is_enough(prefix, tmp_path):
+def test_a_name_of_timm_with_a_state_dict_is_enough(prefix, tmp_path, caplog):
     torch.manual_seed(0)
     network = timm.create_model("test_convnext", num_classes=0).eval()
     torch.save({"epoch": 1, "state_dict": named(prefix, network)}, tmp_path / "run.pth")
@@ -186,6 +187,8 @@ def test_a_name_of_timm_with_a_state_dict_is_enough(prefix, tmp_path):
     assert config["arguments"] == {"name": "test_convnext"} and preprocessing.mean[0] == 0.485
     source = rcdm.load_source(f"test_convnext={tmp_path}/run.pth/stages.2")
     assert source.name == "run/stages.2" and source.dim == network.feature_info[2]["num_chs"]
+    assert not caplog.text and sources_of(f"test_convnext={tmp_path}/run.pth").names == ("run/backbone",)
+    assert "no projector was found" in caplog.text
 
 
 def test_what_is_not_recognised_is_said_with_a_way_out(tmp_path):
