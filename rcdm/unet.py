@@ -209,7 +209,7 @@ class _StandardisedLinear(nn.Module):
 
     def forward(self, representation: Tensor) -> Tensor:
         with torch.autocast(representation.device.type, enabled=False):  # narrow directions are lost in bfloat16
-            return self.linear((representation - self.mean) / self.std)
+            return self.linear(((representation - self.mean) / self.std).to(self.mean.dtype))
 
 
 def _key(source: str) -> str:
