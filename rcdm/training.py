@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -87,8 +87,9 @@ class _Run:
     """The pieces of one training run and what is done with them."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, dataset: Dataset, sources: Sources) -> None:
-        if config.train_batch_size < len(sources.names):
-            raise ValueError(f"train_batch_size must be at least {len(sources.names)}: every batch covers all sources.")
+        self.turns = _turns(sources.names, config.more_of)
+        if config.train_batch_size < len(self.turns):
+            raise ValueError(f"train_batch_size must be at least {len(self.turns)}: every batch covers all sources.")
         self.config, self.accelerator, self.sources = config, accelerator, sources
         self.dataset = dataset.to(accelerator.device)
         self.folder = Path(config.output_dir)
@@ -194,8 +195,8 @@ class _Run:
         """Mean error for the batch at this place of the run, every image at a timestep of its own."""
         config, device = self.config, self.accelerator.device
         batch = self.dataset.batch(place, config.train_batch_size)
-        numbers = _by_source(place * config.train_batch_size, len(batch.images), len(self.sources.names))
-        names = [self.sources.names[number % len(self.sources.names)] for number in numbers]
+        numbers = _by_source(place * config.train_batch_size, len(batch.images), len(self.turns))
+        names = [self.turns[number % len(self.turns)] for number in numbers]
         order = torch.tensor(numbers, device=device) - place * config.train_batch_size
         images = batch.images[order]
         noise, uniform = random_numbers(config.seed, numbers, images.shape[1:], device)
@@ -332,9 +333,16 @@ def _memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def _by_source(first: int, n: int, sources: int) -> list[int]:
-    """The n image numbers from `first` on, those of one source together: image k of a run is for source k mod S."""
-    return sorted(range(first, first + n), key=lambda number: number % sources)
+def _turns(names: Sequence[str], more_of: Sequence[str]) -> list[str]:
+    """The sources in the order in which images go round them; each mention in `more_of` is one more turn."""
+    if unknown := [name for name in more_of if name not in names]:
+        raise ValueError(f"more_of: there is no source {unknown[0]!r}; choose of {', '.join(names)}.")
+    return [name for name in names for _ in range(1 + list(more_of).count(name))]
+
+
+def _by_source(first: int, n: int, turns: int) -> list[int]:
+    """The n image numbers from `first` on, those of one turn together: image k of a run is for turn k mod `turns`."""
+    return sorted(range(first, first + n), key=lambda number: number % turns)
 
 
 def _cache(config: TrainingConfig, sources: Sources, dataset: Dataset) -> RepresentationCache | None:

@@ -27,6 +27,7 @@ class TrainingConfig:
     )
     pretrained_model_name_or_path: str | None = _option(None, "checkpoint to start from; other sources begin anew")
     sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …, or LEVEL …; by default backbone and projector of each")
+    more_of: tuple[str, ...] = _option((), "NETWORK/LEVEL …: one more share of the images for each mention")
     resolution: int = _option(32, "side of the images in pixels")
     channels: tuple[int, ...] = _option((48, 96, 160), "channels at each resolution of the U-Net")
     layers_per_block: int = _option(1, "residual blocks per resolution")

@@ -13,7 +13,7 @@ from rcdm.cli.train import add
 from rcdm.convert import RELEASED_FLAGS, _empty
 from rcdm.denoising import NoiseAndVarianceError, make_scheduler, random_numbers
 from rcdm.new_unet import network_arguments
-from rcdm.training import _by_source, train
+from rcdm.training import _by_source, _turns, train
 from rcdm.training_config import PRESETS, TrainingConfig
 from rcdm.unet import RepresentationUNet
 
@@ -103,6 +103,14 @@ def test_random_numbers_belong_to_an_image():
         noise, random_numbers(1, range(10, 18), (3, 8, 8), device)[0]
     )
     assert noise.mean().abs() < 0.1 and (noise.std() - 1).abs() < 0.1
+
+
+def test_more_of_a_source_is_more_turns():
+    assert _turns(["a/backbone", "b/backbone"], []) == ["a/backbone", "b/backbone"]
+    turns = _turns(["a/backbone", "b/backbone"], ["b/backbone", "b/backbone"])
+    assert turns == ["a/backbone", "b/backbone", "b/backbone", "b/backbone"]
+    with pytest.raises(ValueError, match="no source 'c/backbone'; choose of a/backbone, b/backbone"):
+        _turns(["a/backbone", "b/backbone"], ["c/backbone"])
 
 
 def test_every_batch_covers_all_sources_in_runs():

@@ -28,6 +28,7 @@ from rcdm.resume import saved_states
 from rcdm.sources import read_sources, runs
 from rcdm.training import TrainingDiverged, _optimizer, _Run, train
 from rcdm.training_config import TrainingConfig
+from rcdm.unet import RepresentationUNet
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +286,21 @@ def test_training_needs_an_end_and_a_batch_for_all_sources(sources_dir, tmp_path
         tiny(sources_dir, tmp_path, max_train_steps=None)
     with pytest.raises(ValueError, match="covers all sources"):
         train(tiny(sources_dir, tmp_path, train_batch_size=1))
+
+
+def test_a_source_gets_the_share_of_the_images_that_it_is_given(sources_dir, tmp_path, monkeypatch):
+    seen: list[str] = []
+    forward = RepresentationUNet.forward
+
+    def counting(self, sample, timestep, representation, source, **others):
+        seen.extend(source)
+        return forward(self, sample, timestep, representation, source, **others)
+
+    monkeypatch.setattr(RepresentationUNet, "forward", counting)
+    name, *others = read_sources(sources_dir).names
+    turns = len(others) + 3
+    train(tiny(sources_dir, tmp_path, train_batch_size=turns, max_train_steps=1, more_of=(name, name)))
+    assert [seen[:turns].count(source) for source in (name, *others)] == [3, *[1] * len(others)]
 
 
 def photographs(folder: Path, n: int = 12) -> Path:
