@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageDraw, ImageFont
+from PIL import Image, ImageCms, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
+
+from rcdm.labels import label, wrap
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 50_000_000
@@ -42,14 +42,6 @@ WHITES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 
 LONGEST = 32
 """Aspect ratio beyond which `centre_crop` cuts before it scales: enlarging 1 x 50,000,000 would fill the memory."""
-
-LEGIBLE = frozenset(map(chr, range(32, 127))) | frozenset("©«°±·»…™")
-"""Characters that Pillow's own font can draw."""
-
-SPELLED = {"–": "-", "—": "-", "−": "-", "×": "x", "→": "->", "←": "<-", "≤": "<=", "≥": ">=", "’": "'", "ß": "ss"}
-"""Characters it cannot, or hardly, draw -> how labels spell them."""
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def decode(
@@ -167,16 +159,16 @@ def grid(
     line, step = round(font.getbbox("A")[3]) + 4, cell + padding  # pixels
     if cell < 1 or padding < 0 or (line > cell and (row_labels or column_labels)):
         raise ValueError(f"Cells of {cell} pixels, {padding} apart, are too small: use cell >= {line}, padding >= 0.")
-    beside = [_wrap(text, font, cell - 4, cell // line) for text in row_labels]
-    above = [_wrap(text, font, cell - 4, 4) for text in column_labels]
+    beside = [wrap(text, font, cell - 4, cell // line) for text in row_labels]
+    above = [wrap(text, font, cell - 4, 4) for text in column_labels]
     left = max((int(font.getlength(words)) + 6 for lines in beside for words in lines), default=0)
     top = line * max((len(lines) for lines in above), default=0)
 
     sheet = Image.new("RGB", (left + columns * step + padding, top + len(rows) * step + padding), "white")
     for row, lines in enumerate(beside):
-        sheet.paste(_label(lines, font, (left, cell)), (0, top + padding + row * step))
+        sheet.paste(label(lines, font, (left, cell)), (0, top + padding + row * step))
     for column, lines in enumerate(above):
-        sheet.paste(_label(lines, font, (cell, top)), (left + padding + column * step, 0))
+        sheet.paste(label(lines, font, (cell, top)), (left + padding + column * step, 0))
     for row, images in enumerate(pictures):
         for column, image in enumerate(images):
             if image is not None:
@@ -313,40 +305,3 @@ def _place(sheet: Image.Image, image: Image.Image, corner: tuple[int, int], cell
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     image = image.resize((width, height), Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
     sheet.paste(image, (corner[0] + (cell - width) // 2, corner[1] + (cell - height) // 2))
-
-
-def _legible(text: str) -> str:
-    """The text on one line, in characters the font can draw: accents dropped, some symbols spelled, others as '?'."""
-    line = " ".join(text.split())
-    known = "".join(c if c in LEGIBLE else unicodedata.normalize("NFKD", SPELLED.get(c, c)) for c in line)
-    return "".join(c if c in LEGIBLE else "?" for c in known if not unicodedata.combining(c))
-
-
-def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
-    """The text in at most `limit` lines at most `width` pixels wide, ended by '…' where some of it is left out."""
-
-    def fits(line: str) -> bool:
-        return font.getlength(line.rstrip()) <= width
-
-    lines = [""]
-    for piece in re.split(r"(?<=[\s/_-])(?!\d)", _legible(text)):
-        if lines[-1] and not fits(lines[-1] + piece):
-            lines.append("")
-        for character in piece:  # a piece wider than a line is broken anywhere
-            if lines[-1] and not fits(lines[-1] + character):
-                lines.append("")
-            lines[-1] += character
-    if len(lines) > limit:
-        last = lines[limit - 1].rstrip()
-        while last and not fits(last + "…"):
-            last = last[:-1]
-        lines = [*lines[: limit - 1], last + "…"]
-    return [line.strip() for line in lines]
-
-
-def _label(lines: list[str], font: Font, size: tuple[int, int]) -> Image.Image:
-    """The lines in black, centred on white; what would pass the size is cut off, so that no label reaches another."""
-    label = Image.new("RGB", size, "white")
-    centre = (size[0] / 2, size[1] / 2)
-    ImageDraw.Draw(label).multiline_text(centre, "\n".join(lines), "black", font, "mm", align="center")
-    return label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, broadcast
 from diffusers.training_utils import EMAModel
-from timm.optim.muon import Muon
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,6 +23,7 @@ from rcdm.faithfulness import comparison_grid, faithfulness
 from rcdm.memory import keep_freed_memory
 from rcdm.networks import sources_of
 from rcdm.new_unet import new_unet, start_from
+from rcdm.optimizer import optimizer_of
 from rcdm.pipeline import RCDMPipeline
 from rcdm.representation_cache import RepresentationCache, in_memory
 from rcdm.representation_folder import in_folder
@@ -31,6 +31,7 @@ from rcdm.resume import load_state, save_state, saved_states
 from rcdm.sources import Sources, read_sources, share_networks
 from rcdm.throughput import count_flops, in_words
 from rcdm.training_config import TrainingConfig
+from rcdm.turns import by_turn, turns_of
 from rcdm.unet import RepresentationUNet
 from rcdm.whitening import folded, shrunk_covariance
 
@@ -87,7 +88,7 @@ class _Run:
     """The pieces of one training run and what is done with them."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, dataset: Dataset, sources: Sources) -> None:
-        self.turns = _turns(sources.names, config.more_of)
+        self.turns = turns_of(sources.names, config.more_of)
         if config.train_batch_size < len(self.turns):
             raise ValueError(f"train_batch_size must be at least {len(self.turns)}: every batch covers all sources.")
         self.config, self.accelerator, self.sources = config, accelerator, sources
@@ -102,7 +103,7 @@ class _Run:
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device))
         if config.compile:
             unet.unet.compile()
-        optimizer = _optimizer(config, unet.parameters(), accelerator.distributed_type)
+        optimizer = optimizer_of(config, unet.parameters(), accelerator.distributed_type)
         if accelerator.state.deepspeed_plugin is not None:  # it cannot see a data loader
             deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
             deepspeed["train_micro_batch_size_per_gpu"] = config.train_batch_size
@@ -195,7 +196,7 @@ class _Run:
         """Mean error for the batch at this place of the run, every image at a timestep of its own."""
         config, device = self.config, self.accelerator.device
         batch = self.dataset.batch(place, config.train_batch_size)
-        numbers = _by_source(place * config.train_batch_size, len(batch.images), len(self.turns))
+        numbers = by_turn(place * config.train_batch_size, len(batch.images), len(self.turns))
         names = [self.turns[number % len(self.turns)] for number in numbers]
         order = torch.tensor(numbers, device=device) - place * config.train_batch_size
         images = batch.images[order]
@@ -316,33 +317,9 @@ class _Run:
             share_networks(self.folder / "sources", Path(self.config.sources_dir))
 
 
-def _optimizer(
-    config: TrainingConfig, parameters: Iterable[torch.nn.Parameter], kind: DistributedType
-) -> torch.optim.Optimizer:
-    """The optimizer by its name; raises ValueError for one that cannot work with parameters in shards."""
-    lr, decay = config.learning_rate, config.adam_weight_decay
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError("muon needs whole matrices, which FSDP and DeepSpeed cut up: use adamw.")
-    return Muon(list(parameters), lr=lr, weight_decay=decay, nesterov=True, betas=(0.9, 0.999))
-
-
 def _memory_format(device: torch.device) -> torch.memory_format:
     """channels_last feeds tensor cores; on a CPU the plain layout trains 1.3 times as fast (benchmarks/)."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def _turns(names: Sequence[str], more_of: Sequence[str]) -> list[str]:
-    """The sources in the order in which images go round them; each mention in `more_of` is one more turn."""
-    if unknown := [name for name in more_of if name not in names]:
-        raise ValueError(f"more_of: there is no source {unknown[0]!r}; choose of {', '.join(names)}.")
-    return [name for name in names for _ in range(1 + list(more_of).count(name))]
-
-
-def _by_source(first: int, n: int, turns: int) -> list[int]:
-    """The n image numbers from `first` on, those of one turn together: image k of a run is for turn k mod `turns`."""
-    return sorted(range(first, first + n), key=lambda number: number % turns)
 
 
 def _cache(config: TrainingConfig, sources: Sources, dataset: Dataset) -> RepresentationCache | None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops, ImageCms, ImageFont
 
-from rcdm import images
+from rcdm import labels
 from rcdm.images import as_rgb, centre_crop, decode, grid, resize, to_pil, to_tensor
 
 torch.set_num_threads(1)
@@ -477,18 +477,18 @@ def test_labels_stay_beside_their_cells_however_long() -> None:
 def test_wrapped_lines_fit_and_keep_every_letter_that_has_room() -> None:
     font = ImageFont.load_default(size=12)
     text = "simclr-nojitter/projector of a photo  taken\nin 2020"
-    lines = images._wrap(text, font, 92, 9)
+    lines = labels.wrap(text, font, 92, 9)
     assert "".join(lines).replace(" ", "") == "".join(text.split())
-    short = images._wrap(text, font, 60, 2)
+    short = labels.wrap(text, font, 60, 2)
     assert len(short) == 2 and short[1].endswith("…")
     assert all(font.getlength(line) <= 92 for line in lines) and all(font.getlength(line) <= 60 for line in short)
 
 
 def test_labels_are_spelled_in_letters_the_font_has() -> None:
-    assert images._legible("Élan – 3×, ±1 → ok\n猫…") == "Elan - 3x, ±1 -> ok ?…"
+    assert labels.legible("Élan – 3×, ±1 → ok\n猫…") == "Elan - 3x, ±1 -> ok ?…"
     font = ImageFont.load_default(size=12)
     missing = bytes(font.getmask("\ufffe"))
-    assert all(bytes(font.getmask(character)) != missing for character in images.LEGIBLE - {" "})
+    assert all(bytes(font.getmask(character)) != missing for character in labels.LEGIBLE - {" "})
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from rcdm.cli.train import add
 from rcdm.convert import RELEASED_FLAGS, _empty
 from rcdm.denoising import NoiseAndVarianceError, make_scheduler, random_numbers
 from rcdm.new_unet import network_arguments
-from rcdm.training import _by_source, _turns, train
+from rcdm.training import train
 from rcdm.training_config import PRESETS, TrainingConfig
+from rcdm.turns import by_turn, turns_of
 from rcdm.unet import RepresentationUNet
 
 
@@ -106,16 +107,16 @@ def test_random_numbers_belong_to_an_image():
 
 
 def test_more_of_a_source_is_more_turns():
-    assert _turns(["a/backbone", "b/backbone"], []) == ["a/backbone", "b/backbone"]
-    turns = _turns(["a/backbone", "b/backbone"], ["b/backbone", "b/backbone"])
+    assert turns_of(["a/backbone", "b/backbone"], []) == ["a/backbone", "b/backbone"]
+    turns = turns_of(["a/backbone", "b/backbone"], ["b/backbone", "b/backbone"])
     assert turns == ["a/backbone", "b/backbone", "b/backbone", "b/backbone"]
     with pytest.raises(ValueError, match="no source 'c/backbone'; choose of a/backbone, b/backbone"):
-        _turns(["a/backbone", "b/backbone"], ["c/backbone"])
+        turns_of(["a/backbone", "b/backbone"], ["c/backbone"])
 
 
 def test_every_batch_covers_all_sources_in_runs():
     for first in (0, 5, 7):
-        numbers = _by_source(first, 7, 3)
+        numbers = by_turn(first, 7, 3)
         assert sorted(numbers) == list(range(first, first + 7))
         of = [number % 3 for number in numbers]
         assert of == sorted(of) and set(of) == {0, 1, 2}

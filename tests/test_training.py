@@ -23,10 +23,11 @@ from rcdm import images as im
 from rcdm import sprites
 from rcdm.datasets import load_dataset
 from rcdm.denoising import NoiseAndVarianceError, VelocityError, make_scheduler
+from rcdm.optimizer import optimizer_of
 from rcdm.representation_cache import in_memory
 from rcdm.resume import saved_states
 from rcdm.sources import read_sources, runs
-from rcdm.training import TrainingDiverged, _optimizer, _Run, train
+from rcdm.training import TrainingDiverged, _Run, train
 from rcdm.training_config import TrainingConfig
 from rcdm.unet import RepresentationUNet
 
@@ -150,7 +151,7 @@ def test_an_update_of_muon_has_no_preferred_direction():
     layer = torch.nn.Linear(24, 16, bias=False)
     before = layer.weight.detach().clone()
     config = TrainingConfig(sources_dir="x", output_dir="y", max_train_steps=1, optimizer="muon", learning_rate=1.0)
-    optimizer = _optimizer(config, layer.parameters(), DistributedType.NO)
+    optimizer = optimizer_of(config, layer.parameters(), DistributedType.NO)
     layer.weight.grad = torch.randn(16, 24) * torch.logspace(0, -2, 24)
     optimizer.step()
     moved, given = (torch.linalg.svdvals(x) for x in (layer.weight.detach() - before, layer.weight.grad))
@@ -161,7 +162,7 @@ def test_an_update_of_muon_has_no_preferred_direction():
 def test_muon_refuses_parameters_in_shards(kind):
     config = TrainingConfig(sources_dir="x", output_dir="y", max_train_steps=1, optimizer="muon")
     with pytest.raises(ValueError, match="use adamw"):
-        _optimizer(config, [torch.nn.Parameter(torch.zeros(2, 2))], kind)
+        optimizer_of(config, [torch.nn.Parameter(torch.zeros(2, 2))], kind)
 
 
 def test_an_unknown_optimizer_is_refused():

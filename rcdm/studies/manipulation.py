@@ -71,43 +71,39 @@ def study(
     _check(method, len(images), None if reference is None else len(reference))
     grid: list[Image.Image] = []
     rows: list[str] = []
+    columns: list[str] = []
     numbers: dict[str, Any] = {}
-    columns: tuple[str, ...] = ()
     given = im.to_pil(pixels_of(pipe, images))
     attributes = attributes_of(pipe)
+    steps = torch.linspace(-reach, reach, points)
     for source in sources:
         on_progress(source)
         h = encode_all(pipe, images, source)
         if method == "neighbours":
             assert reference is not None
-            bank = encode_all(pipe, reference, source)
             goal = None if target is None else pipe.encode(target, source)[0]
-            edits, found = _without_shared(h, bank, goal, neighbours, more_than, source)
-            columns = ("given", *list(edits))
-            names = [f"{source}, image {i}" for i in range(len(h))]
+            bank = encode_all(pipe, reference, source)
+            edits, numbers[source] = _without_shared(h, bank, goal, neighbours, more_than, source)
+            ways, columns = [""], list(edits)
             changed = torch.stack(list(edits.values()), 1)[:, None]  # [N,1,E,D]
         else:
-            steps = torch.linspace(-reach, reach, points)
-            ways = _directions(method, pipe, reference, attributes, source, directions)
-            columns = ("given", *(f"{step:+.1f}" for step in steps))
-            names = [f"{source}, image {i}, {name}" for i in range(len(h)) for name in ways]
-            moved = torch.stack(list(ways.values()))  # [W,D], one deviation each
+            along = _directions(method, pipe, reference, attributes, source, directions)
+            ways, columns = list(along), [f"{step:+.1f}" for step in steps]
+            moved = torch.stack(list(along.values()))  # [W,D], one deviation each
             changed = h[:, None, None] + steps.to(h)[:, None] * moved[None, :, None]
-            found = {}
         drawn = _draw(pipe, changed, source, seeds, num_inference_steps)
-        for i, w, k in product(range(len(h)), range(changed.shape[1]), range(len(seeds))):
+        for i, w, k in product(range(len(h)), range(len(ways)), range(len(seeds))):
             grid += [given[i], *im.to_pil(drawn[i, w, :, k])]
-            rows.append(f"{names[i * changed.shape[1] + w]}, seed {seeds[k]}")
+            rows.append(", ".join(filter(None, (source, f"image {i}", ways[w], f"seed {seeds[k]}"))))
         if method != "neighbours":
-            found = {"moves": _moves(drawn, list(ways), steps, attributes)}
-        numbers[source] = found
+            numbers[source] = {"moves": _moves(drawn, ways, steps, attributes)}
     setting = {
         "method": method,
         "seeds": list(seeds),
         "images": len(given),
         "reference": FILE if reference is None else len(reference),
     }
-    return StudyResult(grid, tuple(rows), columns, {**setting, "sources": numbers}, _summary(numbers))
+    return StudyResult(grid, tuple(rows), ("given", *columns), {**setting, "sources": numbers}, _summary(numbers))
 
 
 def _check(method: str, images: int, reference: int | None) -> None:
