@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,18 @@ from rcdm.pipeline import RCDMPipeline
 from rcdm.studies import retention
 
 
+def _size(default: int, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class EvaluationSize:
     """How much is drawn; the defaults are what the published tables use."""
 
-    gallery: int = 1000
-    retention_images: int = 128
-    retention_draws: int = 16
-    probe_images: int = 4096
+    gallery: int = _size(1000, "held-out images: each is drawn once, and its draw has to find it among all of them")
+    retention_images: int = _size(128, "of these, images for retention and calibration")
+    retention_draws: int = _size(16, "draws of each of these, per source")
+    probe_images: int = _size(4096, "training images that the probes learn from")
 
 
 def evaluate(
@@ -47,10 +51,18 @@ def evaluate(
     and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `copying` and
     `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws (`unconditional`),
     and the retention of the `class` that it reads. `differences` and `agreement` are those of `studies.retention`.
+    Raises ValueError for too few images, before anything is drawn.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
     held_out = dataset.held_out(size.gallery).images.cpu()
+    if len(held_out) < 2:
+        raise ValueError(
+            f"{dataset.name} holds out {len(held_out)} of its images, and evaluation needs at least 2, better 1000: "
+            "give more images."
+        )
+    probe_images = dataset.batch(0, size.probe_images).images.cpu()
+    retention.refuse_too_few(min(size.retention_images, len(held_out)), size.retention_draws, len(probe_images))
     attributes = _attributes(pipe, evaluator)
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
@@ -76,7 +88,7 @@ def evaluate(
         held_out[: size.retention_images],
         sources=pipe.sources.names,
         seeds=range(size.retention_draws),
-        probe_images=dataset.batch(0, size.probe_images).images.cpu(),
+        probe_images=probe_images,
         attributes=attributes,
         num_inference_steps=num_inference_steps,
         on_progress=lambda name: on_progress(f"retention: {name}"),

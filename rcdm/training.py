@@ -75,6 +75,11 @@ def train(config: TrainingConfig) -> Path:
         )
     if accelerator.is_main_process and config.report_to:
         accelerator.init_trackers("rcdm", config={k: str(v) for k, v in asdict(config).items()})
+    if accelerator.is_main_process and (config.max_train_steps or config.lr_warmup_steps) < config.lr_warmup_steps:
+        log.warning(
+            "The run ends at step %d, within its warm-up: lower --lr_warmup_steps, or train longer.",
+            config.max_train_steps,
+        )
     run.loop()
     speed = run.throughput()
     if accelerator.is_main_process:

@@ -28,14 +28,14 @@ class TrainingConfig:
     pretrained_model_name_or_path: str | None = _option(None, "checkpoint to start from; other sources begin anew")
     sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …, or LEVEL …; by default backbone and projector of each")
     more_of: tuple[str, ...] = _option((), "NETWORK/LEVEL …: one more share of the images for each mention")
-    resolution: int = _option(32, "side of the images in pixels")
+    resolution: int = _option(32, "side of the images in pixels, a multiple of patch_size x 2^(number of channels - 1)")
     channels: tuple[int, ...] = _option((48, 96, 160), "channels at each resolution of the U-Net")
     layers_per_block: int = _option(1, "residual blocks per resolution")
     attention_resolutions: tuple[int, ...] = _option((8,), "sizes of the feature maps that attend")
     attention_heads: int | None = _option(None, "heads of every attention layer; by default one per 64 channels")
     patch_size: int = _option(2, "pixels per side that form one position of the U-Net")
     learn_sigma: bool = _option(
-        False, "predict the noise and its variance on the linear schedule, as the released networks do; else v"
+        False, "predict the noise and its variance on the linear schedule, as the released networks do, instead of v"
     )
     train_batch_size: int = _option(64, "images per process and step")
     gradient_accumulation_steps: int = _option(1, "batches per optimiser step")
@@ -54,13 +54,20 @@ class TrainingConfig:
     representations_dir: str | None = _option(
         None, "keep the representations in this folder instead, for data of any size; later runs read them from there"
     )
-    snr_gamma: float | None = _option(None, "weight max(min(snr, GAMMA) / (snr + 1), 0.1) instead of 1")
+    snr_gamma: float | None = _option(
+        None,
+        "weaken the loss where little noise is left (min-SNR, Hang et al. 2023): max(min(snr, GAMMA) / (snr + 1), 0.1)",
+    )
     ema_decay: float = _option(0.999, "decay of the averaged weights that are shipped")
     mixed_precision: str = _option("no", "no, bf16 or fp16")
     compile: bool = _option(False, "compile the denoiser: pays on a GPU, costs minutes on a CPU")
     seed: int = _option(0, "fixes images, noise and initial weights")
     num_inference_steps: int = _option(20, "denoising steps in validation, and the default of the checkpoint")
-    whiten_representations: bool = _option(False, "learn what narrow directions hold as soon as what wide ones do")
+    whiten_representations: bool = _option(
+        False,
+        "learn what narrow directions hold as soon as what wide ones do: for a representation of which a probe reads "
+        "more than the draws keep",
+    )
     num_statistics_images: int = _option(4096, "images that fix mean and covariance of the representations")
     checkpointing_minutes: float = _option(5.0, "minutes between saved states")
     checkpointing_steps: int | None = _option(None, "save a state every so many steps, too")
@@ -79,6 +86,8 @@ class TrainingConfig:
             raise ValueError("snr_gamma weights the error of v: leave it out with learn_sigma.")
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer must be adamw or muon, and is {self.optimizer!r}.")
+        if self.resolution < 1 or self.resolution % (unit := self.patch_size * 2 ** (len(self.channels) - 1)):
+            raise ValueError(f"resolution must be a multiple of {unit} with these channels, and is {self.resolution}.")
 
 
 _ADM = {

@@ -15,6 +15,7 @@ from rcdm import cli, sprites
 from rcdm import images as im
 from rcdm.cli import study as study_cli
 from rcdm.model_card import markdown_tables
+from rcdm.pipeline import RCDMPipeline
 from rcdm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +40,7 @@ def test_sample_writes_a_grid_and_every_setting(photo, tiny_checkpoint, tmp_path
     assert report["settings"]["samples"] == 3 and report["settings"]["source"] == ["tiny/backbone", "tiny/projector"]
     assert report["seeds"] == [0, 1, 2] and report["steps"] == 4 and report["versions"]["rcdm"] == rcdm.__version__
     assert [draw["source"] for draw in report["draws"]] == ["tiny/backbone", "tiny/projector"]
+    assert "Nothing has been measured of this checkpoint" in report["note"]
     assert all(len(draw["similarity"]) == 3 and -1 <= min(draw["similarity"]) <= 1 for draw in report["draws"])
 
 
@@ -194,6 +196,20 @@ def test_evaluate_asks_where_the_data_of_a_checkpoint_are(capsys, tmp_path):
         with pytest.raises(SystemExit):
             cli.main(["evaluate", checkpoint, "--out", str(tmp_path / "there")])
         assert "has learned from tiny_imagenet64: say where that is with --data" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+
+
+def test_evaluate_refuses_too_few_images_before_it_draws(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(RCDMPipeline, "draw", lambda *_, **__: pytest.fail("it has drawn"))
+    for i, image in enumerate(im.to_pil(sprites.render(sprites.sample_factors(40, seed=2), 16))):
+        folder = tmp_path / ("few" if i < 8 else "more")
+        folder.mkdir(exist_ok=True)
+        image.save(folder / f"{i}.png")
+    for name, words in (("few", "few holds out 1 of its images"), ("more", "Probes need at least 20 training images")):
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", str(tiny_checkpoint), "--data", str(tmp_path / name), "--device", "cpu"]
+                     + ["--probe-images", "10", "--out", str(tmp_path / "there")])  # fmt: skip
+        assert words in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
 
 

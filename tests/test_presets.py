@@ -114,6 +114,11 @@ def test_more_of_a_source_is_more_turns():
         turns_of(["a/backbone", "b/backbone"], ["c/backbone"])
 
 
+def test_a_resolution_that_cannot_be_halved_so_often_is_refused():
+    with pytest.raises(ValueError, match=r"resolution must be a multiple of 8 .* and is 30"):
+        TrainingConfig(sources_dir="s", output_dir="o", max_train_steps=1, resolution=30)
+
+
 def test_every_batch_covers_all_sources_in_runs():
     for first in (0, 5, 7):
         numbers = by_turn(first, 7, 3)

@@ -135,3 +135,5 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
 def test_retention_refuses_too_few(pipe, n, seeds, words):
     with pytest.raises(ValueError, match=words):
         STUDIES["retention"](pipe, world(n), sources=["tiny/layer2"], seeds=range(seeds), attributes=COLOUR)
+    with pytest.raises(ValueError, match="Probes need at least 20 training images"):
+        STUDIES["retention"](pipe, world(4), sources=["tiny/layer2"], seeds=range(2), probe_images=world(19))

@@ -13,7 +13,7 @@ from rcdm import cli, sprites
 from rcdm import images as im
 from rcdm.directions import find_directions
 from rcdm.studies import STUDIES
-from rcdm.studies.interpolation import linear, spherical
+from rcdm.studies.interpolation import _at_middle, _numbers, linear, spherical
 from rcdm.studies.manipulation import active_dimensions, nearest
 
 MISC = Path(__file__).parent / "data" / "official" / "misc"
@@ -42,6 +42,14 @@ def test_the_ends_of_a_path_are_plain_draws(pipe, path):
             assert difference.abs().max() <= 2 / 127.5  # batches may differ by a grey level
 
 
+@pytest.mark.parametrize("points", [4, 5])
+def test_the_middle_of_a_path_is_as_far_from_both_ends(points):
+    ratios = torch.linspace(0, 1, points).tolist()
+    ends = torch.eye(2)
+    found = _numbers(linear(ends[0], ends[1], ratios)[None], ends, ratios)
+    assert _at_middle(found["to_first"]) == pytest.approx(_at_middle(found["to_second"]))
+
+
 def test_a_path_from_an_image_to_itself_has_no_jumps(pipe):
     result = STUDIES["interpolation"](pipe, two()[[0, 0]], sources=["tiny/layer2"], seeds=[0], points=4)
     found = result.numbers["sources"]["tiny/layer2"]
@@ -65,7 +73,11 @@ def test_the_spherical_path_keeps_the_norm_of_equal_ones():
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"path": "curly"}, "linear, spherical"), ({"points": 1}, "two points"), ({"images": 3}, "exactly two")],
+    [
+        ({"path": "curly"}, "linear, spherical"),
+        ({"points": 1}, "points must be at least 2"),
+        ({"images": 3}, "exactly two"),
+    ],
 )
 def test_interpolation_refuses_what_it_cannot_do(pipe, changes, words):
     images = torch.zeros(changes.pop("images", 2), 3, 16, 16)

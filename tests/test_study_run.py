@@ -241,8 +241,10 @@ def test_images_of_a_study_are_files_a_folder_or_a_split(pipe, tmp_path):
 
 def test_too_few_images_are_refused_with_the_number(study, pipe, tmp_path, capsys):
     folder = photo_folder(tmp_path)
-    with pytest.raises(ValueError, match="9 images are asked for and there are 5"):
+    with pytest.raises(ValueError, match="--images asks for 9, and there are 5: lower it"):
         _ = StudyData(pipe, photos=[str(folder)], count=9).images
+    with pytest.raises(ValueError, match=r"holds out 1: lower it, or take images .* --split train"):
+        _ = StudyData(pipe, data=str(folder), count=4).images
     for name, words in (("invariance", "at least 2 images"), ("interpolation", "exactly two images")):
         with pytest.raises(SystemExit):
             study(name, photos=[str(folder / "0.png")])

@@ -115,6 +115,11 @@ def test_statistics_are_those_of_the_training_images(uninterrupted: Path):
     assert h.mean(0).abs().max() < 0.01 and torch.allclose(h.std(0)[used], torch.ones(used.sum()), atol=0.02)
 
 
+def test_a_run_that_ends_in_its_warm_up_says_so(sources_dir, tmp_path, caplog):
+    train(tiny(sources_dir, tmp_path, max_train_steps=1, lr_warmup_steps=5))
+    assert "ends at step 1, within its warm-up" in caplog.text and "--lr_warmup_steps" in caplog.text
+
+
 def test_a_run_that_is_at_its_end_says_so(sources_dir, uninterrupted, tmp_path, caplog):
     folder = tmp_path / "again"
     shutil.copytree(uninterrupted, folder)

@@ -26,12 +26,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         "checkpoint", nargs="?", default="sprites-32", help="name or folder, of a pipeline or of backbones"
     )
     add_backbone_option(parser)
-    parser.add_argument("--data", help="what the checkpoint was trained on: 'sprites', or where that is")
+    parser.add_argument(
+        "--data",
+        help="images that the checkpoint was trained on: 'sprites', a folder of images, .parquet files or .tar shards",
+    )
     for option in dataclasses.fields(EvaluationSize):
         name = option.name.replace("_", "-")
-        parser.add_argument(f"--{name}", type=int, default=option.default, help="how many")
+        parser.add_argument(f"--{name}", type=int, default=option.default, help=option.metadata["help"])
     parser.add_argument(
-        "--evaluator", help="source of another network, for KID, copying and class: CHECKPOINT/NETWORK/LEVEL"
+        "--evaluator",
+        help="CHECKPOINT/NETWORK/LEVEL: a network that the checkpoint was not trained with looks at the draws, too "
+        "(KID, nearest training images, class)",
     )
     parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
     parser.add_argument("--out", type=Path, default=None, help="folder for metrics.json; the checkpoint's if not given")

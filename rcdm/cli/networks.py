@@ -36,6 +36,8 @@ def _networks(options: argparse.Namespace) -> None:
             note = f"projector: {known}; weights under {entry.licence}, {entry.paper}"
         else:
             _, network, preprocessing, _ = network_of(options.network)
+            if network.projector is None:
+                note = "projector: none was found"
         widths, usual = level_widths(network, preprocessing), list(network.levels())
     _print(widths if options.all else {level: widths.get(level.partition("@")[0]) for level in usual})
     print(f"images: {preprocessing.size} px, mean {preprocessing.mean}, deviation {preprocessing.std}")

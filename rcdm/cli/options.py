@@ -52,6 +52,18 @@ def chosen_sources(pipe: RCDMPipeline, names: Sequence[str]) -> list[str]:
     return list(names or pipe.sources)
 
 
+def unmeasured(pipe: RCDMPipeline) -> str:
+    """A sentence for a checkpoint that was never evaluated; empty for others."""
+    from rcdm.checkpoints import folder_of
+
+    if (folder := folder_of(pipe)) is None or (folder / "metrics.json").is_file():
+        return ""
+    return (
+        "Nothing has been measured of this checkpoint: how far its draws follow the representation, `rcdm evaluate` "
+        "tells."
+    )
+
+
 def add_backbone_option(parser: argparse.ArgumentParser) -> None:
     """A backbone of one's own; it is registered before the command runs."""
     parser.add_argument("--backbone", help="package.module:function that the checkpoint was trained with")
@@ -87,7 +99,7 @@ def add_options(
         if blank:
             parser.add_argument(f"--{option.name.replace('_', '-')}", default=None, help=text, **settings)
         else:
-            text = text if option.default in (None, ()) else f"{text} (default: {option.default})"
+            text = text if option.default in (None, (), "") else f"{text} (default: {option.default})"
             parser.add_argument(f"--{option.name}", default=argparse.SUPPRESS, help=text, **settings)
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import rcdm
 from rcdm import images as im
 from rcdm.attributes import attributes_of, kept_by_draws
-from rcdm.cli.options import add_drawing_options, chosen_sources
+from rcdm.cli.options import add_drawing_options, chosen_sources, unmeasured
 from rcdm.metrics import similarity
 from rcdm.pipeline import RCDMPipeline
 
@@ -70,7 +70,8 @@ def _sample(options: argparse.Namespace) -> None:
     names = [path.name for path in map(Path, options.photos)]
     grid = (_across if options.across else _below)(given, names, drawn, sources, seeds)
     record = {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers}
-    _write_sample(options, grid, record | ({"note": pipe.caution} if pipe.caution else {}), pipe.caution)
+    notes = [note for note in (pipe.caution, unmeasured(pipe)) if note]
+    _write_sample(options, grid, record | ({"note": " ".join(notes)} if notes else {}), notes)
 
 
 Pictures = list[Image.Image]
@@ -103,7 +104,7 @@ def _similarity(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torc
     return {"similarity": alike.tolist()}
 
 
-def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[str, Any], caution: str) -> None:
+def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[str, Any], notes: list[str]) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     grid.save(options.out)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "run"}
@@ -112,5 +113,5 @@ def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[s
     report = options.out.with_suffix(".json")
     report.write_text(json.dumps({"settings": settings, "versions": versions, **record}, indent=1) + "\n")
     print(f"{options.out} and {report}")
-    if caution:
-        print(f"Note: {caution}", file=sys.stderr)
+    for note in notes:
+        print(f"Note: {note}", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import Any
 
 import rcdm
 from rcdm import images as im
-from rcdm.cli.options import add_drawing_options, announce, chosen_sources
+from rcdm.cli.options import add_drawing_options, announce, chosen_sources, unmeasured
 from rcdm.cli.study_data import DATA, SPLITS, StudyData
 from rcdm.datasets import load_dataset
 from rcdm.pipeline import RCDMPipeline
@@ -68,7 +68,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Where images come from, and how many."""
-    parser.add_argument("--data", help="'sprites', a folder of images or parquet files; what the checkpoint has seen")
+    parser.add_argument(
+        "--data",
+        help="'sprites', a folder of images or of parquet files, best what the checkpoint has seen; sprites if it was",
+    )
     parser.add_argument("--split", choices=SPLITS, default="held_out", help="which images of --data")
     parser.add_argument("--images", type=int, help="how many images; as many as is usual for the study if not given")
     parser.add_argument("--reference", type=int, default=2000, help="training images for probes and directions")
@@ -85,8 +88,9 @@ def _study(options: argparse.Namespace) -> None:
     record = run_study(pipe, run, options.out, on_progress=announce)
     print(record["summary"])
     print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
-    if options.photos and pipe.caution:
-        print(f"Note: {pipe.caution}", file=sys.stderr)
+    for note in (options.photos and pipe.caution, options.study not in WITHOUT_DRAWS and unmeasured(pipe)):
+        if note:
+            print(f"Note: {note}", file=sys.stderr)
 
 
 def study_run(

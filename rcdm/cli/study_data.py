@@ -136,7 +136,12 @@ class StudyData:
     def _chosen(self, images: Any) -> Any:
         """The first `count`, or all, of the photographs; of the data the number that is usual."""
         if self._count is not None and len(images) < self._count:
-            raise ValueError(f"{self._count} images are asked for and there are {len(images)}; lower --images.")
+            if self._files or self._split == "train":
+                raise ValueError(f"--images asks for {self._count}, and there are {len(images)}: lower it.")
+            raise ValueError(
+                f"--images asks for {self._count}, and {self.data} holds out {len(images)}: lower it, or take images "
+                "that the checkpoint may have seen, with --split train."
+            )
         return images if self._count is None else images[: self._count]
 
 

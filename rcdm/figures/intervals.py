@@ -49,7 +49,8 @@ def interval_panels(
         for axes, rows in zip(grid.flat, panels.values(), strict=False):
             _beyond(axes, rows, sources, low, high)
     drawn.supxlabel("\n".join(line for line in (xlabel, note) if line), fontsize=7)
-    handles = [*marks(value, null, other), *fill_handles(sources, looks)]
+    has_null = any("null" in number for rows in panels.values() for number in rows.values())
+    handles = [*marks(value, null if has_null else "", other), *fill_handles(sources, looks)]
     drawn.legend(handles=handles, loc="outside upper center", ncols=2 if columns == 1 else 6)
     return drawn
 
@@ -86,12 +87,11 @@ def _beyond(axes: Axes, rows: Rows, sources: Sequence[str], low: float, high: fl
 
 
 def marks(value: str, null: str, other: str = "") -> list[Line2D]:
-    """Handles of a legend that says what the marks of `interval_rows` are."""
+    """Handles of a legend that says what the marks of `interval_rows` are; of those without a name there is none."""
     dark = "0.2"
-    handles = [
-        Line2D([], [], color=dark, marker="o", label=value),
-        Line2D([], [], color=NULL["color"], marker="|", markersize=7, linewidth=0, label=null),
-    ]
+    handles = [Line2D([], [], color=dark, marker="o", label=value)]
+    if null:
+        handles.append(Line2D([], [], color=NULL["color"], marker="|", markersize=7, linewidth=0, label=null))
     if other:
         handles.append(Line2D([], [], color=dark, marker="x", markersize=3.2, linewidth=0, label=other))
     return handles

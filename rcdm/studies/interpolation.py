@@ -57,11 +57,11 @@ def study(
     `largest_jump`, with the ratio at which it ends. Raises ValueError for another number of images or an unknown path.
     """
     if len(images) != 2:
-        raise ValueError(f"Interpolation needs exactly two images, and got {len(images)}.")
+        raise ValueError(f"Interpolation needs exactly two images, one for each end, and got {len(images)}.")
     if path not in PATHS:
         raise ValueError(f"There is no path {path!r}; choose one of {', '.join(PATHS)}.")
     if points < 2:
-        raise ValueError("A path needs at least two points.")
+        raise ValueError(f"points must be at least 2, the ends of the path, and is {points}.")
     ratios = torch.linspace(0, 1, points).tolist()
     first, second = im.to_pil(pixels_of(pipe, images))
     grid: list[Image.Image] = []
@@ -101,10 +101,12 @@ def _numbers(kept: Tensor, ends: Tensor, ratios: Sequence[float]) -> dict[str, A
 def _summary(numbers: dict[str, Any], path: str, n: int) -> str:
     lines = [f"{path} path, {n} seeds: similarity to the first and the second image at the middle; largest jump"]
     for source, found in numbers.items():
-        middle = len(found["to_first"]) // 2
+        first, second = (_at_middle(found[end]) for end in ("to_first", "to_second"))
         jump = found["largest_jump"]
-        lines.append(
-            f"{source:24} {found['to_first'][middle]:6.2f} {found['to_second'][middle]:6.2f}   "
-            f"{jump['value']:.2f} up to ratio {jump['ends_at']:.2f}"
-        )
+        lines.append(f"{source:24} {first:6.2f} {second:6.2f}   {jump['value']:.2f} up to ratio {jump['ends_at']:.2f}")
     return "\n".join(lines)
+
+
+def _at_middle(values: Sequence[float]) -> float:
+    """The value at ratio 0.5: of an even number of points the mean of those on both sides."""
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2

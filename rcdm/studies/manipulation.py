@@ -97,13 +97,15 @@ def study(
             rows.append(", ".join(filter(None, (source, f"image {i}", ways[w], f"seed {seeds[k]}"))))
         if method != "neighbours":
             numbers[source] = {"moves": _moves(drawn, ways, steps, attributes)}
-    setting = {
+    setting: dict[str, Any] = {
         "method": method,
         "seeds": list(seeds),
         "images": len(given),
         "reference": FILE if reference is None else len(reference),
     }
-    return StudyResult(grid, tuple(rows), ("given", *columns), {**setting, "sources": numbers}, _summary(numbers))
+    return StudyResult(
+        grid, tuple(rows), ("given", *columns), {**setting, "sources": numbers}, _summary(numbers, setting["reference"])
+    )
 
 
 def _check(method: str, images: int, reference: int | None) -> None:
@@ -181,13 +183,14 @@ def _moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes
     return result
 
 
-def _summary(numbers: dict[str, Any]) -> str:
+def _summary(numbers: dict[str, Any], reference: str | int) -> str:
     lines: list[str] = []
+    shipped = " (directions that the checkpoint ships)" if reference == FILE else ""
     for source, found in numbers.items():
         if "moves" not in found:
             lines += [f"{source}, image {i}: {len(d)} shared dimensions" for i, d in enumerate(found["dimensions"])]
             continue
-        lines.append(f"{source}: movement of each attribute per step of one deviation, in its own deviations")
+        lines.append(f"{source}: movement of each attribute per step of one deviation, in its own deviations{shipped}")
         for way, moves in found["moves"].items():
             lines.append(f"  {way:20} " + "  ".join(f"{name} {value:.2f}" for name, value in moves.items()))
     return "\n".join(lines)

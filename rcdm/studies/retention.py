@@ -20,6 +20,9 @@ from rcdm.probes import mlp_prediction, r_squared, ridge_prediction
 from rcdm.retention import agreement, below_zero, draw_each, gaps, read_unconditional, retention_numbers
 from rcdm.studies.result import StudyResult
 
+FEWEST_TO_LEARN = 20
+"""Training images that a probe needs at least: a tenth of them says when to stop."""
+
 
 def study(
     pipe: RCDMPipeline,
@@ -43,12 +46,9 @@ def study(
     images and `p_holm`, corrected for all differences of the study. `agreement`: Spearman correlation of retention with
     the R² of each probe over all sources and attributes. Image i and seed k share their noise over all sources: the
     noise of draw k of image i is that of seed `i * len(seeds) + k` after the first of `seeds`.
-    Raises ValueError when there are fewer than two seeds or images.
+    Raises ValueError when there are fewer than two seeds or images, or too few images for probes.
     """
-    if len(seeds) < 2:
-        raise ValueError("Retention needs at least two seeds: it is about what varies over the draws.")
-    if len(images) < 2:
-        raise ValueError(f"Retention needs at least 2 images, better 128, and got {len(images)}.")
+    refuse_too_few(len(images), len(seeds), None if probe_images is None else len(probe_images))
     attributes = attributes or attributes_of(pipe)
     given = attributes.read(pixels_of(pipe, images))
     on_progress("unconditional draws")
@@ -76,6 +76,18 @@ def study(
     grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
     columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
     return StudyResult(grid, rows, columns, result, _summary(result))
+
+
+def refuse_too_few(images: int, seeds: int, probe_images: int | None) -> None:
+    """ValueError for what cannot be measured; `probe_images` None is without probes."""
+    if seeds < 2:
+        raise ValueError("Retention needs at least two seeds: it is about what varies over the draws.")
+    if images < 2:
+        raise ValueError(f"Retention needs at least 2 images, better 128, and got {images}.")
+    if probe_images is not None and probe_images < FEWEST_TO_LEARN:
+        raise ValueError(
+            f"Probes need at least {FEWEST_TO_LEARN} training images, better 2000, and got {probe_images}."
+        )
 
 
 def _agreement(

@@ -103,7 +103,8 @@ def _numbers(kept: Tensor, wanted: Tensor, maps: Tensor, k: int) -> dict[str, An
 
 
 def _summary(numbers: dict[str, Any], n: int, k: int) -> str:
-    lines = [f"{n} images x {k} draws: similarity to the given representation (to the next image's); spread"]
+    against = " (to the next image's)" if n > 1 else ""
+    lines = [f"{n} image{'s' * (n > 1)} x {k} draws: similarity to the given representation{against}; spread"]
     for source, found in numbers.items():
         own = found["similarity"]
         null = f"({own['null']:.2f})" if "null" in own else ""
