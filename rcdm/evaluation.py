@@ -55,14 +55,7 @@ def evaluate(
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
-    held_out = dataset.held_out(size.gallery).images.cpu()
-    if len(held_out) < 2:
-        raise ValueError(
-            f"{dataset.name} holds out {len(held_out)} of its images, and evaluation needs at least 2, better 1000: "
-            "give more images."
-        )
-    probe_images = dataset.batch(0, size.probe_images).images.cpu()
-    retention.refuse_too_few(min(size.retention_images, len(held_out)), size.retention_draws, len(probe_images))
+    held_out, probe_images = _enough(dataset, size)
     attributes = _attributes(pipe, evaluator)
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
@@ -97,6 +90,19 @@ def evaluate(
         numbers[source]["retention"] = of_attributes
     result |= {name: kept.numbers[name] for name in ("differences", "agreement") if name in kept.numbers}
     return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
+
+
+def _enough(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tensor]:
+    """Held-out images and those that probes learn from. ValueError where there are too few for any number."""
+    held_out = dataset.held_out(size.gallery).images.cpu()
+    if len(held_out) < 2:
+        raise ValueError(
+            f"{dataset.name} holds out {len(held_out)} of its images, and evaluation needs at least 2, better 1000: "
+            "give more images."
+        )
+    probe_images = dataset.batch(0, size.probe_images).images.cpu()
+    retention.refuse_too_few(min(size.retention_images, len(held_out)), size.retention_draws, len(probe_images))
+    return held_out, probe_images
 
 
 def _setting(size: EvaluationSize, n: int, data: str, steps: int) -> dict[str, Any]:

@@ -89,23 +89,16 @@ def study(
         else:
             along = _directions(method, pipe, reference, attributes, source, directions)
             ways, columns = list(along), [f"{step:+.1f}" for step in steps]
-            moved = torch.stack(list(along.values()))  # [W,D], one deviation each
-            changed = h[:, None, None] + steps.to(h)[:, None] * moved[None, :, None]
+            changed = h[:, None, None] + steps.to(h)[:, None] * torch.stack(list(along.values()))[:, None]  # [N,W,E,D]
         drawn = _draw(pipe, changed, source, seeds, num_inference_steps)
         for i, w, k in product(range(len(h)), range(len(ways)), range(len(seeds))):
             grid += [given[i], *im.to_pil(drawn[i, w, :, k])]
             rows.append(", ".join(filter(None, (source, f"image {i}", ways[w], f"seed {seeds[k]}"))))
         if method != "neighbours":
             numbers[source] = {"moves": _moves(drawn, ways, steps, attributes)}
-    setting: dict[str, Any] = {
-        "method": method,
-        "seeds": list(seeds),
-        "images": len(given),
-        "reference": FILE if reference is None else len(reference),
-    }
-    return StudyResult(
-        grid, tuple(rows), ("given", *columns), {**setting, "sources": numbers}, _summary(numbers, setting["reference"])
-    )
+    used = FILE if reference is None else len(reference)
+    found = {"method": method, "seeds": list(seeds), "images": len(given), "reference": used, "sources": numbers}
+    return StudyResult(grid, tuple(rows), ("given", *columns), found, _summary(numbers, used))
 
 
 def _check(method: str, images: int, reference: int | None) -> None:
