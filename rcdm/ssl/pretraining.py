@@ -113,7 +113,8 @@ class _Run:
         learner = _Learner(dataset, config)
         if self.accelerator.num_processes > 1 and self.device.type == "cuda":  # torch has it for GPUs alone
             learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
-        learner.to(self.device).to(memory_format=torch.channels_last)
+        self.layout = _layout(learner, self.device)
+        learner.to(self.device).to(memory_format=self.layout)
         rate = config.learning_rate * config.batch_size / 256
         optimizer = OPTIMIZERS[config.optimizer](_groups(learner, config.weight_decay), rate)
         self.peak = rate
@@ -191,7 +192,7 @@ class _Run:
             if objective.pairs_by_label:
                 images = batch.images[_partners(batch.labels, n, stream)]
             views.append(random_view(images, self.config.views, stream))
-        return torch.cat(views).contiguous(memory_format=torch.channels_last), labels
+        return torch.cat(views).contiguous(memory_format=self.layout), labels
 
     def _mean_loss(self, losses: list[Tensor]) -> float:
         loss = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))  # all processes agree on it
@@ -219,7 +220,7 @@ class _Run:
 
     def _encode(self, learner: _Learner, images: Tensor) -> Tensor:
         with self.accelerator.autocast():
-            return learner.backbone(images.contiguous(memory_format=torch.channels_last)).float()
+            return learner.backbone(images.contiguous(memory_format=self.layout)).float()
 
     def finish(self) -> SSLNetwork:
         """Write the source folder, print how fast the run was, and remove its states."""
@@ -258,6 +259,12 @@ def _groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """channels_last is faster; but with fewer than 8 channels torch 2.14 corrupts memory on CPUs without AVX-512."""
+    narrowest = min(part.out_channels for part in network.modules() if isinstance(part, nn.Conv2d))
+    return torch.channels_last if device.type == "cuda" or narrowest >= 8 else torch.contiguous_format
 
 
 def _partners(labels: Tensor, n: int, generator: torch.Generator) -> Tensor:
