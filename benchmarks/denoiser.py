@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rcdm.unet import RepresentationUNet, unet_arguments
+from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
 
 
 def seconds(run: Callable[[], None], repeats: int) -> float:

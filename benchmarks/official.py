@@ -1,6 +1,6 @@
 """Time per call of a released RCDM's network, converted: channels_last and bf16 (compiled on a GPU) against plain fp32.
 
-The weights are random, in the format of the released files, and go through `rcdm.convert.from_official`. Sampling is
+The weights are random, in the format of the released files, and go through `rcdm.diffusion.official.convert.from_official`. Sampling is
 one call without gradients, with weights in bf16; training is a forward and backward pass with fp32 weights, autocast.
 The share is that of the matrix products which the device reaches in the same number format, measured in the same run.
 
@@ -24,9 +24,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rcdm import convert
-from rcdm.throughput import count_flops, matrix_rate
-from rcdm.unet import RepresentationUNet
+from rcdm.diffusion.official import convert
+from rcdm.diffusion.unet import RepresentationUNet
+from rcdm.training.throughput import count_flops, matrix_rate
 
 SOURCE = "official/backbone"
 

@@ -18,7 +18,7 @@ from lightly.transforms.simclr_transform import SimCLRTransform
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from rcdm.datasets import load_dataset
+from rcdm.data.datasets import load_dataset
 from rcdm.ssl.pretraining import PretrainConfig, _Learner, _Run
 
 

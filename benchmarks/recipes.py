@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import rcdm
-from rcdm.datasets import load_dataset
-from rcdm.faithfulness import encode_all, faithfulness
-from rcdm.pipeline import RCDMPipeline
-from rcdm.training import make_scheduler, train
-from rcdm.training_config import TrainingConfig
+from rcdm.data.datasets import load_dataset
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.faithfulness import encode_all, faithfulness
+from rcdm.training.config import TrainingConfig
+from rcdm.training.denoiser import make_scheduler, train
 
 RECIPES: dict[str, dict[str, Any]] = {
     "the first": {},

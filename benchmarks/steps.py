@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 import rcdm
-from rcdm.attributes import attributes_of
-from rcdm.checkpoints import load_source
-from rcdm.datasets import load_dataset
-from rcdm.evaluator import Evaluator
-from rcdm.faithfulness import encode_all, faithfulness_of
-from rcdm.metrics import calibration
-from rcdm.pipeline import RCDMPipeline
+from rcdm.data.datasets import load_dataset
+from rcdm.diffusion.checkpoints import load_source
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import attributes_of
+from rcdm.measures.faithfulness import encode_all, faithfulness_of
+from rcdm.measures.judge import Evaluator
+from rcdm.measures.metrics import calibration
 
 CALIBRATION_IMAGES, CALIBRATION_DRAWS = 64, 8
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from server import ROOT
 
-from rcdm.drawing import Columns
-from rcdm.together import Turns
+from rcdm.ui.drawing import Columns
 from rcdm.ui.engine import Engine
 from rcdm.ui.settings import Settings
+from rcdm.ui.together import Turns
 
 SOURCES = ("simclr/backbone", "simclr/projector")
 

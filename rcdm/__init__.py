@@ -1,48 +1,77 @@
 """rcdm shows what a self-supervised representation keeps, by drawing the images that share it.
 
-Names are imported when they are first used: `import rcdm` alone costs nothing.
+These names are what programs import; where they live may change. They are imported when they are first used:
+`import rcdm` alone costs nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rcdm import convert, studies
-    from rcdm.checkpoints import load, load_source
-    from rcdm.pipeline import RCDMPipeline, RCDMPipelineOutput
-    from rcdm.representation import RepresentationSource
-    from rcdm.sources import Sources
-    from rcdm.unet import RepresentationUNet
+    from rcdm import studies
+    from rcdm.data.images import squash, to_tensor
+    from rcdm.diffusion.checkpoints import load, load_source
+    from rcdm.diffusion.official.convert import from_official
+    from rcdm.diffusion.official.sampler import SpacedDDIMScheduler, SpacedDDPMScheduler
+    from rcdm.diffusion.pipeline import RCDMPipeline, RCDMPipelineOutput
+    from rcdm.diffusion.unet import RepresentationUNet
+    from rcdm.networks.own_backbone import register
+    from rcdm.networks.representation import Preprocessing, RepresentationSource
+    from rcdm.networks.resolve import sources_of
+    from rcdm.networks.sources import Sources
 
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "Preprocessing": "networks.representation",
+    "RCDMPipeline": "diffusion.pipeline",
+    "RCDMPipelineOutput": "diffusion.pipeline",
+    "RepresentationSource": "networks.representation",
+    "RepresentationUNet": "diffusion.unet",
+    "Sources": "networks.sources",
+    "SpacedDDIMScheduler": "diffusion.official.sampler",
+    "SpacedDDPMScheduler": "diffusion.official.sampler",
+    "from_official": "diffusion.official.convert",
+    "load": "diffusion.checkpoints",
+    "load_source": "diffusion.checkpoints",
+    "register": "networks.own_backbone",
+    "sources_of": "networks.resolve",
+    "squash": "data.images",
+    "to_tensor": "data.images",
+}
+"""Public name -> the module it comes from. `model_index.json` of a checkpoint names classes as `rcdm` and one of these."""
+
 __all__ = [
+    "Preprocessing",
     "RCDMPipeline",
     "RCDMPipelineOutput",
     "RepresentationSource",
     "RepresentationUNet",
     "Sources",
-    "convert",
+    "SpacedDDIMScheduler",
+    "SpacedDDPMScheduler",
+    "from_official",
     "load",
     "load_source",
+    "register",
+    "sources_of",
+    "squash",
     "studies",
+    "to_tensor",
 ]
 
-_ROOMS = {
-    "RCDMPipeline": "pipeline",
-    "RCDMPipelineOutput": "pipeline",
-    "RepresentationSource": "representation",
-    "RepresentationUNet": "unet",
-    "Sources": "sources",
-    "load": "checkpoints",
-    "load_source": "checkpoints",
-}
+
+_BASES = ("ModelMixin", "SchedulerMixin")
+"""Base classes of diffusers, which looks for them in the library that `model_index.json` names."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return getattr(import_module(f"rcdm.{_ROOMS[name]}"), name)
-    if name in __all__:
-        return import_module(f"rcdm.{name}")
+    if name == "studies":
+        return import_module("rcdm.studies")
+    if name in _BASES:
+        return getattr(import_module("diffusers"), name)
     raise AttributeError(f"module 'rcdm' has no attribute {name!r}")
 
 

@@ -8,10 +8,10 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import nn
 
 import rcdm
-from rcdm.backbones import SmallResNet
-from rcdm.representation import Preprocessing, SSLNetwork
-from rcdm.sources import Sources
-from rcdm.unet import RepresentationUNet, unet_arguments
+from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
+from rcdm.networks.backbones import SmallResNet
+from rcdm.networks.representation import Preprocessing, SSLNetwork
+from rcdm.networks.sources import Sources
 
 TINY_SOURCES = ("tiny/backbone", "tiny/projector", "tiny/layer2")
 

@@ -23,7 +23,10 @@ COMMANDS = {
     "report": "All studies of a checkpoint on one page, with their figures.",
     "serve": "Open the page.",
 }
-"""Name of a command, and of its module -> what it does."""
+"""Name of a command -> what it does."""
+
+_MODULES = {"convert": "convert_official", "networks": "list_networks"}
+"""Command -> its module, where that has another name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +53,7 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
     """Those of a command; a line comes first where they have to wait for torch."""
     if "torch" not in sys.modules:
         announce(f"rcdm {name}: loading torch")
-    import_module(f"rcdm.cli.{name}").add(parser)
+    import_module(f"rcdm.cli.{_MODULES.get(name, name)}").add(parser)
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> None:
@@ -70,8 +73,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
 
 def _register(backbone: str) -> None:
     """A backbone of one's own, so that checkpoints that were trained with it can be loaded."""
-    from rcdm.networks import is_function
-    from rcdm.own_backbone import register
+    from rcdm.networks.own_backbone import register
+    from rcdm.networks.resolve import is_function
 
     if is_function(backbone):
         register(backbone)

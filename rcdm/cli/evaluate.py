@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import rcdm
-from rcdm.checkpoints import checkpoint_folder, load_source
 from rcdm.cli.options import add_backbone_option, announce
-from rcdm.datasets import Dataset, load_dataset
-from rcdm.directions import directions_in, write_directions
-from rcdm.evaluation import EvaluationSize, evaluate, write_metrics
-from rcdm.evaluator import Evaluator
-from rcdm.model_card import markdown_tables
-from rcdm.pipeline import RCDMPipeline
-from rcdm.source_folder import load_network, read_config
+from rcdm.data.datasets import Dataset, load_dataset
+from rcdm.diffusion.checkpoints import checkpoint_folder, load_source
+from rcdm.diffusion.model_card import markdown_tables
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.directions import directions_in, write_directions
+from rcdm.measures.judge import Evaluator
+from rcdm.networks.source_folder import load_network, read_config
+from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
 
 
 def add(parser: argparse.ArgumentParser) -> None:

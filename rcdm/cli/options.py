@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from rcdm.pipeline import RCDMPipeline
+    from rcdm.diffusion.pipeline import RCDMPipeline
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -54,7 +54,7 @@ def chosen_sources(pipe: RCDMPipeline, names: Sequence[str]) -> list[str]:
 
 def unmeasured(pipe: RCDMPipeline) -> str:
     """A sentence for a checkpoint that was never evaluated; empty for others."""
-    from rcdm.checkpoints import folder_of
+    from rcdm.diffusion.checkpoints import folder_of
 
     if (folder := folder_of(pipe)) is None or (folder / "metrics.json").is_file():
         return ""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rcdm.cli.options import add_options, announce, given
-from rcdm.datasets import load_dataset
-from rcdm.readers import save_reader, train_reader
+from rcdm.data.datasets import load_dataset
+from rcdm.data.views import ViewStrengths
+from rcdm.measures.readers import save_reader, train_reader
 from rcdm.ssl.pretraining_config import DRAWN_WORLD, OBJECTIVE_NAMES, PHOTOGRAPHS, PretrainConfig
-from rcdm.ssl.views import ViewStrengths
 
 
 def add(parser: argparse.ArgumentParser) -> None:

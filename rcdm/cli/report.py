@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import rcdm
-from rcdm.checkpoints import checkpoint_folder
 from rcdm.cli.options import add_drawing_options, announce, chosen_sources
 from rcdm.cli.study import AGAIN, add_data_options, study_run
+from rcdm.diffusion.checkpoints import checkpoint_folder
+from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures import save
-from rcdm.figures.networks import levels_figure, levels_table
-from rcdm.page import Section, page_html
-from rcdm.pipeline import RCDMPipeline
+from rcdm.figures.network_levels import levels_figure, levels_table
+from rcdm.figures.report_page import Section, page_html
+from rcdm.figures.study_files import run_study
 from rcdm.studies import STUDIES
-from rcdm.study_run import run_study
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import rcdm
-from rcdm import images as im
-from rcdm.attributes import attributes_of, kept_by_draws
 from rcdm.cli.options import add_drawing_options, chosen_sources, unmeasured
-from rcdm.metrics import similarity
-from rcdm.pipeline import RCDMPipeline
+from rcdm.data import images as im
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import attributes_of, kept_by_draws
+from rcdm.measures.metrics import similarity
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import rcdm
-from rcdm import images as im
 from rcdm.cli.options import add_drawing_options, announce, chosen_sources, unmeasured
 from rcdm.cli.study_data import DATA, SPLITS, StudyData
-from rcdm.datasets import load_dataset
-from rcdm.pipeline import RCDMPipeline
-from rcdm.sources import read_sources
+from rcdm.data import images as im
+from rcdm.data.datasets import load_dataset
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures.study_files import StudyRun, run_study
+from rcdm.networks.sources import read_sources
 from rcdm.studies import STUDIES, WITHOUT_DRAWS
-from rcdm.study_run import StudyRun, run_study
 
 _IMAGES = {
     "retention": 128,

@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from rcdm import images as im
-from rcdm.datasets import Dataset, Sprites, load_dataset
-from rcdm.directions import has_directions
-from rcdm.pipeline import RCDMPipeline
+from rcdm.data import images as im
+from rcdm.data.datasets import Dataset, Sprites, load_dataset
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.directions import has_directions
 
 DATA = ("reference", "probe_images", "labels", "reference_labels", "backgrounds", "training")
 """Names of parameters of studies that `StudyData.extras` fills."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rcdm.cli.options import add_options, given
-from rcdm.training_config import PRESETS, TrainingConfig
+from rcdm.training.config import PRESETS, TrainingConfig
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from rcdm.training import TrainingDiverged, train
+    from rcdm.training.denoiser import TrainingDiverged, train
 
     try:
         print(train(TrainingConfig(**PRESETS.get(options.preset, {}) | given(options, TrainingConfig))))

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from rcdm.figures import general, style
 from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
-from rcdm.sources import CONTROL
+from rcdm.networks.sources import CONTROL
 from rcdm.studies.result import StudyResult
 
 Curves = dict[str, dict[str, Mapping[str, Any]]]

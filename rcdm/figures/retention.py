@@ -11,7 +11,7 @@ from rcdm.figures import general
 from rcdm.figures.curves import level_legend
 from rcdm.figures.intervals import interval_panels
 from rcdm.figures.style import DOUBLE, SINGLE, Look, figure
-from rcdm.retention import below_zero
+from rcdm.measures.retention import below_zero
 from rcdm.studies.result import StudyResult
 
 

@@ -19,18 +19,18 @@ from lightly.utils.lars import LARS
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rcdm.backbones import build_backbone
-from rcdm.budget import Budget, Clock, Progress
-from rcdm.datasets import Dataset, Sprites
-from rcdm.memory import keep_freed_memory
-from rcdm.representation import Preprocessing, SSLNetwork
-from rcdm.resume import load_state, save_state, saved_states
-from rcdm.source_folder import save_network
+from rcdm.data.datasets import Dataset, Sprites
+from rcdm.data.views import random_view
+from rcdm.diffusion.memory import keep_freed_memory
+from rcdm.networks.backbones import build_backbone
+from rcdm.networks.representation import Preprocessing, SSLNetwork
+from rcdm.networks.source_folder import save_network
 from rcdm.ssl.objectives import OBJECTIVES, SimCLR
 from rcdm.ssl.pretraining_config import PretrainConfig
 from rcdm.ssl.source_metrics import knn
-from rcdm.ssl.views import random_view
-from rcdm.throughput import count_flops, in_words
+from rcdm.training.budget import Budget, Clock, Progress
+from rcdm.training.resume import load_state, save_state, saved_states
+from rcdm.training.throughput import count_flops, in_words
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rcdm import sprites
-from rcdm.datasets import HELD_OUT_SEED, Dataset, Sprites
-from rcdm.probes import ridge_probe
-from rcdm.representation import OpenNetwork, Preprocessing, RepresentationSource, SSLNetwork
+from rcdm.data import sprites
+from rcdm.data.datasets import HELD_OUT_SEED, Dataset, Sprites
+from rcdm.measures.probes import ridge_probe
+from rcdm.networks.representation import OpenNetwork, Preprocessing, RepresentationSource, SSLNetwork
 
 
 def probe_table(

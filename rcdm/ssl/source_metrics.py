@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
 
-from rcdm.datasets import Dataset, Sprites
-from rcdm.levels import levels_of, transformation_probe
-from rcdm.metrics import Number, accuracy, cosines, effective_rank
-from rcdm.probes import linear_probe
-from rcdm.representation import OpenNetwork, Preprocessing, SSLNetwork
-from rcdm.source_folder import load_network, read_config
+from rcdm.data.datasets import Dataset, Sprites
+from rcdm.data.transformations import TELLING
+from rcdm.data.views import ViewStrengths, random_view
+from rcdm.measures.levels import levels_of, transformation_probe
+from rcdm.measures.metrics import Number, accuracy, cosines, effective_rank
+from rcdm.measures.probes import linear_probe
+from rcdm.networks.representation import OpenNetwork, Preprocessing, SSLNetwork
+from rcdm.networks.source_folder import load_network, read_config
 from rcdm.ssl.probe_table import format_table, probe_table
-from rcdm.ssl.views import ViewStrengths, random_view
-from rcdm.transformations import TELLING
 
 
 @dataclass(frozen=True)

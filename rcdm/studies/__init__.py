@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from rcdm.studies import (
     adversarial,
-    information,
+    information_study,
     interpolation,
     invariance,
-    levels,
+    levels_study,
     manipulation,
     out_of_distribution,
-    retention,
+    retention_study,
     samples,
     spectrum,
     width,
@@ -19,13 +19,13 @@ from rcdm.studies.result import StudyResult
 
 STUDIES: dict[str, Callable[..., StudyResult]] = {
     "samples": samples.study,
-    "retention": retention.study,
-    "information": information.study,
+    "retention": retention_study.study,
+    "information": information_study.study,
     "invariance": invariance.study,
     "interpolation": interpolation.study,
     "manipulation": manipulation.study,
     "adversarial": adversarial.study,
-    "levels": levels.study,
+    "levels": levels_study.study,
     "spectrum": spectrum.study,
     "width": width.study,
     "out_of_distribution": out_of_distribution.study,

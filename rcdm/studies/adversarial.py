@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcdm import images as im
-from rcdm.attributes import Attributes, attributes_of
-from rcdm.faithfulness import pixels_of
-from rcdm.metrics import Number, bootstrap, mean, squared_distance_to_others, squared_error
-from rcdm.parts import part
-from rcdm.pipeline import RCDMPipeline
+from rcdm.data import images as im
+from rcdm.data.parts import part
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.faithfulness import pixels_of
+from rcdm.measures.metrics import Number, bootstrap, mean, squared_distance_to_others, squared_error
 from rcdm.studies.result import StudyResult
 
 CLASSES = ("class", "shape")

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcdm import images as im
-from rcdm.faithfulness import encode_all, pixels_of
-from rcdm.metrics import similarity
-from rcdm.pipeline import RCDMPipeline
+from rcdm.data import images as im
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.faithfulness import encode_all, pixels_of
+from rcdm.measures.metrics import similarity
 from rcdm.studies.result import StudyResult
 
 

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcdm import images as im
-from rcdm.attributes import Attributes, attributes_of
-from rcdm.faithfulness import encode_all, pixels_of
-from rcdm.levels import transformation_probe
-from rcdm.metrics import Number, bootstrap, squared_distance_to_others, squared_error
-from rcdm.parts import json_part
-from rcdm.pipeline import RCDMPipeline
+from rcdm.data import images as im
+from rcdm.data.parts import json_part
+from rcdm.data.transformations import TELLING, TRANSFORMATIONS, Transformation
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.faithfulness import encode_all, pixels_of
+from rcdm.measures.levels import transformation_probe
+from rcdm.measures.metrics import Number, bootstrap, squared_distance_to_others, squared_error
 from rcdm.studies.result import StudyResult
-from rcdm.transformations import TELLING, TRANSFORMATIONS, Transformation
 
 SHOWN = 4
 

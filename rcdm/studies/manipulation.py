@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from rcdm import images as im
-from rcdm.attributes import Attributes, attributes_of
-from rcdm.directions import FILE, find_directions, shipped_directions
-from rcdm.directions import METHODS as ALONG
-from rcdm.faithfulness import encode_all, pixels_of
-from rcdm.metrics import variance
-from rcdm.pipeline import RCDMPipeline
+from rcdm.data import images as im
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.directions import FILE, find_directions, shipped_directions
+from rcdm.measures.directions import METHODS as ALONG
+from rcdm.measures.faithfulness import encode_all, pixels_of
+from rcdm.measures.metrics import variance
 from rcdm.studies.result import StudyResult
 
 METHODS = ("neighbours", *ALONG)

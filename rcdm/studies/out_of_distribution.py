@@ -8,13 +8,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from rcdm import images as im
-from rcdm.faithfulness import encode_all, pixels_of
-from rcdm.metrics import cycle_error, mean, similarity
-from rcdm.pipeline import RCDMPipeline
-from rcdm.retention import draw_each
+from rcdm.data import images as im
+from rcdm.data.transformations import invert, sketch
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.faithfulness import encode_all, pixels_of
+from rcdm.measures.metrics import cycle_error, mean, similarity
+from rcdm.measures.retention import draw_each
 from rcdm.studies.result import StudyResult
-from rcdm.transformations import invert, sketch
 
 GIVEN = "as given"
 MADE: dict[str, Callable[[Tensor], Tensor]] = {"sketch": sketch, "inverted": invert}

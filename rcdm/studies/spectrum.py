@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcdm import images as im
-from rcdm.faithfulness import pixels_of
-from rcdm.geometry import Views, against_projector, removed_share, row_space, view_variance
-from rcdm.levels import levels_of
-from rcdm.metrics import effective_rank, jackknife, participation_ratio, rankme, singular_values
-from rcdm.pipeline import RCDMPipeline
-from rcdm.retention import backbones_and_projectors
-from rcdm.sources import Sources
-from rcdm.ssl.views import ViewStrengths, random_view
+from rcdm.data import images as im
+from rcdm.data.views import ViewStrengths, random_view
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.faithfulness import pixels_of
+from rcdm.measures.geometry import Views, against_projector, removed_share, row_space, view_variance
+from rcdm.measures.levels import levels_of
+from rcdm.measures.metrics import effective_rank, jackknife, participation_ratio, rankme, singular_values
+from rcdm.measures.retention import backbones_and_projectors
+from rcdm.networks.sources import Sources
 from rcdm.studies.result import StudyResult
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

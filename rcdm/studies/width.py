@@ -12,18 +12,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcdm import images as im
-from rcdm.attributes import attributes_of
-from rcdm.faithfulness import encode_all, pixels_of
-from rcdm.information import measure_bits, noise_ladder
-from rcdm.levels import transformation_probe
-from rcdm.metrics import bootstrap, effective_rank, mean, variance
-from rcdm.parts import json_part
-from rcdm.pipeline import RCDMPipeline
-from rcdm.probes import r_squared, ridge_prediction
-from rcdm.retention import backbones_and_projectors, below_zero, draw_each, read_unconditional, retention_numbers
+from rcdm.data import images as im
+from rcdm.data.parts import json_part
+from rcdm.data.transformations import TELLING
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import attributes_of
+from rcdm.measures.faithfulness import encode_all, pixels_of
+from rcdm.measures.information import measure_bits, noise_ladder
+from rcdm.measures.levels import transformation_probe
+from rcdm.measures.metrics import bootstrap, effective_rank, mean, variance
+from rcdm.measures.probes import r_squared, ridge_prediction
+from rcdm.measures.retention import (
+    backbones_and_projectors,
+    below_zero,
+    draw_each,
+    read_unconditional,
+    retention_numbers,
+)
 from rcdm.studies.result import StudyResult
-from rcdm.transformations import TELLING
 
 LOWEST, HIGHEST = -8.0, 6.0  # of the bits, ln SNR; as in the study of information
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm.loaded import Loaded
-from rcdm.model_card import calibration_of
+from rcdm.diffusion.model_card import calibration_of
 from rcdm.ui.controls import Controls
 from rcdm.ui.engine import Engine
+from rcdm.ui.loaded import Loaded
 from rcdm.ui.sheet import table_html
 
 WORDS = """**What the picture means.** A frozen network turns an image into a vector, its representation `h`. A

@@ -10,12 +10,12 @@ import gradio as gr
 from gradio.components.api_component import Api
 from PIL import Image
 
-from rcdm.drawing import Column, Columns
-from rcdm.exploring import Encoding, Study
 from rcdm.studies import STUDIES
 from rcdm.studies.result import StudyResult
 from rcdm.ui.controls import Photo, asked, default_sources
+from rcdm.ui.drawing import Column, Columns
 from rcdm.ui.engine import DEVICE, Engine
+from rcdm.ui.exploring import Encoding, Study
 from rcdm.ui.export import numbers_of
 from rcdm.ui.guard import in_a_sentence, read_photo
 

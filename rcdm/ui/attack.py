@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm.drawing import Job
-from rcdm.exploring import COMPANIONS, Study
 from rcdm.studies.result import StudyResult
 from rcdm.ui.controls import Asked, Controls, run_tab
+from rcdm.ui.drawing import Job
 from rcdm.ui.engine import Engine
+from rcdm.ui.exploring import COMPANIONS, Study
 from rcdm.ui.frames import frames_html
 
 WORDS = """**How far can a hardly visible change move it?** Every pixel may change by a few grey levels of 255,

@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm.drawing import Columns, Progress
-from rcdm.exploring import Bits, Nearest
-from rcdm.loaded import NO_DATA
 from rcdm.ui.controls import Asked, Controls, asked, run_tab, wire
+from rcdm.ui.drawing import Columns, Progress
 from rcdm.ui.engine import DEVICE, Engine
+from rcdm.ui.exploring import Bits, Nearest
 from rcdm.ui.export import KINDS, Result, command_of, link_of
 from rcdm.ui.guard import LARGEST_SEED, in_a_sentence
+from rcdm.ui.loaded import NO_DATA
 from rcdm.ui.sheet import EMPTY, bits_html, nearest_html, sheet_html, skeleton_html, status_html
 from rcdm.ui.store import key_of
 

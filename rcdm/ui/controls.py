@@ -13,11 +13,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from rcdm import images as im
-from rcdm.drawing import Job, Progress
-from rcdm.loaded import EXAMPLES_FOLDER, Loaded
+from rcdm.data import images as im
+from rcdm.ui.drawing import Job, Progress
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.guard import LARGEST_SEED, chosen, in_a_sentence, read_photo, whole
+from rcdm.ui.loaded import EXAMPLES_FOLDER, Loaded
 from rcdm.ui.sheet import SEEN, given_html, status_html
 
 EXAMPLES = {name: EXAMPLES_FOLDER / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")}

@@ -7,15 +7,15 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm import sprites
-from rcdm.directions import has_directions
-from rcdm.drawing import Job
-from rcdm.exploring import Study
-from rcdm.loaded import NO_DATA, Loaded
+from rcdm.data import sprites
+from rcdm.measures.directions import has_directions
 from rcdm.studies.result import StudyResult
 from rcdm.ui.controls import Asked, Controls, run_tab
+from rcdm.ui.drawing import Job
 from rcdm.ui.engine import Engine
+from rcdm.ui.exploring import Study
 from rcdm.ui.frames import frames_html
+from rcdm.ui.loaded import NO_DATA, Loaded
 from rcdm.ui.sheet import table_html
 
 WORDS = """**What happens along a direction?** The representation is pushed along directions found in training

@@ -11,13 +11,13 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from rcdm.checkpoints import available, best_device
-from rcdm.drawing import Columns, Job, Progress, in_background
-from rcdm.loaded import Loaded, Shelf
-from rcdm.together import Turns
+from rcdm.diffusion.checkpoints import available, best_device
+from rcdm.ui.drawing import Columns, Job, Progress, in_background
 from rcdm.ui.guard import Rate
+from rcdm.ui.loaded import Loaded, Shelf
 from rcdm.ui.settings import Settings
 from rcdm.ui.store import Store, key_of
+from rcdm.ui.together import Turns
 
 
 def hosted() -> bool:

@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 from PIL import Image
 
 import rcdm
-from rcdm import images as im
-from rcdm.drawing import Column, Columns
+from rcdm.data import images as im
+from rcdm.ui.drawing import Column, Columns
 from rcdm.ui.sheet import png_of
 
 CELL = 256  # pixels of an image in the PNG: 2 cm at 300 dots per inch

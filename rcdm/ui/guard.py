@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from rcdm import images as im
+from rcdm.data import images as im
 
 LARGEST_SEED = 2**31 - 1
 MOST_CLIENTS = 10_000

@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm.drawing import Job
-from rcdm.exploring import Study
 from rcdm.studies.interpolation import PATHS
 from rcdm.studies.result import StudyResult
 from rcdm.ui.controls import EXAMPLES, Asked, Controls, Photo, run_tab
+from rcdm.ui.drawing import Job
 from rcdm.ui.engine import Engine
+from rcdm.ui.exploring import Study
 from rcdm.ui.frames import frames_html
 from rcdm.ui.guard import read_photo
 

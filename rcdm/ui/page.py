@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm import images as im
+from rcdm.data import images as im
 from rcdm.ui import about, api, attack, compare, edit, mix, sprite_lab, transform
 from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources, look_at
 from rcdm.ui.engine import Engine

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from rcdm.attributes import Kept
-from rcdm.drawing import Column
+from rcdm.measures.attributes import Kept
 from rcdm.studies.result import StudyResult
+from rcdm.ui.drawing import Column
 
 READING = """<p><b>What stays the same over a column is in the representation; what varies is not.</b></p>
 <p>Each image of a column is drawn from the representation of the given image alone. The same place in every column

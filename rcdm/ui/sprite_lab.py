@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from rcdm import images as im
-from rcdm import sprites
-from rcdm.drawing import Column, Columns, Job
-from rcdm.exploring import read_factors
-from rcdm.loaded import Loaded
+from rcdm.data import images as im
+from rcdm.data import sprites
 from rcdm.ui.controls import Asked, Controls, look_at, run_tab
+from rcdm.ui.drawing import Column, Columns, Job
 from rcdm.ui.engine import Engine
+from rcdm.ui.exploring import read_factors
 from rcdm.ui.guard import in_a_sentence
+from rcdm.ui.loaded import Loaded
 from rcdm.ui.sheet import sheet_html, table_html
 
 SPRITE = {

@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm.drawing import Job
-from rcdm.exploring import Transformed
+from rcdm.data.transformations import TRANSFORMATIONS
 from rcdm.studies.result import StudyResult
-from rcdm.transformations import TRANSFORMATIONS
 from rcdm.ui.controls import Asked, Controls, run_tab
+from rcdm.ui.drawing import Job
 from rcdm.ui.engine import Engine
+from rcdm.ui.exploring import Transformed
 from rcdm.ui.frames import frames_html
 
 WORDS = """**What does it ignore?** Pick a change of the image and drag its strength: draws that stay as they are

@@ -1,0 +1,84 @@
+"""The nine released RCDM checkpoints: by name, downloaded and converted once into the user's cache."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rcdm.data.downloads import cache_folder, fetch
+from rcdm.diffusion.official.convert import from_official, official_scheduler, read_official
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.networks.catalogue import SUPERVISED
+from rcdm.networks.published import load_published
+from rcdm.networks.representation import Preprocessing
+from rcdm.networks.sources import Sources
+
+RELEASED = {
+    f"{network}-{level}": (f"rcdm_ema_{network}_{part}.pt", f"{network}-resnet50", level)
+    for network in ("simclr", "barlow", "vicreg", "dino")
+    for level, part in (("backbone", "trunk"), ("projector", "head"))
+} | {"supervised-backbone": ("rcdm_ema_supervised.pt", SUPERVISED, "backbone")}
+"""Name after `official/` -> (file, published network, level that conditions it)."""
+
+_URL = "https://dl.fbaipublicfiles.com/rcdm/"
+_STEPS = 100
+_CARD = """---
+license: cc-by-nc-4.0
+library_name: diffusers
+tags: [rcdm, self-supervised-learning]
+---
+
+# {name}
+
+Converted by rcdm from `{file}`. Weights released with *High Fidelity Visualization of What Your Self-Supervised
+Representation Knows About* (Bordes, Balestriero & Vincent 2022, arXiv 2112.09164) under CC-BY-NC 4.0: not for
+commercial use. Images of {size} px are drawn from `{source}`; the network that makes the representation sees 224 px
+with mean and deviation 0.5, as in the released code. The denoiser never learned to draw without a representation:
+guidance and unconditional draws are refused.
+"""
+
+
+def official_folder(name: str) -> Path:
+    """The checkpoint folder of a released network; made at the first call. Raises ValueError for an unknown name."""
+    if name not in RELEASED:
+        raise ValueError(f"There is no released network {name!r}; choose one of {', '.join(RELEASED)}.")
+    folder = cache_folder() / "official" / name
+    if not (folder / "model_index.json").is_file():
+        file, network, level = RELEASED[name]
+        convert_file(fetch(_URL + file, cache_folder() / "downloads" / file), folder, network=network, level=level)
+    return folder
+
+
+def convert_file(
+    file: Path,
+    folder: Path,
+    *,
+    network: str,
+    level: str,
+    flags: Mapping[str, Any] | None = None,
+    network_file: Path | None = None,
+) -> None:
+    """Write the checkpoint folder of an RCDM file and of the published SSL network whose level conditions it.
+
+    Raises ValueError when the file does not fit the flags or the network, leaving no folder behind.
+    """
+    state = read_official(file)
+    ssl_network, _, config = load_published(network, network_file)
+    source = f"{network}/{level}"
+    preprocessing = Preprocessing(224)
+    config = config | {"preprocessing": {"size": 224, "mean": [0.5] * 3, "std": [0.5] * 3}}
+    sources = Sources({network: (ssl_network, preprocessing)}, (source,), {network: config})
+    unet = from_official(state, flags, source=source)
+    if unet.config.sources != sources.widths():
+        raise ValueError(
+            f"{file} takes {next(iter(unet.config.sources.values()), 0)} dimensions, but {source} has "
+            f"{sources.widths()[source]}; is it the file of another network or level?"
+        )
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    RCDMPipeline(unet, official_scheduler(flags), sources, _STEPS).save_pretrained(partial)
+    card = _CARD.format(name=folder.name, file=Path(file).name, source=source, size=unet.image_size)
+    (partial / "README.md").write_text(card)
+    partial.rename(folder)

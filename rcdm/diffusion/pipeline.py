@@ -1,0 +1,330 @@
+"""The pipeline: photographs or representations in, drawn images that share them out."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from huggingface_hub import create_repo, snapshot_download, upload_folder
+from PIL import Image
+from torch import Tensor
+
+from rcdm.data import images as im
+from rcdm.data.parts import Parts
+from rcdm.diffusion.model_card import complete_folder
+from rcdm.diffusion.unet import RepresentationUNet
+from rcdm.networks.sources import Sources
+from rcdm.ui import together
+
+
+@dataclass
+class RCDMPipelineOutput(BaseOutput):
+    """`images`: one per (row of h) x (seed), row-major: a list of PIL images, or [N,3,H,W] in [-1,1]."""
+
+    images: list[Image.Image] | Tensor
+
+
+class RCDMPipeline(DiffusionPipeline):
+    """Draws images from a representation (Bordes, Balestriero & Vincent 2022, arXiv 2112.09164).
+
+    Args:
+        unet: the denoiser. scheduler: any diffusers scheduler that fits its prediction type.
+        sources: the frozen networks that turn images into representations.
+        default_steps: number of denoising steps when a call names none.
+        trained_on: name of the data that the denoiser learnt from.
+    """
+
+    model_cpu_offload_seq = "sources->unet"
+    parts: Parts | None = None
+    """Where finished batches of draws are kept and looked up, in float16; None keeps nothing."""
+
+    def __init__(
+        self,
+        unet: RepresentationUNet,
+        scheduler: SchedulerMixin,
+        sources: Sources,
+        default_steps: int = 20,
+        trained_on: str = "",
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(sources=sources)
+        parts = {"unet": unet, "scheduler": scheduler, "sources": sources}
+        ours = {name: type(part) for name, part in parts.items() if type(part).__module__.startswith("rcdm.")}
+        # under the names that stay: a checkpoint must not depend on where a class lives
+        self.register_to_config(**{name: ("rcdm", kind.__name__) for name, kind in ours.items()})
+        self.register_to_config(default_steps=default_steps, trained_on=trained_on)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RCDMPipeline:
+        """Load a checkpoint folder, or a hub id (its snapshot is downloaded first; json, md and safetensors only)."""
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            patterns = ["*.json", "*.md", "*.safetensors"]
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns))
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(str(folder), **kwargs)
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **kwargs: Any
+    ) -> None:
+        """Write a folder that stands alone: shared networks included, with a model card (README.md) and metrics.json.
+
+        Card and numbers are those of the folder that the pipeline was loaded from; without one a card is written.
+        `push_to_hub` uploads it as `repo_id`, else as the folder's name; see there for its options.
+        """
+        options = {key: kwargs.pop(key) for key in ("private", "token", "commit_message", "create_pr") if key in kwargs}
+        folder = Path(save_directory)
+        self._save(folder, folder.name, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.name, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes to a model repository, made if need be; returns its address."""
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self._save(Path(folder), repo_id)
+            message = commit_message or "Upload of an RCDM"
+            found = upload_folder(
+                repo_id=repo_id, folder_path=folder, token=token, commit_message=message, create_pr=create_pr
+            )
+        return str(found)
+
+    def _save(self, folder: Path, name: str, **kwargs: Any) -> None:
+        super().save_pretrained(str(folder), **kwargs)
+        for config in (*folder.glob("*.json"), *folder.glob("*/*.json")):
+            _forget_place(config)
+        origin = self.config._name_or_path if "_name_or_path" in self.config else None
+        complete_folder(
+            folder,
+            Path(origin) if origin and Path(origin).is_dir() else None,
+            name=name,
+            size=self.image_size,
+            parameters=sum(parameter.numel() for parameter in self.unet.parameters()),
+            about={
+                "sources": tuple(self.sources),
+                "networks": {
+                    name: self.sources.config_of(name)
+                    for name in dict.fromkeys(s.partition("/")[0] for s in self.sources)
+                },
+                "data": self.config.trained_on,
+                "has_unconditional": self.unet.config.has_unconditional,
+            },
+        )
+
+    @property
+    def caution(self) -> str:
+        """A sentence for whoever gives it a photograph that it cannot draw; empty where there is nothing to say."""
+        if self.config.trained_on != "sprites":
+            return ""
+        return (
+            "This checkpoint has only ever seen drawn shapes. Of any other image it draws the shapes whose "
+            "representation comes closest."
+        )
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the drawn images, in pixels."""
+        return self.unet.image_size
+
+    @torch.no_grad()
+    def encode(self, images: Tensor | Image.Image | Sequence[Image.Image], source: str | Sequence[str]) -> Tensor:
+        """PIL, list of PIL, or [B,3,H,W] in [-1,1] -> [B,D] float32, raw, on the pipeline's device.
+
+        PIL images go through the source's own preprocessing from full resolution; a tensor is only resized. `source` is
+        one name, or one name per image: then narrower rows are padded with zeros to the widest. Raises ValueError for
+        an unknown source or a number of names that does not fit.
+        """
+        return self.sources.encode(images, source)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Tensor | Image.Image | Sequence[Image.Image] | None = None,
+        *,
+        representation: Tensor | None = None,
+        source: str | Sequence[str] | None = None,
+        seeds: Sequence[int] = (0,),
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        output_type: str = "pil",
+        batch_size: int = 64,
+        callback_on_step_end: Callable[[RCDMPipeline, int, int, dict[str, Tensor]], Any] | None = None,
+    ) -> RCDMPipelineOutput:
+        """Draw one image per (row of h) x (seed), row-major.
+
+        Give `images` or `representation` [B,D] (raw), with the `source` it comes from (one name, or one per row); give
+        neither for unconditional draws, one per seed. The noise of an image depends on its seed and the image shape
+        alone. `guidance_scale` 1 is off. `callback_on_step_end(pipe, step, timestep, tensors)` receives, after each
+        step of each batch, `sample` (noisy), `denoised` (the present guess, in [-1,1]) and `index` (which images of the
+        output these are). Raises ValueError for arguments that do not fit together.
+        """
+        if output_type not in ("pil", "pt"):
+            raise ValueError(f"output_type must be 'pil' or 'pt', and is {output_type!r}.")
+        h = self._conditioning(images, representation, source, guidance_scale)
+        rows = range(1 if h is None else len(h))
+        jobs = [(row, seed) for row in rows for seed in seeds]
+        if h is not None:
+            h = h[[row for row, _ in jobs]]
+            source = source if source is None or isinstance(source, str) else [source[row] for row, _ in jobs]
+        result = self.draw(
+            h,
+            source,
+            [seed for _, seed in jobs],
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size,
+            callback_on_step_end=callback_on_step_end,
+        )
+        if output_type == "pt":
+            return RCDMPipelineOutput(images=result)
+        return RCDMPipelineOutput(images=im.to_pil(result))
+
+    @torch.no_grad()
+    def draw(
+        self,
+        representation: Tensor | None,
+        source: str | Sequence[str] | None,
+        seeds: Sequence[int],
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        batch_size: int = 64,
+        callback_on_step_end: Callable[[RCDMPipeline, int, int, dict[str, Tensor]], Any] | None = None,
+    ) -> Tensor:
+        """Image i from row i of `representation` [N,D] and seed i of N: -> [N,3,S,S] in [-1,1]. Else as in a call."""
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, and is {steps}.")
+        if not len(seeds) or (representation is not None and len(representation) != len(seeds)):
+            raise ValueError("Give at least one seed and one representation, and as many of one as of the other.")
+        if not self.unet.config.has_unconditional and (representation is None or guidance_scale != 1):
+            raise ValueError(
+                "This denoiser never learned to draw without a representation: guidance and unconditional draws are "
+                "not possible with it."
+            )
+        drawn = []
+        with together.drawing(), self.progress_bar(total=steps * -(-len(seeds) // batch_size)) as bar:
+            for index in torch.arange(len(seeds)).split(batch_size):
+                h = None if representation is None else representation[index.to(representation.device)]
+                names = source if source is None or isinstance(source, str) else [source[i] for i in index]
+
+                def report(step: int, timestep: int, tensors: dict[str, Tensor], index: Tensor = index) -> None:
+                    bar.update()
+                    if callback_on_step_end is not None:
+                        callback_on_step_end(self, step, timestep, {**tensors, "index": index})
+
+                own = [int(seeds[i]) for i in index]
+                drawn.append(self._draw_batch(own, h, names, steps, guidance_scale, report))
+                bar.n = steps * len(drawn)
+                bar.refresh()
+        return torch.cat(drawn)
+
+    def _draw_batch(
+        self,
+        seeds: Sequence[int],
+        h: Tensor | None,
+        source: str | Sequence[str] | None,
+        steps: int,
+        guidance_scale: float,
+        report: Callable[[int, int, dict[str, Tensor]], None],
+    ) -> Tensor:
+        """One batch of draws [B,3,S,S] in [-1,1], from `parts` where it is there."""
+
+        def compute() -> Tensor:
+            streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+            return self._denoise(streams, h, source, steps, guidance_scale, report)
+
+        if self.parts is None:
+            return compute()
+        inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, "guidance": guidance_scale}
+        return self.parts.get("draws", inputs, lambda: compute().half()).to(self.device).float()
+
+    def _conditioning(
+        self,
+        images: Tensor | Image.Image | Sequence[Image.Image] | None,
+        representation: Tensor | None,
+        source: str | Sequence[str] | None,
+        guidance_scale: float,
+    ) -> Tensor | None:
+        """What a call is to be conditioned on: [B,D] raw, or None."""
+        if images is not None and representation is not None:
+            raise ValueError("Give images or a representation, not both.")
+        if images is None and representation is None:
+            if guidance_scale != 1:
+                raise ValueError("guidance_scale needs images or a representation.")
+            return None
+        if source is None:
+            raise ValueError(f"Say which source: one of {', '.join(self.sources.names)}.")
+        if representation is not None:
+            return representation.to(self.device, torch.float32)
+        assert images is not None
+        return self.encode(images, source)
+
+    def _denoise(
+        self,
+        streams: list[torch.Generator],
+        h: Tensor | None,
+        source: str | Sequence[str] | None,
+        steps: int,
+        guidance_scale: float,
+        report: Callable[[int, int, dict[str, Tensor]], None],
+    ) -> Tensor:
+        """One batch: noise from one CPU stream per image -> [B,3,S,S] in [-1,1]."""
+        scheduler = copy.deepcopy(self.scheduler)  # schedulers keep state; calls must not share it
+        scheduler.set_timesteps(steps, device=self.device)
+        accepts_streams = "generator" in inspect.signature(scheduler.step).parameters
+        extra: dict[str, Any] = {"generator": streams} if accepts_streams else {}
+        size = self.image_size
+        x = torch.stack([torch.randn(3, size, size, generator=stream) for stream in streams]).to(self.device)
+        x = x * scheduler.init_noise_sigma
+        for step, timestep in enumerate(scheduler.timesteps):
+            model_input = scheduler.scale_model_input(x, timestep)
+            out = self.unet(model_input, timestep, h, source).sample.float()
+            if guidance_scale != 1:
+                free = self.unet(model_input, timestep).sample.float()
+                out = free + guidance_scale * (out - free)
+            denoised = _denoised(scheduler, out[:, :3], x, timestep)
+            if "learned" not in (scheduler.config.get("variance_type") or ""):
+                out = out[:, :3]  # the others are a variance that this scheduler does not read
+            x = scheduler.step(out, timestep, x, **extra).prev_sample
+            report(step, int(timestep), {"sample": x, "denoised": denoised})
+        return x.clamp(-1, 1)
+
+
+def _forget_place(config: Path) -> None:
+    """Take out of a config where on this machine it was loaded from."""
+    content = json.loads(config.read_text())
+    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _denoised(scheduler: SchedulerMixin, out: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
+    """The x0 [B,3,S,S] in [-1,1] that a prediction at a noisy image stands for (variance-preserving schedulers)."""
+    signal = scheduler.alphas_cumprod[int(timestep)].to(x.device).sqrt()
+    noise = (1 - signal**2).sqrt()
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        x0 = signal * x - noise * out
+    elif kind == "epsilon":
+        x0 = (x - noise * out) / signal
+    else:
+        x0 = out
+    return x0.clamp(-1, 1)

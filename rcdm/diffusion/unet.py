@@ -1,0 +1,216 @@
+"""The denoiser: one standardising Linear per source in front of one UNet2DModel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from rcdm.diffusion.whitening import whiten
+from rcdm.networks.sources import runs
+from rcdm.ui import together
+
+
+@dataclass
+class RepresentationUNetOutput(BaseOutput):
+    """`sample` [B,3,H,W]: the network's prediction, of the kind that the scheduler's `prediction_type` names."""
+
+    sample: Tensor
+
+
+def unet_arguments(
+    sample_size: int,
+    *,
+    channels: Sequence[int],
+    layers_per_block: int = 2,
+    attention_resolutions: Sequence[int] = (8,),
+    patch_size: int = 1,
+) -> dict[str, Any]:
+    """The UNet2DModel arguments of an ADM network (Dhariwal & Nichol 2021) whose embedding takes a representation.
+
+    `attention_resolutions` are sizes of feature maps; attention heads are 64 wide. With `patch_size` p the network
+    sees p x p pixels as one position of 3 p² channels; each further entry of `channels` halves the map.
+    """
+    sizes = [sample_size // patch_size // 2**k for k in range(len(channels))]
+    attends = [size in attention_resolutions for size in sizes]
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if all(c % g == 0 for c in channels))
+    return {
+        "sample_size": sample_size // patch_size,
+        "in_channels": 3 * patch_size**2,
+        "out_channels": 3 * patch_size**2,
+        "block_out_channels": tuple(channels),
+        "layers_per_block": layers_per_block,
+        "down_block_types": tuple("AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attends),
+        "up_block_types": tuple("AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(attends)),
+        "attention_head_dim": min(64, *channels),
+        "norm_num_groups": groups,
+        "attn_norm_num_groups": groups,
+        "class_embed_type": "identity",
+        "resnet_time_scale_shift": "scale_shift",
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+    }
+
+
+class RepresentationUNet(ModelMixin, ConfigMixin):
+    """ADM U-Net conditioned on a representation through its time embedding (Bordes et al. 2022).
+
+    Args:
+        sources: name of a source -> width of its representation.
+        unet_config: arguments of diffusers' UNet2DModel (see `unet_arguments`).
+        patch_size: side of the pixel blocks that are moved into channels before the network and back after it.
+        has_unconditional: whether it was trained to draw without a representation, too.
+        projection_bias, attention_heads (of the way down, of the way up), embedding_channels (of the timestep's
+            sinusoid), timestep_scale: as converted networks need them (`convert.from_official`).
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sources: Mapping[str, int],
+        unet_config: Mapping[str, Any],
+        patch_size: int = 1,
+        has_unconditional: bool = True,
+        projection_bias: bool = False,
+        attention_heads: Sequence[int] | None = None,
+        embedding_channels: int | None = None,
+        timestep_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.unet = UNet2DModel(**unet_config)
+        if embedding_channels not in (None, self.unet.config.block_out_channels[0]):
+            _widen_time_embedding(self.unet, embedding_channels)
+        if attention_heads is not None:
+            _set_heads(self.unet, *attention_heads)
+        width = self.unet.time_embedding.linear_2.out_features
+        self.projections = nn.ModuleDict(
+            {_key(name): _StandardisedLinear(dim, width, projection_bias) for name, dim in sources.items()}
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that this denoiser was built for."""
+        return tuple(self.config.sources)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images it draws, in pixels."""
+        return self.unet.config.sample_size * self.config.patch_size
+
+    def set_statistics(self, source: str, mean: Tensor, std: Tensor) -> None:
+        """Remember the training mean and deviation [D] of a source; the forward pass standardises with them."""
+        projection = self._projection(source)
+        projection.mean.copy_(mean)
+        projection.std.copy_(std.clamp(min=1e-6))
+
+    def learn_whitened(self, source: str, covariance: Tensor) -> None:
+        """Train a source's Linear as one on whitened numbers; `covariance` [D,D] is that of standardised ones."""
+        whiten(self._projection(source).linear, covariance)
+
+    def standardise(self, representation: Tensor, source: str) -> Tensor:
+        """[B,D] raw -> [B,D] with zero mean and unit deviation over the training images; distances are taken here."""
+        projection = self._projection(source)
+        return (representation - projection.mean) / projection.std
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        representation: Tensor | None = None,
+        source: str | Sequence[str] | None = None,
+        drop: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> RepresentationUNetOutput | tuple[Tensor]:
+        """Noisy images [B,3,H,W] at a timestep -> prediction [B,3,H,W].
+
+        `representation` is raw, [B,D]; None is the unconditional denoiser. `source` is one name, or one name per image,
+        where narrower rows are padded with zeros to the widest source of the batch. `drop` [B] bool makes single images
+        unconditional (training). Raises ValueError for an unknown source or a width that does not fit.
+        """
+        if representation is None:
+            embedding = sample.new_zeros(len(sample), self.unet.time_embedding.linear_2.out_features)
+        else:
+            embedding = self._embed(representation, source)
+        if drop is not None:
+            embedding = embedding.masked_fill(drop[:, None], 0)
+        patch = self.config.patch_size
+        if self.config.timestep_scale != 1:
+            timestep = timestep * self.config.timestep_scale
+        out = together.call(self.unet, F.pixel_unshuffle(sample, patch), timestep, embedding)
+        out = F.pixel_shuffle(out, patch)
+        return RepresentationUNetOutput(sample=out) if return_dict else (out,)
+
+    def _embed(self, representation: Tensor, source: str | Sequence[str] | None) -> Tensor:
+        """[B,D] -> [B,E]."""
+        if source is None and len(self.sources) == 1:
+            source = self.sources[0]
+        if source is None:
+            raise ValueError(f"A representation needs its source: one of {', '.join(self.sources)}.")
+        if isinstance(source, str):
+            return self._projection(source, width=representation.shape[1])(representation)
+        if len(source) != len(representation):
+            raise ValueError(f"{len(representation)} representations came with {len(source)} names of sources.")
+        widest = max(self.config.sources.get(name, 0) for name in set(source))
+        if representation.shape[1] != widest:
+            raise ValueError(f"The widest of these sources has {widest} dimensions, not {representation.shape[1]}.")
+        parts = []
+        for name, rows in runs(source):
+            projection = self._projection(name)
+            parts.append(projection(representation[rows, : len(projection.mean)]))
+        return torch.cat(parts)
+
+    def _projection(self, source: str, *, width: int | None = None) -> _StandardisedLinear:
+        if source not in self.config.sources:
+            raise ValueError(f"There is no source {source!r}; choose one of {', '.join(self.sources)}.")
+        projection = cast(_StandardisedLinear, self.projections[_key(source)])
+        if width is not None and width != len(projection.mean):
+            raise ValueError(f"A representation of {source} has {len(projection.mean)} dimensions, not {width}.")
+        return projection
+
+
+def _set_heads(unet: UNet2DModel, down: int, up: int) -> None:
+    """One number of heads at every level, where diffusers has one width of heads."""
+    for name, module in unet.named_modules():
+        if isinstance(module, Attention):
+            module.heads = up if name.startswith("up_blocks") else down
+            module.scale = (module.inner_dim // module.heads) ** -0.5
+
+
+def _widen_time_embedding(unet: UNet2DModel, channels: int) -> None:
+    """A sinusoid of its own width, where diffusers takes that of the first level."""
+    unet.time_proj = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+    unet.time_embedding = TimestepEmbedding(channels, 4 * channels)
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.time_emb_proj = nn.Linear(4 * channels, module.time_emb_proj.out_features)
+
+
+class _StandardisedLinear(nn.Module):
+    """(h - mean) / std, then a Linear; without a bias no representation is the zero embedding for every source."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int, width: int, bias: bool) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        self.linear = nn.Linear(dim, width, bias=bias)
+
+    def forward(self, representation: Tensor) -> Tensor:
+        with torch.autocast(representation.device.type, enabled=False):  # narrow directions are lost in bfloat16
+            return self.linear(((representation - self.mean) / self.std).to(self.mean.dtype))
+
+
+def _key(source: str) -> str:
+    return source.replace(".", ":")  # a module name holds no dot

@@ -1,0 +1,184 @@
+"""A study with its files: NAME.json, its figures, and the finished parts that survive an interruption."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import platform
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import rcdm
+from rcdm.data.parts import Parts, digest, weights_digest
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures import captions_of, figures_of, save
+from rcdm.studies import STUDIES, WITHOUT_DRAWS
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A study and everything that its outcome depends on besides the checkpoint.
+
+    Args:
+        study: its name in STUDIES. name: stem of its files.
+        images: N PIL images or [N,3,S,S] in [-1,1]. names: of the images.
+        sources, seeds, steps: as the study takes them; steps None are the checkpoint's own.
+        options: settings of the study. extras: data that it asks for, such as `reference`.
+        checkpoint: name of the checkpoint. command: the command line that does the same.
+    """
+
+    study: str
+    images: Tensor | Sequence[Image.Image]
+    names: Sequence[str]
+    sources: Sequence[str]
+    seeds: Sequence[int]
+    checkpoint: str
+    command: str
+    name: str
+    steps: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+Record = dict[str, Any]
+"""What NAME.json holds: `study`, `command`, `settings`, `versions`, `summary`, `figures` (PNG file -> caption), and the
+numbers of the study."""
+
+
+def run_study(
+    pipe: RCDMPipeline, run: StudyRun, out: Path, *, on_progress: Callable[[str], None] = lambda _: None
+) -> Record:
+    """Run a study and write OUT/NAME.json and its figures (PNG and PDF); what is there with these settings stays.
+
+    Finished batches are kept in OUT/NAME.parts until the study is done, so that after an interruption the same call
+    continues. Raises ValueError for what the study refuses.
+    """
+    settings = _settings(pipe, run)
+    if (known := finished(out, run.name)) is not None and known["settings"] == settings:
+        on_progress(f"{run.name}: finished before with the same settings")
+        return known
+    identity = f"{settings['weights']} {settings['scheduler']}"
+    result = _with_parts(pipe, run, out / f"{run.name}.parts", identity, on_progress)
+    drawn = figures_of(run.study, result, pipe.sources)
+    captions = captions_of(run.study, drawn, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    files = save(drawn, out / run.name)
+    _forget(out, set((known or {}).get("figures", {})) - {file.name for file in files})
+    libraries = {name: version(name) for name in ("torch", "diffusers", "pillow", "matplotlib")}
+    record = {
+        "study": run.study,
+        "command": run.command,
+        "settings": settings,
+        "versions": {"rcdm": rcdm.__version__, "python": platform.python_version(), **libraries},
+        "summary": result.summary,
+        "figures": {file.name: captions[key] for file, key in zip(files, drawn, strict=True)},
+        **result.numbers,
+    }
+    partial = out / f"{run.name}.json.partial"
+    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(out / f"{run.name}.json")
+    Parts(out / f"{run.name}.parts").clear()
+    return record
+
+
+def finished(out: Path, name: str) -> Record | None:
+    """What OUT/NAME.json holds, if it and all of its figures are there."""
+    try:
+        record = json.loads((out / f"{name}.json").read_text())
+        files = [out / file for file in record["figures"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = all(file.is_file() and file.with_suffix(".pdf").is_file() for file in files)
+    return record if whole and isinstance(record.get("settings"), dict) else None
+
+
+def _forget(out: Path, figures: Collection[str]) -> None:
+    """Delete figures of an earlier run that are none of this one's."""
+    for file in figures:
+        (out / Path(file).name).unlink(missing_ok=True)
+        (out / Path(file).with_suffix(".pdf").name).unlink(missing_ok=True)
+
+
+def _with_parts(
+    pipe: RCDMPipeline, run: StudyRun, folder: Path, identity: str, on_progress: Callable[[str], None]
+) -> Any:
+    """The result of the study; the pipeline keeps its finished batches in the folder and shows a progress bar."""
+    parts = Parts(folder, identity)
+    if (n := len(parts)) > 0:
+        on_progress(f"{run.name}: continues with {n} finished parts")
+
+    def announce(text: str) -> None:
+        if not sys.stderr.isatty():  # no bar there
+            on_progress(f"{run.name}: {text}")
+        bar["desc"] = f"{run.name}, {text}"
+        pipe.set_progress_bar_config(**bar)
+
+    before = getattr(pipe, "_progress_bar_config", {})
+    bar: dict[str, Any] = {"disable": None, "leave": False, "unit": "step", "desc": run.name}
+    pipe.set_progress_bar_config(**bar)
+    pipe.parts = parts
+    try:
+        return STUDIES[run.study](
+            pipe,
+            run.images,
+            sources=run.sources,
+            seeds=run.seeds,
+            num_inference_steps=run.steps,
+            on_progress=announce,
+            **run.extras,
+            **run.options,
+        )
+    finally:
+        pipe.parts = None
+        pipe.set_progress_bar_config(**before)
+
+
+def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
+    """Everything that the numbers depend on, JSON-ready."""
+    parameters = inspect.signature(STUDIES[run.study]).parameters
+    defaults = {
+        name: p.default
+        for name, p in parameters.items()
+        if isinstance(p.default, bool | int | float | str) and name not in run.extras
+    }
+    options = {name: _plain(value) for name, value in {**defaults, **run.options}.items()}
+    return {
+        "checkpoint": run.checkpoint,
+        "weights": weights_digest(pipe.unet, pipe.sources),
+        "scheduler": f"{type(pipe.scheduler).__name__} {_config_digest(pipe.scheduler.config)}",
+        "sources": list(run.sources),
+        "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
+        "seeds": list(run.seeds),
+        "steps": None if run.study in WITHOUT_DRAWS else run.steps or pipe.config.default_steps,
+        "options": options,
+        "data": {name: {"n": len(value), "sha256": _digest(value)} for name, value in run.extras.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON: weights and images by their digests."""
+    if isinstance(value, nn.Module):
+        return {"weights": weights_digest(value)}
+    if isinstance(value, Tensor):
+        return {"n": len(value), "sha256": _digest(value)}
+    return {"sha256": _digest([value])} if isinstance(value, Image.Image) else value
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings of a scheduler; what begins with _ differs between runs."""
+    return digest({name: config[name] for name in sorted(config) if not name.startswith("_")})
+
+
+def _digest(images: Any) -> str:
+    if isinstance(images, Tensor):
+        return digest({"images": images})
+    return digest({str(i): torch.from_numpy(np.array(image)) for i, image in enumerate(images)})

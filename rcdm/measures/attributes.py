@@ -1,0 +1,134 @@
+"""What can be read off any image, as φ: a number [N,1], an angle as (cos, sin) [N,2], a class one-hot [N,C]."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rcdm.data import sprites
+from rcdm.data.colour import luma, rgb_to_hsv
+from rcdm.data.datasets import HELD_OUT_SEED
+from rcdm.diffusion.checkpoints import folder_of
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.metrics import variance
+from rcdm.measures.readers import load_reader
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """`read(images [N,3,H,W])` -> name -> φ [N,P]; `spread`: name -> Var φ over data images."""
+
+    read: Callable[[Tensor], dict[str, Tensor]]
+    spread: Mapping[str, float]
+
+
+def attributes_of(pipe: RCDMPipeline) -> Attributes:
+    """The attributes that suit a checkpoint: the factors of the drawn world when it ships a reader, else those of
+    any image (`photo_attributes`), whose spread over data images is in its metrics.json once it was evaluated.
+    """
+    folder = folder_of(pipe)
+    metrics = folder / "metrics.json" if folder is not None else None
+    spread = json.loads(metrics.read_text()).get("spread", {}) if metrics is not None and metrics.is_file() else {}
+    if folder is not None and (folder / "reader").is_dir():
+        return _sprite_attributes(folder / "reader", spread)
+    return Attributes(photo_attributes, spread)
+
+
+def _sprite_attributes(folder: Path, spread: Mapping[str, float]) -> Attributes:
+    """With the spread that was measured once, or else measured now."""
+    reader = load_reader(folder)
+    if set(sprites.KINDS) <= set(spread):
+        return Attributes(lambda images: reader.read(images.cpu()), spread)
+    held_out = sprites.render(sprites.sample_factors(1024, HELD_OUT_SEED), reader.size)
+    spread = {name: float(variance(phi)) for name, phi in reader.read(held_out).items()}
+    return Attributes(lambda images: reader.read(images.cpu()), spread)
+
+
+@torch.no_grad()
+def photo_attributes(images: Tensor) -> dict[str, Tensor]:
+    """What can be measured on any image [N,3,H,W] in [-1,1], from RGB and HSV in [0,1].
+
+    hue: circular mean, weighted by saturation x value; saturation, brightness, contrast (deviation of luma), sharpness
+    (log variance of the Laplacian of luma), warmth (mean of R − B); edges: circular mean of the doubled angle of the
+    gradient, weighted by its magnitude; place: centre of mass of the saturation, x and y in [-1,1].
+    """
+    rgb = (images.float().clamp(-1, 1) + 1) / 2
+    hue, saturation, value = rgb_to_hsv(rgb).unbind(1)
+    grey = luma(rgb)
+    turn = 2 * torch.pi * hue
+    weight = saturation * value
+    dx = (grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2])[:, 0]
+    dy = (grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1])[:, 0]
+    magnitude, angle = (dx.square() + dy.square()).sqrt(), 2 * torch.atan2(dy, dx)
+    laplacian = F.conv2d(grey, grey.new_tensor([[[[0, 1, 0], [1, -4, 1], [0, 1, 0]]]]))
+    axis_y, axis_x = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[2:])
+    mass = saturation.sum((1, 2)).clamp(min=1e-6)
+    return {
+        "hue": _direction(weight, turn),
+        "saturation": saturation.mean((1, 2))[:, None],
+        "brightness": value.mean((1, 2))[:, None],
+        "contrast": grey.std((1, 2, 3))[:, None],
+        "sharpness": (laplacian.var((1, 2, 3)) + 1e-6).log()[:, None],
+        "warmth": (rgb[:, 0] - rgb[:, 2]).mean((1, 2))[:, None],
+        "edges": _direction(magnitude, angle),
+        "place": torch.stack(
+            [(saturation * axis_x).sum((1, 2)) / mass, (saturation * axis_y[:, None]).sum((1, 2)) / mass], 1
+        ),
+    }
+
+
+def _direction(weight: Tensor, angle: Tensor) -> Tensor:
+    """Weighted circular mean of angles [N,H,W] as (cos, sin) [N,2]."""
+    mean = torch.stack([(weight * angle.cos()).sum((1, 2)), (weight * angle.sin()).sum((1, 2))], 1)
+    return F.normalize(mean, dim=1)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Share of an attribute's variance that `n` draws of one image hold fixed: 1 all, 0 none, below 0 they vary more
+    than images do. A 95 % interval from 3 draws on; `null`: that of as many unconditional draws, where it is known.
+    """
+
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+    null: float | None = None
+
+    def to_json(self) -> dict[str, float]:
+        """A dict without what is not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def kept_by_draws(
+    attributes: Attributes, phi: Mapping[str, Tensor], free: Mapping[str, Tensor] | None = None
+) -> dict[str, Kept]:
+    """1 − Var_k φ / Var φ(data) over the draws of one image, attribute -> φ [K,P], with a jackknife interval.
+
+    `free`: φ of K unconditional draws, for the null. Attributes whose spread over data images is not known are left
+    out. The interval leaves out one draw at a time (Efron & Stein 1981) and says how far the value depends on which
+    draws were made. Raises ValueError for fewer than 2 draws.
+    """
+    found = {}
+    for name, values in phi.items():
+        k = len(values)
+        if k < 2:
+            raise ValueError("At least two draws are needed to see what varies.")
+        if name not in attributes.spread:
+            continue
+        spread = attributes.spread[name]
+        kept = Kept(1 - float(variance(values)) / spread, k)
+        if free is not None:
+            kept = replace(kept, null=1 - float(variance(free[name])) / spread)
+        if k > 2:
+            without = torch.stack([variance(values[torch.arange(k) != i]) for i in range(k)])
+            error = float(((k - 1) / k * (without - without.mean()).square().sum()).sqrt()) / spread
+            kept = replace(kept, low=kept.value - 1.96 * error, high=kept.value + 1.96 * error)
+        found[name] = kept
+    return found

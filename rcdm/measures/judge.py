@@ -1,0 +1,104 @@
+"""An outside judge: a network that was never a source tells what drawn images are like.
+
+Its name stands beside every number that it gives (MEASURES: perceptual distance, KID, class).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from rcdm.data.datasets import Dataset
+from rcdm.measures.metrics import Number, bootstrap, nearest
+from rcdm.measures.probes import logistic_regression
+from rcdm.networks.representation import RepresentationSource
+
+
+class Evaluator:
+    """Features, classes and distances by a source that no pipeline is conditioned on.
+
+    Args:
+        source: the network, cut at its backbone.
+        dataset: training images fit the class probe and are what draws might be copied from.
+        n: how many training images, at most.
+    """
+
+    def __init__(self, source: RepresentationSource, dataset: Dataset, *, n: int = 20_000) -> None:
+        self.source = source
+        self.name = source.name
+        batches = [dataset.batch(step, 500) for step in range(max(1, min(n, dataset.n_train or n) // 500))]
+        training = torch.cat([self.features(batch.images) for batch in batches])
+        labels = torch.cat([batch.labels for batch in batches]).to(training.device)
+        self._mean, self._std = training.mean(0), training.std(0).clamp(min=1e-6)
+        self._classes = dataset.classes
+        self._probe = logistic_regression(self._standardise(training), labels, dataset.classes, 1e-4)
+        self._training = F.normalize(training, dim=1)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """[N,3,H,W] in [-1,1] -> [N,D], raw."""
+        device = next(self.source.parameters()).device
+        return torch.cat([self.source(chunk.to(device)) for chunk in images.split(500)])
+
+    def directions(self, images: Tensor) -> Tensor:
+        """[N,3,H,W] in [-1,1] -> features of unit length [N,D]: a few large ones would drown every distance."""
+        return F.normalize(self.features(images), dim=1)
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> Tensor:
+        """[N,3,H,W] -> the class that a linear probe of the features reads, one-hot [N,C] on the CPU."""
+        read = self._probe(self._standardise(self.features(images))).argmax(1)
+        return F.one_hot(read, self._classes).float().cpu()
+
+    def kid(self, drawn: Tensor, real: Tensor, *, subset_size: int = 1000) -> dict[str, Any]:
+        """Kernel distance x 1000 of two sets of images (Bińkowski et al. 2018): mean and deviation over subsets.
+
+        Features have unit length times √D, so that the kernel is (cosine + 1)³. Subsets are at most half of the images.
+        """
+        size = min(subset_size, len(drawn) // 2, len(real) // 2)
+        measure = KernelInceptionDistance(_Features(self), subsets=50, subset_size=size)
+        for images, is_real in ((real, True), (drawn, False)):
+            for chunk in images.split(500):
+                measure.update(chunk, real=is_real)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # which subsets are taken
+            mean, deviation = measure.compute()
+        return {"value": 1000 * float(mean), "deviation": 1000 * float(deviation), "n": len(drawn), "subset": size}
+
+    def copying(self, drawn: Tensor, real: Tensor) -> Number:
+        """Median distance of the draws to their nearest training image, over that of held-out images: 1 is no copying.
+
+        Well below 1 the draws repeat training images.
+        """
+        near, usual = (self._nearest(images).cpu() for images in (drawn, real))
+        return bootstrap(lambda i: near[i].median() / usual.median(), len(near), null=1.0)
+
+    def spread(self, draws: Tensor, real: Tensor) -> Number:
+        """Mean distance between draws of one image, [N,K,3,H,W], over that between held-out images: 0 all the same."""
+        n, k = draws.shape[:2]
+        features = self.directions(draws.flatten(0, 1)).unflatten(0, (n, k))
+        among = torch.stack([F.pdist(own).mean() for own in features]).cpu()
+        usual = F.pdist(self.directions(real[:1000])).mean().cpu()
+        return bootstrap(lambda i: among[i].mean() / usual, n, null=1.0)
+
+    def _nearest(self, images: Tensor) -> Tensor:
+        return nearest(self.directions(images), self._training)[0]
+
+    def _standardise(self, features: Tensor) -> Tensor:
+        return (features - self._mean) / self._std
+
+
+class _Features(nn.Module):
+    """The evaluator as torchmetrics asks for it: a module from images to features."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        super().__init__()
+        self.num_features = evaluator.source.dim
+        self.evaluator = [evaluator]  # in a list, so that it is no part of the module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (self.evaluator[0].directions(images) * self.num_features**0.5).cpu()

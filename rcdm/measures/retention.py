@@ -1,0 +1,136 @@
+"""What draws keep of each attribute: many draws of one representation, read, against what the data vary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import Attributes
+from rcdm.measures.metrics import (
+    Number,
+    bootstrap,
+    calibration,
+    calibration_difference,
+    holm,
+    retention,
+    sign_flip,
+    variance,
+)
+
+
+def draw_each(
+    pipe: RCDMPipeline, h: Tensor, source: str, seeds: Sequence[int], num_inference_steps: int | None = None
+) -> Tensor:
+    """K draws of every row of h [N,D], raw -> [N·K,3,S,S]; the noises are those of `noises`."""
+    noise = noises(len(h), seeds)
+    return pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=num_inference_steps)
+
+
+def noises(n: int, seeds: Sequence[int]) -> list[int]:
+    """A seed of its own for draw k of image i, whatever the source: `i * K + k` after the first of the K seeds."""
+    return [seeds[0] + i * len(seeds) + k for i in range(n) for k in range(len(seeds))]
+
+
+def read_unconditional(
+    pipe: RCDMPipeline, attributes: Attributes, n: int, seeds: Sequence[int], num_inference_steps: int | None = None
+) -> dict[str, Tensor]:
+    """Attributes of N·K draws without a representation, φ [N·K,P] each; none where the denoiser cannot make them."""
+    if not pipe.unet.config.has_unconditional:
+        return {}
+    return attributes.read(pipe.draw(None, None, noises(n, seeds), num_inference_steps=num_inference_steps))
+
+
+def retention_numbers(
+    drawn: Mapping[str, Tensor], free: Mapping[str, Tensor], given: Mapping[str, Tensor], k: int
+) -> dict[str, dict[str, Any]]:
+    """Attribute -> retention with interval, N and null (of the unconditional draws), and calibration in both forms.
+
+    φ of K draws per image, image by image [N·K,P], of unconditional draws, and of the images [N,P].
+    """
+    return {name: _numbers(drawn[name], free.get(name), given[name], k) for name in given}
+
+
+def _numbers(drawn: Tensor, free: Tensor | None, given: Tensor, k: int) -> dict[str, Any]:
+    drawn = drawn.unflatten(0, (-1, k))
+    kept = retention(drawn, given).to_json()
+    if free is not None:
+        kept["null"] = retention(free.unflatten(0, (-1, k)), given).value
+    difference, ratio = calibration_difference(drawn, given), calibration(drawn, given)
+    return kept | {
+        "calibration": ratio.value,
+        "calibration_interval": [ratio.low, ratio.high],
+        "calibration_null": ratio.null,
+        "calibration_difference": difference.value,
+        "calibration_difference_interval": [difference.low, difference.high],
+    }
+
+
+def below_zero(kept: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """A sentence where retention lies below 0 with its whole interval, empty else. Source -> attribute -> number."""
+    there = [f"{source} {name}" for source, of in kept.items() for name, number in of.items() if number["high"] < 0]
+    if not there:
+        return ""
+    more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+    return (
+        f"Retention wholly below 0 ({', '.join(there[:3])}{more}) says that draws of one image vary more than the "
+        "images do, or are off: the decoder falls short there, not the representation; draw with more steps and look "
+        "at the calibration before reading these numbers."
+    )
+
+
+def gaps(within: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Network -> attribute -> retention in its backbone minus in its projector, paired; none where one is missing.
+
+    `within`: source -> attribute -> Var_k φ of the draws of each image [N]; `given`: φ of the images [N,P]. `p` is that
+    of a sign-flip test over images, `p_holm` corrected for all differences that are returned.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for network, (backbone, projector) in backbones_and_projectors(list(within)).items():
+        found[network] = {}
+        for name, phi in given.items():
+            spared = within[projector][name] - within[backbone][name]
+
+            def difference(i: Tensor, spared: Tensor = spared, phi: Tensor = phi) -> Tensor:
+                return spared[i].mean() / variance(phi[i])
+
+            number = bootstrap(difference, len(phi), null=0.0).to_json()
+            found[network][name] = number | {"p": sign_flip(spared)}
+    cells = [cell for attributes in found.values() for cell in attributes.values()]
+    for cell, p in zip(cells, holm([cell["p"] for cell in cells]), strict=True):
+        cell["p_holm"] = p
+    return found
+
+
+def backbones_and_projectors(sources: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Networks of which both are there -> the names of the two sources."""
+    networks = dict.fromkeys(source.rpartition("/")[0] for source in sources)
+    pairs = {network: (f"{network}/backbone", f"{network}/projector") for network in networks}
+    return {network: pair for network, pair in pairs.items() if set(pair) <= set(sources)}
+
+
+def agreement(
+    within: Mapping[str, Mapping[str, Tensor]],
+    errors: Mapping[str, Mapping[str, Tensor]],
+    given: Mapping[str, Tensor],
+) -> Number:
+    """Spearman correlation of retention with a probe's R² over all sources and attributes; null: 0.
+
+    Source -> attribute -> Var_k φ of the draws, and ‖φ − φ̂‖² of the probe, per image [N]. The interval resamples the
+    images, so it says how well the correlation of these sources and attributes is known.
+    """
+    pairs = [(source, name) for source in within for name in given]
+
+    def correlation(i: Tensor) -> Tensor:
+        spread = {name: variance(phi[i]) for name, phi in given.items()}
+        kept, read = (
+            [float(1 - losses[source][name][i].mean() / spread[name]) for source, name in pairs]
+            for losses in (within, errors)
+        )
+        return torch.tensor(float(spearmanr(kept, read).statistic))
+
+    return bootstrap(correlation, len(next(iter(given.values()))), null=0.0)

@@ -1,0 +1,131 @@
+"""Published SSL networks, read from their files and kept as source folders in the user's cache."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub import hf_hub_download
+from torch import Tensor, nn
+
+from rcdm.data.downloads import cache_folder, fetch, sha256
+from rcdm.networks.backbones import build_backbone
+from rcdm.networks.catalogue import PUBLISHED, Published, entry_of
+from rcdm.networks.projectors import in_blocks, projector_from
+from rcdm.networks.representation import Preprocessing, SSLNetwork
+from rcdm.networks.safe_load import read_checkpoint, tensors_at
+from rcdm.networks.source_folder import load_network, read_config, save_network
+
+__all__ = ["PUBLISHED", "load_published", "network_from", "read_published"]
+
+
+def read_published(path: str | Path, entry: Published) -> SSLNetwork:
+    """A published file -> backbone and projector in eval mode.
+
+    Raises ValueError, naming the keys, when one is left over or missing.
+    """
+    return network_from(read_checkpoint(path, mapped=True), entry, path)
+
+
+def network_from(content: Any, entry: Published, path: str | Path) -> SSLNetwork:
+    """The content of a published file -> network, see `read_published`; `path` is named in errors."""
+    state = tensors_at(content, entry.keys, path)
+    if entry.keys_of_projector is None:
+        belongs = entry.projector or "\0"
+        head = {_stripped(name, belongs): t for name, t in state.items() if _has(name, belongs)}
+        trunk = {name: t for name, t in state.items() if not _has(name, belongs)}
+    else:
+        head, trunk = tensors_at(content, entry.keys_of_projector, path), state
+    trunk = {_stripped(n, entry.backbone): t for n, t in trunk.items() if not re.search(entry.ignored, n)}
+    trunk, head = renamed(trunk, entry.renamed), renamed(head, entry.renamed)
+    backbone = build_backbone(entry.architecture, **entry.arguments)
+    if entry.architecture == "timm":
+        trunk = as_timm(trunk, backbone)
+        head |= {name: trunk.pop(name) for name in list(trunk) if entry.projector and _has(name, entry.projector)}
+    fill(backbone, trunk, path, entry.arguments.get("name", entry.architecture))
+    projector = projector_from(in_blocks(head), entry.activation) if head else None
+    return SSLNetwork(backbone, projector).eval().requires_grad_(False)
+
+
+def renamed(tensors: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """The same tensors; each rule is a regular expression and what replaces it in the names."""
+    result = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        result[name] = tensor
+    return result
+
+
+def as_timm(tensors: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """What timm itself does to a file before it loads it: names of other publishers, position embeddings resized."""
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    return dict(convert(dict(tensors), backbone)) if convert else tensors
+
+
+def fill(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, architecture: str) -> None:
+    """Load a state dict strictly. Raises ValueError, naming the keys, when one is left over, missing or misshapen."""
+    counts = ("num_batches_tracked",)
+    expected = {name: tensor for name, tensor in backbone.state_dict().items() if not name.endswith(counts)}
+    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(counts)}
+    if wrong := sorted(set(expected) ^ set(given)):
+        raise ValueError(f"{path} does not fit {architecture}: {', '.join(wrong[:5])} is missing or left over.")
+    if other := [name for name, tensor in given.items() if tensor.shape != expected[name].shape]:
+        here, there = (tuple(tensors[other[0]].shape) for tensors in (given, expected))
+        raise ValueError(f"{path} does not fit {architecture}: {other[0]} is {here} instead of {there}.")
+    backbone.load_state_dict(given, strict=False)
+
+
+def _has(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) or name.startswith(prefix.removeprefix("module."))
+
+
+def _stripped(name: str, prefix: str) -> str:
+    """Without the prefix, or without what is left of it when the file was saved without `module.`."""
+    for candidate in (prefix, prefix.removeprefix("module.")):
+        if name.startswith(candidate):
+            return name.removeprefix(candidate)
+    return name
+
+
+def load_published(name: str, file: str | Path | None = None) -> tuple[SSLNetwork, Preprocessing, dict[str, Any]]:
+    """A name in `PUBLISHED` -> network, preprocessing and config.json; the file is downloaded once, or is `file`.
+
+    The first time it is converted into a source folder of the user's cache, from which it is read afterwards. Raises
+    ValueError for an unknown name.
+    """
+    entry = entry_of(name)
+    folder = cache_folder() / "sources" / name
+    if file is not None or not (folder / "model.safetensors").is_file():
+        file = file or _download(name, entry.url)
+        network = read_published(file, entry)
+        save_network(folder, network, _config(entry, network, Path(file)))
+    loaded, preprocessing = load_network(folder)
+    return cast(SSLNetwork, loaded), preprocessing, read_config(folder)
+
+
+def _download(name: str, url: str) -> Path:
+    """The local copy of a published file, kept in this project's cache or in that of the Hugging Face hub."""
+    if not url.startswith("hf://"):
+        return fetch(url, cache_folder() / "downloads" / name / url.rpartition("/")[2])
+    owner, repository, file = url.removeprefix("hf://").split("/")
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file))
+    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+        raise ValueError(f"{file} of {owner}/{repository} cannot be had from the Hugging Face hub: {error}") from error
+
+
+def _config(entry: Published, network: SSLNetwork, file: Path) -> dict[str, Any]:
+    return {
+        "architecture": entry.architecture,
+        "arguments": dict(entry.arguments),
+        "levels": list(network.levels()),
+        "projector_activation": entry.activation,
+        "preprocessing": asdict(entry.preprocessing),
+        "published": {"url": entry.url, "paper": entry.paper, "sha256": sha256(file)},
+        "licence": entry.licence,
+    }

@@ -1,0 +1,153 @@
+"""Everything a checkpoint is measured by, written as its metrics.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcdm.data.datasets import Dataset
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.faithfulness import encode_all, faithfulness_of
+from rcdm.measures.judge import Evaluator
+from rcdm.measures.metrics import cycle_error, variance
+from rcdm.studies import retention_study
+
+
+def _size(default: int, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class EvaluationSize:
+    """How much is drawn; the defaults are what the published tables use."""
+
+    gallery: int = _size(1000, "held-out images: each is drawn once, and its draw has to find it among all of them")
+    retention_images: int = _size(128, "of these, images for retention and calibration")
+    retention_draws: int = _size(16, "draws of each of these, per source")
+    probe_images: int = _size(4096, "training images that the probes learn from")
+
+
+def evaluate(
+    pipe: RCDMPipeline,
+    dataset: Dataset,
+    size: EvaluationSize | None = None,
+    *,
+    evaluator: Evaluator | None = None,
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure every source on images that nothing was trained on; the result is what metrics.json holds.
+
+    Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
+    pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (below it an image is foreign to the checkpoint),
+    and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `copying` and
+    `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws (`unconditional`),
+    and the retention of the `class` that it reads. `differences` and `agreement` are those of `studies.retention`.
+    Raises ValueError for too few images, before anything is drawn.
+    """
+    size = size or EvaluationSize()
+    begun = time.monotonic()
+    held_out, probe_images = _enough(dataset, size)
+    attributes = _attributes(pipe, evaluator)
+    result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
+    result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
+    if evaluator is not None:
+        on_progress("unconditional draws")
+        free = pipe.draw(None, None, range(len(held_out)), num_inference_steps=num_inference_steps)
+        half = torch.stack(free[: len(free) // 2 * 2].split(len(free) // 2), 1)
+        result |= {"evaluator": evaluator.name, "unconditional": _realism(evaluator, free, held_out, half)}
+    numbers: dict[str, Any] = {}
+    for source in pipe.sources.names:
+        on_progress(f"{source}: one draw of each of {len(held_out)} images")
+        h = encode_all(pipe, held_out, source)
+        drawn = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps)
+        found = faithfulness_of(pipe, h, drawn, source)
+        numbers[source] = {name: number.to_json() for name, number in found.items()}
+        numbers[source] |= _references(pipe, held_out, source)
+        if evaluator is not None:
+            n = min(size.retention_images, len(h))
+            again = pipe.draw(h[:n], source, range(len(h), len(h) + n), num_inference_steps=num_inference_steps)
+            numbers[source] |= _realism(evaluator, drawn, held_out, torch.stack([drawn[:n], again], 1))
+    kept = retention_study.study(
+        pipe,
+        held_out[: size.retention_images],
+        sources=pipe.sources.names,
+        seeds=range(size.retention_draws),
+        probe_images=probe_images,
+        attributes=attributes,
+        num_inference_steps=num_inference_steps,
+        on_progress=lambda name: on_progress(f"retention: {name}"),
+    )
+    for source, of_attributes in kept.numbers["sources"].items():
+        numbers[source]["retention"] = of_attributes
+    result |= {name: kept.numbers[name] for name in ("differences", "agreement") if name in kept.numbers}
+    return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
+
+
+def _enough(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tensor]:
+    """Held-out images and those that probes learn from. ValueError where there are too few for any number."""
+    held_out = dataset.held_out(size.gallery).images.cpu()
+    if len(held_out) < 2:
+        raise ValueError(
+            f"{dataset.name} holds out {len(held_out)} of its images, and evaluation needs at least 2, better 1000: "
+            "give more images."
+        )
+    probe_images = dataset.batch(0, size.probe_images).images.cpu()
+    retention_study.refuse_too_few(min(size.retention_images, len(held_out)), size.retention_draws, len(probe_images))
+    return held_out, probe_images
+
+
+def _setting(size: EvaluationSize, n: int, data: str, steps: int) -> dict[str, Any]:
+    """What the numbers depend on, of n held-out images."""
+    return {
+        "n": n,
+        "data": data,
+        "num_inference_steps": steps,
+        "retention_images": min(size.retention_images, n),
+        "retention_draws": size.retention_draws,
+        "probe_images": size.probe_images,
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def _attributes(pipe: RCDMPipeline, evaluator: Evaluator | None) -> Attributes:
+    """Those of the checkpoint, and the class that the evaluator reads."""
+    own = attributes_of(pipe)
+    if evaluator is None:
+        return own
+    return Attributes(lambda images: {**own.read(images), "class": evaluator.classes(images)}, own.spread)
+
+
+def _realism(evaluator: Evaluator, drawn: Tensor, real: Tensor, pairs: Tensor) -> dict[str, Any]:
+    """Draws [N,3,H,W] beside held-out images, and pairs [n,2,3,H,W] of draws that share an image."""
+    return {
+        "kid": evaluator.kid(drawn, real),
+        "copying": evaluator.copying(drawn, real).to_json(),
+        "spread_perceptual": evaluator.spread(pairs, real).to_json(),
+    }
+
+
+def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, Any]:
+    """Cycle error of the wrong image (null) and of the right one moved by a pixel (floor)."""
+    given = pipe.unet.standardise(encode_all(pipe, images, source), source).cpu()
+    moved = pipe.unet.standardise(encode_all(pipe, images.roll(1, 3), source), source).cpu()
+    shuffled = cycle_error(given.roll(1, 0), given).to_json()
+    shuffled.pop("null")
+    floor = cycle_error(moved, given).to_json()
+    floor.pop("null")
+    return {"cycle_error_shuffled": shuffled, "cycle_error_shifted": floor}
+
+
+def write_metrics(metrics: dict[str, Any], folder: Path) -> Path:
+    """Write metrics.json into a checkpoint folder."""
+    target = folder / "metrics.json"
+    target.write_text(json.dumps(metrics, indent=1) + "\n")
+    return target

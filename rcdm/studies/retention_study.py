@@ -1,0 +1,178 @@
+"""How much of each attribute does a representation keep? Retention, calibration and a probe beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from rcdm.data import images as im
+from rcdm.data.parts import part
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.faithfulness import encode_all, pixels_of
+from rcdm.measures.metrics import variance
+from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
+from rcdm.measures.retention import agreement, below_zero, draw_each, gaps, read_unconditional, retention_numbers
+from rcdm.studies.result import StudyResult
+
+FEWEST_TO_LEARN = 20
+"""Training images that a probe needs at least: a tenth of them says when to stop."""
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    probe_images: Tensor | None = None,
+    attributes: Attributes | None = None,
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Draw every image with every seed from every source and read the attributes of the draws.
+
+    Images: N PIL images, or [N,3,H,W] in [-1,1].
+
+    Numbers: `sources` -> source -> attribute -> retention (`value`, `low`, `high`, `n`, `null`) with `calibration`,
+    `calibration_difference`, and, where `probe_images` [M,3,H,W] are given to train them on, `ridge` and `probe` (MLP).
+    The null of retention is the same number for unconditional draws, where the denoiser can make them. `differences`:
+    network -> attribute -> backbone minus projector, paired on images and noise, with `p` of a sign-flip test over
+    images and `p_holm`, corrected for all differences of the study. `agreement`: Spearman correlation of retention with
+    the R² of each probe over all sources and attributes. Image i and seed k share their noise over all sources: the
+    noise of draw k of image i is that of seed `i * len(seeds) + k` after the first of `seeds`.
+    Raises ValueError when there are fewer than two seeds or images, or too few images for probes.
+    """
+    refuse_too_few(len(images), len(seeds), None if probe_images is None else len(probe_images))
+    attributes = attributes or attributes_of(pipe)
+    given = attributes.read(pixels_of(pipe, images))
+    on_progress("unconditional draws")
+    free = read_unconditional(pipe, attributes, len(images), seeds, num_inference_steps)
+    numbers: dict[str, Any] = {}
+    shown: dict[str, Tensor] = {}
+    within: dict[str, dict[str, Tensor]] = {}
+    errors: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for source in sources:
+        on_progress(source)
+        draws = draw_each(pipe, encode_all(pipe, images, source), source, seeds, num_inference_steps)
+        shown[source] = draws[: 4 * len(seeds)]
+        read = attributes.read(draws)
+        numbers[source] = retention_numbers(read, free, given, len(seeds))
+        within[source] = {name: variance(read[name].unflatten(0, (-1, len(seeds))), 1) for name in given}
+        if probe_images is not None:
+            probes, errors[source] = _probes(pipe, attributes, probe_images, images, given, source)
+            for name, found in probes.items():
+                numbers[source][name] |= found
+    result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
+    if differences := gaps(within, given):
+        result["differences"] = differences
+    if agreed := _agreement(within, errors, given):
+        result["agreement"] = agreed
+    grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
+    columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
+    return StudyResult(grid, rows, columns, result, _summary(result))
+
+
+def refuse_too_few(images: int, seeds: int, probe_images: int | None) -> None:
+    """ValueError for what cannot be measured; `probe_images` None is without probes."""
+    if seeds < 2:
+        raise ValueError("Retention needs at least two seeds: it is about what varies over the draws.")
+    if images < 2:
+        raise ValueError(f"Retention needs at least 2 images, better 128, and got {images}.")
+    if probe_images is not None and probe_images < FEWEST_TO_LEARN:
+        raise ValueError(
+            f"Probes need at least {FEWEST_TO_LEARN} training images, better 2000, and got {probe_images}."
+        )
+
+
+def _agreement(
+    within: Mapping[str, Mapping[str, Tensor]],
+    errors: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
+    given: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """Probe -> how retention goes with its R²; nothing for fewer than 4 pairs, or where all of them are alike."""
+    if len(errors) * len(given) < 4:
+        return {}
+    found = {
+        probe: agreement(within, {source: of[probe] for source, of in errors.items()}, given)
+        for probe in ("ridge", "probe")
+    }
+    return {probe: rho.to_json() for probe, rho in found.items() if math.isfinite(rho.low)}
+
+
+def _pictures(
+    given: list[Image.Image], shown: Mapping[str, Tensor], k: int
+) -> tuple[list[Image.Image], tuple[str, ...]]:
+    grid = []
+    for draws in shown.values():
+        drawn = im.to_pil(draws)
+        for i, image in enumerate(given):
+            grid += [image, *drawn[i * k : (i + 1) * k]]
+    return grid, tuple(f"{source}, image {i}" for source in shown for i in range(len(given)))
+
+
+def _probes(
+    pipe: RCDMPipeline,
+    attributes: Attributes,
+    train: Tensor,
+    test: Tensor | Sequence[Image.Image],
+    phi_test: Mapping[str, Tensor],
+    source: str,
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Tensor]]]:
+    """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader, and their errors.
+
+    Errors: probe -> attribute -> ‖φ − φ̂‖² of each test image [N].
+    """
+    h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
+    phi = {name: value.cpu() for name, value in attributes.read(pixels_of(pipe, train)).items()}
+    found: dict[str, dict[str, Any]] = {}
+    errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
+    for name, truth in phi_test.items():
+        truth = truth.cpu()
+        own = {"h": h, "phi": phi[name], "h_test": h_test}
+        ridge = part(pipe.parts, "ridge", own, partial(ridge_prediction, h, phi[name], h_test))
+        mlp = part(pipe.parts, "mlp", own, partial(mlp_prediction, h, phi[name], h_test))
+        linear, bent = r_squared(ridge, truth), r_squared(mlp, truth)
+        found[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
+        errors["ridge"][name], errors["probe"][name] = ((p - truth).square().sum(1) for p in (ridge, mlp))
+    return found, errors
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """A line per source and attribute, then the differences that are more than chance, and the agreement of probes."""
+    n, k = result["images"], result["draws"]
+    probed = "agreement" in result
+    lines = [
+        f"Retention on {n} images x {k} draws: value (95 % interval), unconditional draws, calibration"
+        + (", R² of the probe" if probed else "")
+    ]
+    if n < 30:
+        lines.append(f"With {n} images the intervals are wide; numbers worth quoting need about a hundred.")
+    for source, attributes in result["sources"].items():
+        for name, r in attributes.items():
+            null = r.get("null", float("nan"))
+            interval = f"({r['low']:.2f} … {r['high']:.2f})"
+            probe = f"{r['probe']:6.2f}" if "probe" in r else ""
+            lines.append(
+                f"{source:24} {name:18} {r['value']:6.2f} {interval:18} {null:6.2f}  {r['calibration']:.2f}{probe}"
+            )
+    if caution := below_zero(result["sources"]):
+        lines.append(caution)
+    for network, attributes in result.get("differences", {}).items():
+        lines.append(f"{network}, backbone − projector (Holm-corrected p of a sign-flip test over images):")
+        lines += [
+            f"  {name:18} {d['value']:+.2f} ({d['low']:+.2f} … {d['high']:+.2f})  p {d['p_holm']:.4f}"
+            for name, d in attributes.items()
+        ]
+    for probe, rho in result.get("agreement", {}).items():
+        name = {"ridge": "ridge", "probe": "MLP"}[probe]
+        lines.append(
+            f"Spearman correlation of retention with R² of the {name} probe, over all sources and attributes: "
+            f"{rho['value']:.2f} ({rho['low']:.2f} … {rho['high']:.2f})"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,221 @@
+"""What a page asks about one image, as jobs: any study, bits, one transformation, the nearest training images."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcdm.data import images as im
+from rcdm.data import sprites
+from rcdm.data.transformations import TRANSFORMATIONS
+from rcdm.measures.directions import has_directions
+from rcdm.measures.faithfulness import pixels_of
+from rcdm.measures.metrics import squared_error
+from rcdm.studies import STUDIES
+from rcdm.studies.adversarial import STRENGTHS
+from rcdm.studies.result import StudyResult
+from rcdm.ui.drawing import Check, Column, Progress, Show, checked
+from rcdm.ui.loaded import Loaded
+
+NOISES = 4  # streams of noise that the bits of one image are averaged over
+COMPANIONS = 3  # other images, for studies that need something to compare with
+MOST_READ = 16  # numbers that are read off an image, in the drawn world
+COUNTED = ("adversarial", "interpolation", "manipulation")  # studies whose calls are known beforehand
+
+
+@dataclass(frozen=True)
+class Study:
+    """One of STUDIES on given pictures; `settings` are its own, as (name, value).
+
+    `companions`: so many other images are added. `directions`: it takes reference images, where the checkpoint ships no
+    directions.
+    """
+
+    name: str
+    pictures: tuple[Image.Image, ...]
+    sources: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    settings: tuple[tuple[str, Any], ...] = ()
+    directions: bool = False
+    companions: int = 0
+
+    def calls(self) -> int:
+        return self._calls(len(self.pictures) + self.companions, MOST_READ)
+
+    def _calls(self, pictures: int, numbers: int) -> int:
+        """With so many pictures, and so many numbers that are read off an image."""
+        own = dict(self.settings)
+        ways = numbers if own.get("method") == "attributes" else own.get("directions", 4)
+        draws = {
+            "adversarial": len(STRENGTHS) * pictures,
+            "interpolation": own.get("points", 9),
+            "manipulation": ways * own.get("points", 5) * pictures,
+        }
+        return len(self.sources) * len(self.seeds) * draws.get(self.name, pictures) * self.steps
+
+    def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
+        pictures = [*self.pictures, *loaded.companions(self.companions, self.pictures)]
+        more = {"reference": loaded.references} if self.directions and not has_directions(loaded.pipe) else {}
+        settings = {"num_inference_steps": self.steps, **dict(self.settings), **more}
+        progress = _Share(show, self._calls(len(pictures), _numbers_read(loaded)) if self.name in COUNTED else 0)
+        with checked(loaded.pipe, check, progress.add):
+            return STUDIES[self.name](
+                loaded.pipe, pictures, sources=self.sources, seeds=self.seeds, on_progress=progress.say, **settings
+            )
+
+
+def _numbers_read(loaded: Loaded) -> int:
+    """How many numbers are read off an image of a checkpoint."""
+    blank = torch.zeros(1, 3, loaded.pipe.image_size, loaded.pipe.image_size)
+    return sum(phi.shape[1] for phi in loaded.attributes.read(blank).values())
+
+
+class _Share:
+    """Shows words, and the share of the denoiser's calls that were made, percent by percent; no share of unknown 0."""
+
+    def __init__(self, show: Show, total: int) -> None:
+        self._show, self._total, self._done, self._words = show, total, 0, "…"
+
+    def say(self, words: str) -> None:
+        self._words = words
+        self._show(Progress(words, self._share))
+
+    def add(self, images: int) -> None:
+        before = self._share
+        self._done += images
+        if self._share != before:
+            self._show(Progress(self._words, self._share))
+
+    @property
+    def _share(self) -> float | None:
+        return min(100 * self._done // self._total, 100) / 100 if self._total else None
+
+
+@dataclass(frozen=True)
+class Bits:
+    """How many bits each representation of one picture holds: the study `information` on several noises of it.
+
+    The interval is over noises, not over images. Result: as the study's, without the null, which needs other images.
+    """
+
+    picture: Image.Image
+    sources: tuple[str, ...]
+
+    def calls(self) -> int:
+        return 24 * 4 * NOISES * len(self.sources)
+
+    def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
+        with checked(loaded.pipe, check):
+            result = STUDIES["information"](
+                loaded.pipe,
+                [self.picture] * NOISES,
+                sources=self.sources,
+                seeds=(0,),
+                on_progress=lambda words: show(Progress(f"bits of {words}")),
+            )
+        for found in result.numbers["sources"].values():
+            found["form_1"].pop("null", None)
+        width = len(result.columns)
+        return StudyResult(result.images[:width], ("this image",), result.columns, result.numbers)
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """One transformation of one picture at every strength, and draws from each source with one noise.
+
+    Rows: the transformed picture, then a row per source; columns: none, then the strengths. Numbers: source ->
+    `alignment` at each strength, ‖f(Tx) − f(x)‖² over twice the width of the standardised h, which is what the distance
+    to another image is on average: 0 invariant, 1 another image.
+    """
+
+    picture: Image.Image
+    name: str
+    sources: tuple[str, ...]
+    seed: int
+    steps: int
+
+    def calls(self) -> int:
+        return len(self.sources) * (1 + len(TRANSFORMATIONS[self.name].strengths)) * self.steps
+
+    def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
+        pipe, what = loaded.pipe, TRANSFORMATIONS[self.name]
+        x = pixels_of(pipe, [self.picture]).to(pipe.device)
+        ladder = torch.cat([x, *(what.apply(x, strength) for strength in what.strengths)])
+        grid, numbers = im.to_pil(ladder), {}
+        with checked(pipe, check):
+            for source in self.sources:
+                show(Progress(source))
+                h = pipe.encode(ladder, source)
+                grid += im.to_pil(pipe.draw(h, source, [self.seed] * len(h), num_inference_steps=self.steps))
+                z = pipe.unet.standardise(h, source)
+                moved = squared_error(z[1:], z[:1].expand_as(z[1:])) / (2 * z.shape[1])
+                numbers[source] = {"alignment": moved.tolist()}
+        columns = ("none", *(f"{strength:g} {what.unit}" for strength in what.strengths))
+        found = {"transformation": self.name, "in_views": what.in_views, "strengths": list(what.strengths)}
+        return StudyResult(grid, (self.name, *self.sources), columns, {**found, "sources": numbers})
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The training images whose representations are nearest to the picture's, by cosine of standardised h."""
+
+    picture: Image.Image
+    sources: tuple[str, ...]
+    count: int = 6
+
+    def calls(self) -> int:
+        return 0
+
+    def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
+        grid: list[Image.Image] = []
+        numbers: dict[str, Any] = {}
+        for source in self.sources:
+            check()
+            show(Progress(source))
+            h = loaded.pipe.unet.standardise(loaded.pipe.encode(self.picture, source), source)
+            likeness = torch.nn.functional.cosine_similarity(loaded.bank(source), h)
+            best = likeness.topk(min(self.count, len(likeness)))
+            grid += im.to_pil(loaded.references[best.indices.cpu()])
+            numbers[source] = {"similarity": best.values.tolist()}
+        columns = tuple(f"nearest {i + 1}" for i in range(len(grid) // len(self.sources)))
+        return StudyResult(grid, self.sources, columns, {"of": len(loaded.references), "sources": numbers})
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The representation of a picture from one source -> list of floats, raw."""
+
+    picture: Image.Image
+    source: str
+
+    def calls(self) -> int:
+        return 0
+
+    def run(self, loaded: Loaded, show: Show, check: Check) -> list[float]:
+        return loaded.pipe.encode(self.picture, self.source)[0].tolist()
+
+
+def read_factors(column: Column) -> dict[str, tuple[str, str]]:
+    """Factors of the drawn world read from the draws of a column: name -> (what they say, how much they differ)."""
+    return {name: _reading(name, torch.tensor(phi)) for name, phi in column.phi.items() if name in sprites.KINDS}
+
+
+def _reading(name: str, phi: Tensor) -> tuple[str, str]:
+    """φ [K,P] of one factor -> most frequent class and its share, mean angle in turns or mean, with its deviation."""
+    kind = sprites.KINDS[name]
+    if kind == "class":
+        shape, count = Counter(phi.argmax(1).tolist()).most_common(1)[0]
+        return sprites.SHAPES[shape], f"{count} of {len(phi)}"
+    if kind == "angle":
+        mean = phi.mean(0)
+        length = float(mean.norm().clamp(1e-6, 1))
+        turns = math.atan2(float(mean[1]), float(mean[0])) / (2 * math.pi) % 1
+        return f"{turns:.2f}", f"± {math.sqrt(-2 * math.log(length)) / (2 * math.pi):.2f}"
+    return f"{float(phi.mean()):.2f}", f"± {float(phi.std()):.2f}"

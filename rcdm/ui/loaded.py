@@ -1,0 +1,113 @@
+"""Checkpoints in memory: loaded once for everybody, together with what is read from their draws, within a budget."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcdm.data import images as im
+from rcdm.data.datasets import load_dataset
+from rcdm.diffusion.checkpoints import checkpoint_folder, folder_of, load
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.faithfulness import encode_all
+
+NO_DATA = "This needs training images: start the page with --data and their folder."
+EXAMPLES_FOLDER = Path(__file__).parents[1] / "examples"
+REFERENCES = 1000  # training images that directions and nearest images are looked for in
+
+
+class Loaded:
+    """A checkpoint ready for work.
+
+    Args:
+        name: what it was loaded by.
+        pipe: the pipeline.
+        data: `sprites`, a folder of images or parquet files: where its training images are, if they are at hand.
+    """
+
+    def __init__(self, name: str, pipe: RCDMPipeline, data: str = "") -> None:
+        self.name, self.pipe = name, pipe
+        self.data = data or ("sprites" if pipe.config.trained_on == "sprites" else "")
+        self._banks: dict[str, Tensor] = {}
+
+    @cached_property
+    def attributes(self) -> Attributes:
+        """What can be read off its images."""
+        return attributes_of(self.pipe)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Its metrics.json; empty where it was never evaluated."""
+        folder = folder_of(self.pipe) or checkpoint_folder(self.name)
+        file = None if folder is None else folder / "metrics.json"
+        return json.loads(file.read_text()) if file is not None and file.is_file() else {}
+
+    def similarity_floor(self, source: str) -> float | None:
+        """What 95 % of held-out images reach in similarity to their own draw; None where it was not measured."""
+        number = self.metrics.get("sources", {}).get(source, {}).get("similarity_floor")
+        return None if number is None else float(number["value"])
+
+    @cached_property
+    def references(self) -> Tensor:
+        """Training images [N,3,S,S]. Raises ValueError where they are not at hand."""
+        if not self.data:
+            raise ValueError(NO_DATA)
+        return load_dataset(self.data, self.pipe.image_size).batch(0, REFERENCES).images
+
+    def companions(self, count: int, besides: Sequence[Image.Image]) -> list[Image.Image]:
+        """Up to so many other images: training images where they are at hand, else the photographs of the page."""
+        if self.data:
+            return im.to_pil(self.references[:count]) if count else []
+        own = {image.tobytes() for image in besides}
+        photos = [im.decode(file) for file in sorted(EXAMPLES_FOLDER.glob("*.jpg"))]
+        return [photo for photo in photos if photo.tobytes() not in own][:count]
+
+    def bank(self, source: str) -> Tensor:
+        """Standardised representations of the training images, [N,D]."""
+        if source not in self._banks:
+            h = encode_all(self.pipe, self.references, source)
+            self._banks[source] = self.pipe.unet.standardise(h, source)
+        return self._banks[source]
+
+    def size(self) -> int:
+        """Bytes of its weights."""
+        modules = (self.pipe.unet, self.pipe.sources)
+        return sum(t.nbytes for module in modules for t in (*module.parameters(), *module.buffers()))
+
+
+class Shelf:
+    """Loaded checkpoints by name, the least recently used given up when all together pass `max_bytes`."""
+
+    def __init__(
+        self, names: Sequence[str], *, max_bytes: int, data: str = "", device: torch.device | str | None = None
+    ) -> None:
+        self.names, self._max_bytes, self._data, self._device = tuple(names), max_bytes, data, device
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Loaded:
+        """The checkpoint, loaded if need be. Raises ValueError for a name that is not on offer."""
+        if name not in self.names:
+            raise ValueError(f"There is no checkpoint {name!r} here; choose one of {', '.join(self.names)}.")
+        with self._lock:
+            if name not in self._loaded:
+                data = self._data if name == self.names[0] else ""
+                self._loaded[name] = Loaded(name, load(name, device=self._device), data)
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > 1 and sum(item.size() for item in self._loaded.values()) > self._max_bytes:
+                self._loaded.popitem(last=False)
+            return self._loaded[name]
+
+    def __len__(self) -> int:
+        """How many are in memory."""
+        return len(self._loaded)

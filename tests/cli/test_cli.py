@@ -1,0 +1,292 @@
+"""The command line, and the README that tells how to use it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import rcdm
+from rcdm import cli
+from rcdm.cli import study as study_cli
+from rcdm.data import images as im
+from rcdm.data import sprites
+from rcdm.diffusion.model_card import markdown_tables
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.studies import STUDIES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "photo.jpg"
+    im.to_pil(sprites.render(sprites.sample_factors(1, seed=9), 64))[0].save(file)
+    return file
+
+
+def sample(photo: Path, checkpoint: Path, out: Path, *more: str) -> dict:
+    cli.main(["sample", str(photo), "--checkpoint", str(checkpoint), "--device", "cpu", "--out", str(out), *more])
+    return json.loads(out.with_suffix(".json").read_text())
+
+
+def test_sample_writes_a_grid_and_every_setting(photo, tiny_checkpoint, tmp_path):
+    out = tmp_path / "deep" / "grid.png"
+    report = sample(photo, tiny_checkpoint, out, "--samples", "3", "--source", "tiny/backbone", "tiny/projector")
+    assert Image.open(out).format == "PNG"
+    assert report["settings"]["samples"] == 3 and report["settings"]["source"] == ["tiny/backbone", "tiny/projector"]
+    assert report["seeds"] == [0, 1, 2] and report["steps"] == 4 and report["versions"]["rcdm"] == rcdm.__version__
+    assert [draw["source"] for draw in report["draws"]] == ["tiny/backbone", "tiny/projector"]
+    assert "Nothing has been measured of this checkpoint" in report["note"]
+    assert all(len(draw["similarity"]) == 3 and -1 <= min(draw["similarity"]) <= 1 for draw in report["draws"])
+
+
+def test_sample_draws_what_python_draws(photo, tiny_checkpoint, tmp_path, monkeypatch):
+    grids = []
+    monkeypatch.setattr(im, "grid", lambda rows, **_: grids.append(rows) or Image.new("RGB", (4, 4)))
+    sample(photo, tiny_checkpoint, tmp_path / "a.png", "--seed", "5", "--samples", "2", "--source", "tiny/layer2")
+    pipe = rcdm.load(tiny_checkpoint, device="cpu")
+    drawn = pipe(im.decode(photo), source="tiny/layer2", seeds=[5, 6]).images
+    assert [image.tobytes() for image in grids[0][0][1:]] == [image.tobytes() for image in drawn]
+
+
+def test_sample_takes_several_photographs_and_all_sources(photo, tiny_checkpoint, tmp_path):
+    second = tmp_path / "second.png"
+    Image.new("RGBA", (30, 50), (200, 10, 10, 128)).save(second)
+    out = tmp_path / "out.png"
+    cli.main(["sample", str(photo), str(second), "--checkpoint", str(tiny_checkpoint), "--samples", "1"]
+             + ["--device", "cpu", "--out", str(out)])  # fmt: skip
+    draws = json.loads(out.with_suffix(".json").read_text())["draws"]
+    assert len(draws) == 2 * 3 and len({draw["photo"] for draw in draws}) == 2
+
+
+def test_sample_puts_sources_side_by_side(photo, tiny_checkpoint, tmp_path, monkeypatch):
+    grids = {}
+    for way in ("--across", "--seed=0"):
+        monkeypatch.setattr(
+            im, "grid", lambda rows, _way=way, **_: grids.update({_way: rows}) or Image.new("RGB", (4, 4))
+        )
+        sample(
+            photo,
+            tiny_checkpoint,
+            tmp_path / "a.png",
+            "--samples",
+            "2",
+            way,
+            "--source",
+            "tiny/layer2",
+            "tiny/backbone",
+        )
+    (across,), below = grids["--across"], grids["--seed=0"]
+    assert [image.tobytes() for image in across[1:]] == [image.tobytes() for row in below for image in row[1:]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sample", "nowhere.jpg"], "nowhere.jpg"),
+        (["sample", "."], "is a folder"),
+        (["sample", "PHOTO", "--steps", "-3"], "must be at least 1"),
+        (["sample", "PHOTO", "--source", "tiny/none"], "choose one of tiny/backbone"),
+        (["sample", "PHOTO", "--samples", "0"], "at least 1"),
+        (["sample", "PHOTO", "--out", "grid.txt"], "must end in .png"),
+        (["sample", "PHOTO", "--checkpoint", "nothing"], "no checkpoint 'nothing'"),
+        (["study", "astrology"], "retention"),
+        (["evaluate", "nothing"], "no checkpoint"),
+        (["train", "--output_dir", "x"], "sources_dir"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_status_two(arguments, words, photo, tiny_checkpoint, capsys):
+    arguments = [str(photo) if argument == "PHOTO" else argument for argument in arguments]
+    if arguments[0] == "sample" and "--checkpoint" not in arguments:
+        arguments += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and words in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [(["--help"], 0, "evaluate"), (["astrology"], 2, "invalid choice"), (["--version"], 0, rcdm.__version__)],
+)
+def test_what_needs_no_torch_does_not_wait_for_it(arguments, code, words):
+    script = (
+        f"import sys\nfrom rcdm import cli\ntry:\n    cli.main({arguments})\nfinally:\n"
+        "    assert not {'torch', 'diffusers', 'gradio'} & set(sys.modules), 'heavy'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code and words in done.stdout + done.stderr, done.stderr
+
+
+def test_a_line_comes_before_torch_is_imported(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "torch")
+    asked = []
+    monkeypatch.setattr(cli, "import_module", lambda name: asked.append((name, capsys.readouterr().err)) or study_cli)
+    with pytest.raises(SystemExit):
+        cli.main(["study", "--help"])
+    ((name, printed),) = asked
+    assert name == "rcdm.cli.study" and printed.strip().endswith("rcdm study: loading torch")
+
+
+def test_help_names_the_settings_of_each_study(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["study", "information", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "information: levels, lowest, highest" in words and "adversarial: steps" in words
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_help_names_a_default_only_where_there_is_one(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert not [empty for empty in ("None", "[]", "()") if f"(default: {empty})" in words]
+
+
+def test_help_of_training_and_drawing_names_their_defaults(capsys):
+    for command, default in (("study", "(default: sprites-32)"), ("train", "(default: 4096)")):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert default in " ".join(capsys.readouterr().out.split())
+
+
+class FakeReader:
+    """Reads the mean colour; stands in for the trained reader on 16 px random pictures."""
+
+    size = 16
+
+    def read(self, images):
+        return {"red": images[:, :1].mean((2, 3)), "sky": images[:, 2:, :8].mean((2, 3))}
+
+
+@pytest.fixture
+def with_reader(tiny_checkpoint, monkeypatch):
+    (tiny_checkpoint / "reader").mkdir(exist_ok=True)
+    monkeypatch.setattr("rcdm.measures.attributes.load_reader", lambda folder: FakeReader())
+    yield tiny_checkpoint
+    (tiny_checkpoint / "reader").rmdir()
+
+
+def test_retention_study_has_the_shape_it_promises(with_reader):
+    pipe = rcdm.load(with_reader, device="cpu")
+    images = sprites.render(sprites.sample_factors(5, seed=0), 16)
+    more = sprites.render(sprites.sample_factors(40, seed=1), 16)
+    result = STUDIES["retention"](pipe, images, sources=["tiny/backbone"], seeds=[7, 8, 9], probe_images=more)
+    assert len(result.images) == len(result.rows) * len(result.columns) and result.columns[:2] == ("given", "draw 0")
+    red = result.numbers["sources"]["tiny/backbone"]["red"]
+    assert {"value", "low", "high", "n", "null", "calibration", "ridge", "probe"} <= set(red) and red["n"] == 5
+
+
+def test_retention_of_a_pipeline_that_ignores_h_is_its_null(with_reader):
+    pipe = rcdm.load(with_reader, device="cpu")
+    for projection in pipe.unet.projections.values():
+        torch.nn.init.zeros_(projection.linear.weight)
+    images = sprites.render(sprites.sample_factors(6, seed=0), 16)
+    numbers = STUDIES["retention"](pipe, images, sources=["tiny/projector"], seeds=[0, 1]).numbers["sources"]
+    for attribute in numbers["tiny/projector"].values():
+        assert attribute["value"] == pytest.approx(attribute["null"], abs=1e-4)
+
+
+def test_evaluate_asks_where_the_data_of_a_checkpoint_are(capsys, tmp_path):
+    for checkpoint in ("photos-32", "backbones-32"):
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", checkpoint, "--out", str(tmp_path / "there")])
+        assert "has learned from tiny_imagenet64: say where that is with --data" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+
+
+def test_evaluate_refuses_too_few_images_before_it_draws(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(RCDMPipeline, "draw", lambda *_, **__: pytest.fail("it has drawn"))
+    for i, image in enumerate(im.to_pil(sprites.render(sprites.sample_factors(40, seed=2), 16))):
+        folder = tmp_path / ("few" if i < 8 else "more")
+        folder.mkdir(exist_ok=True)
+        image.save(folder / f"{i}.png")
+    for name, words in (("few", "few holds out 1 of its images"), ("more", "Probes need at least 20 training images")):
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", str(tiny_checkpoint), "--data", str(tmp_path / name), "--device", "cpu"]
+                     + ["--probe-images", "10", "--out", str(tmp_path / "there")])  # fmt: skip
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+
+
+def test_evaluate_writes_every_number_with_n_and_null(with_reader, tmp_path, capsys):
+    sizes = ["--gallery", "6", "--retention-images", "4", "--retention-draws", "2", "--probe-images", "40"]
+    cli.main(["evaluate", str(with_reader), "--device", "cpu", "--out", str(tmp_path), *sizes])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["n"] == 6 and metrics["num_inference_steps"] == 4
+    for source in metrics["sources"].values():
+        assert source["cycle_error"]["n"] == 6 and source["mrr"]["null"] == pytest.approx(0.408, abs=1e-3)
+        assert source["cycle_error_shuffled"]["value"] > source["cycle_error_shifted"]["value"]
+        assert set(source["retention"]) == {"red", "sky"}
+    assert set(metrics["differences"]["tiny"]) == {"red", "sky"} and metrics["differences"]["tiny"]["red"]["n"] == 4
+    assert "| tiny/projector |" in capsys.readouterr().out
+
+
+def test_study_command_writes_numbers_and_figure(with_reader, photo, tmp_path, capsys):
+    cli.main(["study", "retention", str(photo), str(photo), "--checkpoint", str(with_reader), "--samples", "2"]
+             + ["--source", "tiny/projector", "--device", "cpu", "--out", str(tmp_path)])  # fmt: skip
+    assert Image.open(tmp_path / "retention.png").size[0] > 100
+    assert "tiny/projector" in (printed := capsys.readouterr().out) and "With 2 images" in printed
+    assert "tiny/projector" in json.loads((tmp_path / "retention.json").read_text())["sources"]
+
+
+def readme_command(name: str) -> str:
+    found = re.findall(rf"<!-- {name} -->\n```bash\n(.+)\n```", (ROOT / "README.md").read_text())
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_readme_has_one_command_for_the_page_and_one_for_the_tests():
+    assert readme_command("page").endswith("python app.py") and (ROOT / "app.py").is_file()
+    assert readme_command("test").startswith('pip install -e ".[dev]"') and "pytest" in readme_command("test")
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "README.md" in script and "<!-- test -->" in script
+    assert 'eval "$command"' in script and "pytest" not in script
+
+
+@pytest.mark.parametrize("page", ["README.md", "checkpoints/sprites-32/README.md"])
+def test_the_tables_are_those_of_metrics_json(page):
+    metrics = json.loads((ROOT / "checkpoints" / "sprites-32" / "metrics.json").read_text())
+    assert markdown_tables(metrics) in (ROOT / page).read_text()
+
+
+def test_the_shipped_checkpoint_is_small_and_draws(tmp_path):
+    folder = ROOT / "checkpoints" / "sprites-32"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png"}
+    report = sample(
+        ROOT / "rcdm" / "examples" / "caps.jpg", folder, tmp_path / "a.png", "--samples", "3", "--steps", "2"
+    )
+    kept = report["draws"][0]["kept_by_draws"]
+    assert len(report["draws"]) == 8 and set(kept) == set(sprites.KINDS)
+    for number in kept.values():
+        assert number["low"] <= number["value"] <= number["high"] and number["n"] == 3 and "null" in number
+
+
+def test_the_table_of_published_networks_is_that_of_the_readme(capsys):
+    cli.main(["networks"])
+    table = capsys.readouterr().out.strip()
+    assert f"<!-- networks -->\n{table}\n<!-- /networks -->" in (ROOT / "README.md").read_text()
+
+
+def test_levels_of_a_published_network_are_listed_without_its_weights(capsys):
+    cli.main(["networks", "dino-vits16"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("blocks.0      384\n") and "projector: width known once it is downloaded" in printed
+    cli.main(["networks", "dinov3-vits16", "--all"])
+    printed = capsys.readouterr().out
+    for level, width in (("blocks.3.mlp.fc1", 1536), ("patch_embed.proj", 384)):
+        assert re.search(rf"^{re.escape(level)} +{width}$", printed, re.MULTILINE)
+    assert "projector: none was published" in printed
+    with pytest.raises(SystemExit):
+        cli.main(["networks", "dinov9"])
+    assert "no file and no published network" in capsys.readouterr().err

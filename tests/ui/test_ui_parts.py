@@ -1,0 +1,440 @@
+"""The parts of the page that need no server."""
+
+import argparse
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+import torch
+from PIL import Image
+from starlette.datastructures import QueryParams
+
+import rcdm
+from rcdm.data import sprites
+from rcdm.measures.attributes import Attributes, Kept, kept_by_draws
+from rcdm.measures.metrics import variance
+from rcdm.ui import (
+    about,
+    attack,
+    compare,
+    controls,
+    drawing,
+    edit,
+    export,
+    frames,
+    mix,
+    page,
+    settings,
+    sheet,
+    sprite_lab,
+)
+from rcdm.ui import transform as transform_tab
+from rcdm.ui.drawing import Column, Columns
+from rcdm.ui.engine import Engine, on_hosted_gpu
+from rcdm.ui.exploring import Bits, Nearest, Study, Transformed, read_factors
+from rcdm.ui.guard import Rate
+from rcdm.ui.loaded import Loaded, Shelf
+from rcdm.ui.settings import Settings
+from rcdm.ui.store import Store, key_of
+
+BOTH = ("tiny/backbone", "tiny/projector")
+PICTURE = Image.linear_gradient("L").convert("RGB")
+
+
+@pytest.fixture
+def loaded(tiny_checkpoint: Path) -> Loaded:
+    return Loaded("tiny", rcdm.load(tiny_checkpoint, device="cpu"), "sprites")
+
+
+@pytest.fixture
+def engine(tiny_checkpoint: Path) -> Engine:
+    return Engine(Settings(checkpoint=str(tiny_checkpoint)), device="cpu")
+
+
+def _run(job: Any, loaded: Loaded) -> Any:
+    return job.run(loaded, lambda _: None, lambda: None)
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def test_previews_come_while_drawing(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "PREVIEW_SECONDS", 0.0)
+    shown: list[drawing.Progress] = []
+    columns = Columns(PICTURE, BOTH, (0, 1, 2), 4).run(loaded, shown.append, lambda: None)
+    assert [progress.share for progress in shown] == [0.25, 0.5, 0.75, 1.0]
+    assert all([len(column.images) for column in progress.columns] == [3, 3] for progress in shown)
+    assert [column.source for column in columns] == list(BOTH) and columns[0].mean is not None
+    assert columns[0].spread is not None and columns[0].spread.size == (16, 16)
+
+
+def test_what_draws_keep_has_the_variance_formula_and_an_interval_that_holds_it() -> None:
+    phi = torch.randn(8, 1, generator=torch.Generator().manual_seed(0))
+    attributes = Attributes(lambda _: {}, {"a": 2.0})
+    kept = kept_by_draws(attributes, {"a": phi, "unknown": phi})
+    assert list(kept) == ["a"] and kept["a"].value == pytest.approx(1 - float(variance(phi)) / 2)
+    assert kept["a"].low < kept["a"].value < kept["a"].high  # type: ignore[operator]
+    assert kept_by_draws(attributes, {"a": phi[:2]})["a"].low is None
+    same = kept_by_draws(attributes, {"a": phi[:1].expand(5, 1)})["a"]
+    assert same.value == same.low == same.high == 1
+
+
+def test_the_jackknife_interval_covers() -> None:
+    stream, attributes, hits = torch.Generator().manual_seed(1), Attributes(lambda _: {}, {"a": 1.0}), 0
+    for _ in range(200):  # variance 0.25 of which 1 is the spread: the truth is 0.75
+        found = kept_by_draws(attributes, {"a": torch.randn(16, 1, generator=stream) / 2})["a"]
+        hits += found.low <= 0.75 <= found.high  # type: ignore[operator]
+    assert 0.8 < hits / 200 < 0.99
+
+
+def test_an_image_is_foreign_when_its_draws_are_less_alike_than_the_floor(loaded: Loaded) -> None:
+    job = Columns(PICTURE, ("tiny/backbone",), (0, 1), 2)
+    assert _run(job, loaded)[0].foreign is None  # nothing was measured
+    for floor, foreign in ((1.1, True), (-1.1, False)):
+        loaded.metrics = {"sources": {"tiny/backbone": {"similarity_floor": {"value": floor}}}}
+        column = _run(job, loaded)[0]
+        assert column.foreign is foreign
+        assert ("foreign to this checkpoint" in sheet.sheet_html(PICTURE, [column], (0, 1))) is foreign
+
+
+def test_a_transformation_that_does_nothing_moves_nothing(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Transformed(PICTURE, "brightness", BOTH, 3, 2)
+    result = _run(job, loaded)
+    assert len(result.images) == len(result.rows) * len(result.columns) == 3 * 4
+    assert all(value > 0 for value in result.numbers["sources"][BOTH[0]]["alignment"])
+    plain = loaded.pipe(rcdm.data.images.to_tensor(PICTURE, 16), source=BOTH[0], seeds=[3], num_inference_steps=2).images[0]
+    assert result.images[4].tobytes() == plain.tobytes()
+    monkeypatch.setattr("rcdm.data.transformations.scale_brightness", None)
+    still = Transformed(Image.new("RGB", (16, 16)), "brightness", BOTH, 3, 2)  # black stays black
+    assert _run(still, loaded).numbers["sources"][BOTH[0]]["alignment"] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert "Strength" in transform_tab.shown(result)
+
+
+def test_bits_of_one_image_have_no_null_and_a_map_per_source(loaded: Loaded) -> None:
+    result = _run(Bits(PICTURE, BOTH), loaded)
+    assert result.columns == ("given", *BOTH) and len(result.images) == 3
+    assert all("null" not in found["form_1"] for found in result.numbers["sources"].values())
+    assert sheet.bits_html(result).count("bits (") >= 2
+
+
+def test_the_nearest_training_image_of_a_training_image_is_itself(loaded: Loaded, monkeypatch: Any) -> None:
+    monkeypatch.setattr("rcdm.ui.loaded.REFERENCES", 40)
+    own = rcdm.data.images.to_pil(loaded.references[7:8])[0]
+    result = _run(Nearest(own, BOTH[:1]), loaded)
+    assert result.images[0].tobytes() == own.tobytes()
+    assert result.numbers["sources"][BOTH[0]]["similarity"][0] == pytest.approx(1, abs=0.01)
+    assert "nearest training images" in sheet.nearest_html(result)
+
+
+def test_without_training_images_the_remedy_is_said(tiny_checkpoint: Path) -> None:
+    plain = Loaded("tiny", rcdm.load(tiny_checkpoint, device="cpu"))
+    with pytest.raises(ValueError, match="--data"):
+        _run(Nearest(PICTURE, BOTH), plain)
+
+
+def test_studies_of_the_tabs_give_pages(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcdm.ui.loaded.REFERENCES", 24)
+    path = _run(Study("interpolation", (PICTURE, PICTURE.rotate(90)), BOTH, (0,), 1, (("points", 3),)), loaded)
+    assert 'max="2"' in mix.shown(path)
+    ways = (("method", "principal"), ("points", 3), ("directions", 2))
+    pushed = _run(Study("manipulation", (PICTURE,), BOTH[:1], (0,), 1, ways, directions=True), loaded)
+    html = edit.shown(pushed)
+    names = [edit.spoken(name) for name in ("shape 5", "ground_hue 1", "size", "place 1", "component 0")]
+    assert names == ["shape: tee", "ground hue (sine)", "size", "place (y)", "component 0"]
+    assert "component 0" in html and 'max="2"' in html and "<table>" in html
+    hostile = _run(Study("adversarial", (PICTURE,), BOTH[:1], (0,), 1, (("steps", 2),), companions=2), loaded)
+    assert hostile.numbers["images"] == 3 and "3 images" in " ".join(attack.shown(hostile).split())
+
+
+def test_every_chosen_source_is_edited_beside_the_others(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcdm.ui.loaded.REFERENCES", 24)
+    ways = (("method", "principal"), ("points", 3), ("directions", 2))
+
+    def pushed(*sources: str) -> Any:
+        return _run(Study("manipulation", (PICTURE,), sources, (4,), 1, ways, directions=True), loaded)
+
+    ladder, places = edit._side_by_side(pushed(*BOTH))
+    assert ladder.rows == tuple(f"component {i}, {source}" for i in (0, 1) for source in BOTH) and places == [
+        1,
+        2,
+        1,
+        2,
+    ]
+    alone, nowhere = edit._side_by_side(pushed(BOTH[1]))
+    assert nowhere == [] and alone.rows == ("component 0", "component 1") and len(alone.columns) == 3
+    pixels = [[image.tobytes() for image in result.images] for result in (ladder, alone)]
+    assert pixels[0][3:6] + pixels[0][9:12] == pixels[1]  # the second source as it is alone: same noise, same pushes
+    html = edit.shown(pushed(*BOTH))
+    assert html.count('class="ladder"') == 4 and html.count("grid-column:2") == 2 and html.count("<table>") == 2
+    assert html.count('type="range"') == 1  # one slider moves all
+
+
+def test_the_edit_tab_asks_for_every_chosen_source(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(edit, "run_tab", lambda _engine, _controls, make, *_args, **_options: made.append(make))
+    with gr.Blocks():
+        edit.build(engine, None)  # type: ignore[arg-type]
+    wanted = controls.Asked(engine[engine.settings.checkpoint], PICTURE, BOTH, (3, 4), 2)
+    job, _ = made[0](wanted, "principal", 2.0)
+    assert job.sources == BOTH and job.seeds == (3,)
+
+
+def test_any_study_stops_when_nobody_waits(loaded: Loaded) -> None:
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        Study("samples", (PICTURE,), BOTH, (0, 1), 9).run(loaded, lambda _: None, check)
+    _run(Study("samples", (PICTURE,), BOTH, (0, 1), 1), loaded)  # and the next one is not stopped
+    assert len(calls) == 2
+
+
+def test_factors_are_read_from_draws_beside_the_truth() -> None:
+    factors = sprites.make_factors(
+        shape="drop", hue=0.99, size=0.5, rotation=0.25, x=0.1, y=-0.2, ground_hue=0.5, ground_brightness=0.5
+    )
+    phi = {name: value.expand(4, -1).tolist() for name, value in sprites.phi(factors).items()}
+    column = Column("a/b", [PICTURE] * 4, [1.0] * 4, {"hue": Kept(0.9, 4)}, phi=phi)
+    read = read_factors(column)
+    assert read["shape"] == ("drop", "4 of 4") and read["hue"] == ("0.99", "± 0.00") and read["x"][0] == "0.10"
+    truth = {name: ("drop" if name == "shape" else 0.5) for name in sprites.KINDS}
+    html = sprite_lab.shown(PICTURE, [column], (0, 1, 2, 3), truth)
+    assert html.count("<tr>") == 1 + len(sprites.KINDS) and "retention 0.90" in html
+    other = Column("a/b", [PICTURE] * 4, [1.0] * 4, phi={"hue": phi["hue"]})  # of a checkpoint that has no reader
+    assert "<table>" not in sprite_lab.shown(PICTURE, [other], (0, 1, 2, 3), truth)
+
+
+def test_work_that_nobody_waits_for_is_told_to_end() -> None:
+    ended = threading.Event()
+
+    def work(show: Callable[[Any], None], check: Callable[[], None]) -> None:
+        try:
+            for step in range(1000):
+                time.sleep(0.01)
+                check()
+                show(step)
+        finally:
+            ended.set()
+
+    stream = drawing.in_background(work)
+    next(stream)
+    stream.close()
+    assert ended.wait(1)
+
+
+def test_only_the_latest_preview_waits_and_errors_come_through() -> None:
+    shown = threading.Event()
+
+    def work(show: Callable[[Any], None], check: Callable[[], None]) -> None:
+        for step in range(100):
+            show(step)
+        shown.set()
+        time.sleep(0.1)
+        raise ValueError("no")
+
+    stream = drawing.in_background(work)
+    first = next(stream)
+    assert shown.wait(1)
+    with pytest.raises(ValueError, match="no"):
+        rest = [first, *(item for item in stream)]
+        assert len(rest) < 10
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+def test_finished_work_is_not_done_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, name = Columns(PICTURE, BOTH, (0,), 1), engine.settings.checkpoint
+    first = list(engine.run(name, job))[-1]
+    monkeypatch.setattr(rcdm.RepresentationUNet, "forward", None)
+    (again,) = engine.run(name, Columns(PICTURE.copy(), BOTH, (0,), 1))
+    assert again is first
+
+
+def test_the_shelf_keeps_what_fits(tiny_checkpoint: Path) -> None:
+    names = [str(tiny_checkpoint), "sprites-32"]
+    tight, wide = (Shelf(names, max_bytes=limit, device="cpu") for limit in (1, 2**30))
+    for shelf in (tight, wide):
+        assert [shelf[name].name for name in names] == names
+    assert (len(tight), len(wide)) == (1, 2) and wide[names[0]] is wide[names[0]]
+    with pytest.raises(ValueError, match=r"no checkpoint '\.\.' here"):
+        wide[".."]
+
+
+def test_a_hosted_gpu_is_asked_for_as_long_as_the_job_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[Any] = []
+
+    def gpu(duration: Any) -> Any:
+        asked_for.append(duration)
+        return lambda function: function
+
+    assert on_hosted_gpu(list) is list  # type: ignore[comparison-overlap]
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=gpu))
+    on_hosted_gpu(list)  # type: ignore[arg-type]
+    few, many = (asked_for[0]("sprites-32", Columns(PICTURE, BOTH, tuple(range(k)), 100)) for k in (1, 16))
+    assert 15 <= few < many <= 120
+
+
+def test_a_client_that_asks_too_often_is_told_how_long_to_wait() -> None:
+    rate = Rate(2, seconds=0.2)
+    others, noisy = (gr.Request(client=types.SimpleNamespace(host=h), headers={}) for h in ("a", "b"))
+    for _ in range(2):
+        rate.check(noisy)
+    with pytest.raises(ValueError, match="wait 1 seconds"):
+        rate.check(noisy)
+    rate.check(others)
+    time.sleep(0.25)
+    rate.check(noisy)
+    for _ in range(100):
+        Rate(0).check(noisy)
+
+
+def test_the_store_forgets_by_size_and_age() -> None:
+    store = Store(max_bytes=2500, seconds=60)
+    for i in range(5):
+        store.put(str(i), Image.new("RGB", (16, 20)))  # 960 bytes each
+    assert [store.get(str(i)) is not None for i in range(5)] == [False] * 3 + [True] * 2 and store.bytes <= 2500
+    store.put("huge", Image.new("RGB", (100, 100)))
+    assert store.get("huge") is None and store.get("4") is not None
+    brief = Store(max_bytes=2500, seconds=0.05)
+    brief.put("a", 1)
+    time.sleep(0.3)
+    assert brief.bytes == 0 and brief.get("a") is None  # forgotten before anybody asked
+
+
+def test_requests_are_told_apart_by_everything_in_them() -> None:
+    base = Columns(PICTURE, BOTH, (0, 1), 4)
+    turned = PICTURE.rotate(90)
+    others = [
+        Columns(turned, BOTH, (0, 1), 4),
+        Columns(PICTURE, BOTH[:1], (0, 1), 4),
+        Columns(PICTURE, BOTH, (0, 2), 4),
+        Columns(PICTURE, BOTH, (0, 1), 5),
+    ]
+    keys = {key_of("c", job) for job in (base, *others)} | {key_of("d", base)}
+    assert len(keys) == 6 and key_of("c", Columns(PICTURE.copy(), BOTH, (0, 1), 4)) in keys
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_a_skeleton_has_the_places_of_the_result() -> None:
+    column = Column("a/b", [PICTURE] * 3, [0.5] * 3, mean=PICTURE, spread=PICTURE)
+    full = sheet.sheet_html(PICTURE, [column, column], (0, 1, 2))
+    bare = sheet.skeleton_html(PICTURE, ["a/b", "a/b"], (0, 1, 2))
+    assert full.count("<figure>") == bare.count("<figure>") == 2 * 5 and bare.count("bone") == 10
+
+
+def test_what_is_kept_is_shown_as_it_is_and_its_bar_is_clamped() -> None:
+    kept = {"hue": Kept(1.0, 4), "ground_hue": Kept(-0.1, 4, -0.3, 0.2)}
+    html = sheet.sheet_html(PICTURE, [Column("a/b", [PICTURE] * 2, [0.5] * 2, kept)], (0, 1))
+    assert "width:0%" in html and "width:100%" in html and ">-0.10<" in html and "-0.30 … 0.20" in html
+
+
+def test_names_on_the_page_are_text() -> None:
+    html = sheet.sheet_html(PICTURE, [Column("<b>/x", [PICTURE], [1.0])], (0,))
+    assert "<b>/x" not in html and "&lt;b&gt;" in html
+
+
+def test_a_ladder_has_a_slider_over_its_columns() -> None:
+    result = rcdm.studies.StudyResult([PICTURE] * 6, ("one", "two"), ("0", "1", "2"))
+    html = frames.frames_html(result, what="Step", start=1, curves={"a": [0, 1, 0.5]})
+    assert 'max="2" value="1"' in html and html.count('class="frame on"') == 2 and "<polyline" in html
+
+
+@pytest.fixture
+def result(tiny_checkpoint: Path, loaded: Loaded) -> export.Result:
+    job = Columns(PICTURE, BOTH, (5, 6), 2)
+    return export.Result(str(tiny_checkpoint), job, PICTURE, _run(job, loaded), "heart.png")
+
+
+def test_the_link_of_a_drawing_opens_its_settings(result: export.Result, engine: Engine) -> None:
+    photo, name, sources, number, steps, seed, _ = page.from_query(engine, QueryParams(export.link_of(result)[1:]))
+    assert Path(photo).name == "heart.png" and name == result.checkpoint
+    assert sources["value"] == list(BOTH) and (number, steps, seed) == (2, 2, 5)
+
+
+@pytest.mark.parametrize(
+    "query", ["seed=-1", "seed=99999999999", "seed=x", "images=17", "steps=0", "example=../x", "source=no/such"]
+)
+def test_a_link_with_nonsense_changes_nothing(engine: Engine, query: str) -> None:
+    assert page.from_query(engine, QueryParams(query)) == [gr.skip()] * 7
+
+
+def test_the_command_of_a_drawing_is_understood(result: export.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shlex
+
+    from rcdm import cli
+    from rcdm.cli import sample
+
+    found: list[argparse.Namespace] = []
+    monkeypatch.setattr(sample, "_sample", found.append)
+    cli.main(shlex.split(export.command_of(result))[1:])
+    options = found[0]
+    assert (options.samples, options.seed, options.steps, options.source) == (2, 5, 2, list(BOTH))
+
+
+def test_rows_pile_up_under_the_first(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "photo.png"
+    PICTURE.save(file)
+    keys: list[str] = []
+    for seed in range(8):
+        wanted = controls.asked(engine, str(file), engine.settings.checkpoint, list(BOTH), 2, 1, seed)
+        *_, last = compare._draw(engine, None, wanted, keys)
+        html, keys = last[1], last[3]
+        assert html.count('class="rcdm sheet"') == min(seed + 1, compare.MOST_ROWS) == len(keys)
+        assert html.count("What stays the same") == 1
+
+
+def test_the_calibration_of_a_checkpoint_is_shown(loaded: Loaded) -> None:
+    assert "rcdm evaluate" in about.calibration_html(loaded)
+    shipped = about.calibration_html(Loaded("sprites-32", rcdm.load("sprites-32", device="cpu")))
+    assert "vicreg/<wbr>projector" in shipped and "128 held-out images" in shipped
+    assert "unconditional draws" in shipped and "<small>δ 0.0" in shipped and "<small>ρ 1." in shipped
+
+
+def test_the_first_backbone_and_its_projector_are_chosen() -> None:
+    choose = controls.default_sources
+    assert choose(["a/layer2", "a/backbone", "b/projector", "a/projector"]) == ["a/backbone", "a/projector"]
+    assert choose(["a/layer1", "a/layer2", "a/layer3"]) == ["a/layer1", "a/layer2"]
+    assert choose(["a/backbone"]) == ["a/backbone"]
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_options_win_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    settings.add_serve_options(parser)
+    monkeypatch.setenv("RCDM_QUEUE", "7")
+    monkeypatch.setenv("RCDM_RATE", "3")
+    monkeypatch.setenv("RCDM_SHARE", "no")
+    found = settings.from_options(parser.parse_args(["--rate", "5"]))
+    assert (found.queue, found.rate, found.share, found.most_steps) == (7, 5, False, Settings().most_steps)
+    monkeypatch.setenv("RCDM_QUEUE", "many")
+    with pytest.raises(ValueError, match="RCDM_QUEUE must be a whole number"):
+        settings.from_environment()
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    assert [name for name in Settings.__dataclass_fields__ if settings.variable(name) not in text] == []
+
+
+def test_importing_rcdm_alone_imports_nothing_heavy() -> None:
+    import subprocess
+
+    code = "import sys, rcdm; print([m for m in ('torch', 'diffusers', 'gradio') if m in sys.modules], dir(rcdm))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("[]") and "'load'" in out
