@@ -19,11 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
-from rcdm.data.parts import Parts
 from rcdm.diffusion.model_card import complete_folder
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import Sources
-from rcdm.ui import together
 
 
 @dataclass
@@ -44,8 +42,6 @@ class RCDMPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "sources->unet"
-    parts: Parts | None = None
-    """Where finished batches of draws are kept and looked up, in float16; None keeps nothing."""
 
     def __init__(
         self,
@@ -221,7 +217,7 @@ class RCDMPipeline(DiffusionPipeline):
                 "not possible with it."
             )
         drawn = []
-        with together.drawing(), self.progress_bar(total=steps * -(-len(seeds) // batch_size)) as bar:
+        with self.progress_bar(total=steps * -(-len(seeds) // batch_size)) as bar:
             for index in torch.arange(len(seeds)).split(batch_size):
                 h = None if representation is None else representation[index.to(representation.device)]
                 names = source if source is None or isinstance(source, str) else [source[i] for i in index]
@@ -232,12 +228,12 @@ class RCDMPipeline(DiffusionPipeline):
                         callback_on_step_end(self, step, timestep, {**tensors, "index": index})
 
                 own = [int(seeds[i]) for i in index]
-                drawn.append(self._draw_batch(own, h, names, steps, guidance_scale, report))
+                drawn.append(self.draw_batch(own, h, names, steps, guidance_scale, report))
                 bar.n = steps * len(drawn)
                 bar.refresh()
         return torch.cat(drawn)
 
-    def _draw_batch(
+    def draw_batch(
         self,
         seeds: Sequence[int],
         h: Tensor | None,
@@ -246,16 +242,12 @@ class RCDMPipeline(DiffusionPipeline):
         guidance_scale: float,
         report: Callable[[int, int, dict[str, Tensor]], None],
     ) -> Tensor:
-        """One batch of draws [B,3,S,S] in [-1,1], from `parts` where it is there."""
+        """One batch of draws [B,3,S,S] in [-1,1]; image i from row i of h [B,D], or of None, and seed i.
 
-        def compute() -> Tensor:
-            streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-            return self._denoise(streams, h, source, steps, guidance_scale, report)
-
-        if self.parts is None:
-            return compute()
-        inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, "guidance": guidance_scale}
-        return self.parts.get("draws", inputs, lambda: compute().half()).to(self.device).float()
+        `report(step, timestep, tensors)` is called after each step. Whoever keeps or shares draws wraps this.
+        """
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return self._denoise(streams, h, source, steps, guidance_scale, report)
 
     def _conditioning(
         self,

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from rcdm.diffusion.whitening import whiten
 from rcdm.networks.sources import runs
-from rcdm.ui import together
 
 
 @dataclass
@@ -146,7 +145,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         patch = self.config.patch_size
         if self.config.timestep_scale != 1:
             timestep = timestep * self.config.timestep_scale
-        out = together.call(self.unet, F.pixel_unshuffle(sample, patch), timestep, embedding)
+        out = self.unet(F.pixel_unshuffle(sample, patch), timestep, class_labels=embedding).sample
         out = F.pixel_shuffle(out, patch)
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 

@@ -6,7 +6,8 @@ import inspect
 import json
 import platform
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import rcdm
-from rcdm.data.parts import Parts, digest, weights_digest
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures import captions_of, figures_of, save
+from rcdm.measures.parts import Parts, digest, keeping, part, weights_digest
 from rcdm.studies import STUDIES, WITHOUT_DRAWS
 
 
@@ -125,21 +126,37 @@ def _with_parts(
     before = getattr(pipe, "_progress_bar_config", {})
     bar: dict[str, Any] = {"disable": None, "leave": False, "unit": "step", "desc": run.name}
     pipe.set_progress_bar_config(**bar)
-    pipe.parts = parts
     try:
-        return STUDIES[run.study](
-            pipe,
-            run.images,
-            sources=run.sources,
-            seeds=run.seeds,
-            num_inference_steps=run.steps,
-            on_progress=announce,
-            **run.extras,
-            **run.options,
-        )
+        with keeping(parts), kept_draws(pipe):
+            return STUDIES[run.study](
+                pipe,
+                run.images,
+                sources=run.sources,
+                seeds=run.seeds,
+                num_inference_steps=run.steps,
+                on_progress=announce,
+                **run.extras,
+                **run.options,
+            )
     finally:
-        pipe.parts = None
         pipe.set_progress_bar_config(**before)
+
+
+@contextmanager
+def kept_draws(pipe: RCDMPipeline) -> Iterator[None]:
+    """Inside, every batch that the pipeline draws is a part, kept in float16."""
+    draw_batch = pipe.draw_batch
+
+    def kept(seeds: Any, h: Any, source: Any, steps: int, guidance_scale: float, report: Any) -> Tensor:
+        inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, "guidance": guidance_scale}
+        drawn = part("draws", inputs, lambda: draw_batch(seeds, h, source, steps, guidance_scale, report).half())
+        return drawn.to(pipe.device).float()
+
+    pipe.draw_batch = kept
+    try:
+        yield
+    finally:
+        del pipe.draw_batch
 
 
 def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:

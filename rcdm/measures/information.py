@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcdm.data.parts import part
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.parts import part
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """x_t [N,…] at level k of the ladder -> ε̂(x_t) and ε̂(x_t, h), each [N,…]."""
@@ -85,7 +85,7 @@ def measure_bits(
     """What h [N,D], raw, spares the denoiser of a pipeline on images [N,3,S,S], at the timesteps of `noise_ladder`.
 
     Image i has the noise of the stream `seed + i`, whatever the source and the batch; results are on the CPU. What the
-    denoiser says without h is the same for all sources, and kept with the parts of the pipeline. Raises ValueError for
+    denoiser says without h is the same for all sources, and a part (`parts`). Raises ValueError for
     a denoiser that cannot do without a representation.
     """
     if not pipe.unet.config.has_unconditional:
@@ -99,7 +99,7 @@ def measure_bits(
                 return _bits(pipe, *own, on_level=bar.update)
 
             inputs = dict(zip(("x", "h", "source", "steps", "seeds"), own, strict=True))
-            parts.append(part(pipe.parts, "bits", inputs, compute))
+            parts.append(part("bits", inputs, compute))
             bar.n = len(parts) * len(steps)
             bar.refresh()
     found = torch.cat(parts).cpu()
@@ -123,7 +123,7 @@ def _bits(
         epsilon = _noise(x, seeds)
         return torch.stack([_predicted(pipe, noisy(x, epsilon(), logsnr[k]), t) for k, t in enumerate(steps)])
 
-    free = part(pipe.parts, "free", {"x": x, "steps": steps, "seeds": seeds}, without).to(x.device)
+    free = part("free", {"x": x, "steps": steps, "seeds": seeds}, without).to(x.device)
 
     def noise(_: int) -> Tensor:
         on_level()

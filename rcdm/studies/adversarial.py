@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
-from rcdm.data.parts import part
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes, attributes_of
 from rcdm.measures.faithfulness import pixels_of
 from rcdm.measures.metrics import Number, bootstrap, mean, squared_distance_to_others, squared_error
+from rcdm.measures.parts import part
 from rcdm.studies.result import StudyResult
 
 CLASSES = ("class", "shape")
@@ -110,7 +110,7 @@ def _attacked(
     for strength in STRENGTHS:
         epsilon = 2 * strength / 255
         settings = {"x": x, "source": source, "epsilon": epsilon, "steps": steps}
-        hostile = part(pipe.parts, "attack", settings, partial(attack, encode, x, epsilon, steps=steps)).to(x)
+        hostile = part("attack", settings, partial(attack, encode, x, epsilon, steps=steps)).to(x)
         with torch.no_grad():
             harmed, shaken = encode(hostile), encode((x + epsilon * signs).clamp(-1, 1))
             h = pipe.encode(hostile, source).repeat_interleave(k, 0)

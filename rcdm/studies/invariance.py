@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
-from rcdm.data.parts import json_part
 from rcdm.data.transformations import TELLING, TRANSFORMATIONS, Transformation
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes, attributes_of
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.levels import transformation_probe
 from rcdm.measures.metrics import Number, bootstrap, squared_distance_to_others, squared_error
+from rcdm.measures.parts import json_part
 from rcdm.studies.result import StudyResult
 
 SHOWN = 4
@@ -107,7 +107,7 @@ def _told(
         return {source: number.to_json() for source, number in told.items()}
 
     inputs = {"train": train, "test": test, "sources": list(sources)}
-    return {name: json_part(pipe.parts, "telling", {**inputs, "name": name}, partial(probe, name)) for name in names}
+    return {name: json_part("telling", {**inputs, "name": name}, partial(probe, name)) for name in names}
 
 
 def _seen(

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
-from rcdm.data.parts import json_part
 from rcdm.data.transformations import TELLING
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes, attributes_of
@@ -20,6 +19,7 @@ from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import measure_bits, noise_ladder
 from rcdm.measures.levels import levels_of, levels_with, transformation_probe
 from rcdm.measures.metrics import cycle_error, effective_rank, jackknife, mean
+from rcdm.measures.parts import json_part
 from rcdm.measures.probes import linear_probe, ridge_probe
 from rcdm.measures.retention import below_zero, draw_each, read_unconditional, retention_numbers
 from rcdm.networks.sources import CONTROL
@@ -118,9 +118,9 @@ def _probed(
         told = transformation_probe(encode, train.images, test.images, telling, penalties=(1e-4,))
         return {level: number.to_json() for level, number in told.items()}
 
-    found: dict[str, dict[str, Any]] = json_part(pipe.parts, "probes", inputs, read)
+    found: dict[str, dict[str, Any]] = json_part("probes", inputs, read)
     for telling in TELLING:
-        told = json_part(pipe.parts, "telling", {**inputs, "telling": telling}, partial(tell, telling))
+        told = json_part("telling", {**inputs, "telling": telling}, partial(tell, telling))
         for level, number in told.items():
             found[level].setdefault("transformation_probe", {})[telling] = number
     return found

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
-from rcdm.data.parts import part
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes, attributes_of
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
+from rcdm.measures.parts import part
 from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
 from rcdm.measures.retention import agreement, below_zero, draw_each, gaps, read_unconditional, retention_numbers
 from rcdm.studies.result import StudyResult
@@ -135,8 +135,8 @@ def _probes(
     for name, truth in phi_test.items():
         truth = truth.cpu()
         own = {"h": h, "phi": phi[name], "h_test": h_test}
-        ridge = part(pipe.parts, "ridge", own, partial(ridge_prediction, h, phi[name], h_test))
-        mlp = part(pipe.parts, "mlp", own, partial(mlp_prediction, h, phi[name], h_test))
+        ridge = part("ridge", own, partial(ridge_prediction, h, phi[name], h_test))
+        mlp = part("mlp", own, partial(mlp_prediction, h, phi[name], h_test))
         linear, bent = r_squared(ridge, truth), r_squared(mlp, truth)
         found[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
         errors["ridge"][name], errors["probe"][name] = ((p - truth).square().sum(1) for p in (ridge, mlp))

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
-from rcdm.data.parts import json_part
 from rcdm.data.transformations import TELLING
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import attributes_of
@@ -21,6 +20,7 @@ from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import measure_bits, noise_ladder
 from rcdm.measures.levels import transformation_probe
 from rcdm.measures.metrics import bootstrap, effective_rank, mean, variance
+from rcdm.measures.parts import json_part
 from rcdm.measures.probes import r_squared, ridge_prediction
 from rcdm.measures.retention import (
     backbones_and_projectors,
@@ -184,7 +184,7 @@ class _Run:
             return {name: number.to_json() for name, number in found.items()}
 
         inputs = {"train": self.train, "test": self.x, "variants": list(variants)}
-        found = {t: json_part(self.pipe.parts, "telling", {**inputs, "name": t}, partial(probe, t)) for t in TELLING}
+        found = {t: json_part("telling", {**inputs, "name": t}, partial(probe, t)) for t in TELLING}
         return {name: {telling: of[name] for telling, of in found.items()} for name in variants}
 
     def measure(self, variant: _Variant) -> tuple[dict[str, Any], Losses, Tensor]:

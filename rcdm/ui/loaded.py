@@ -20,6 +20,7 @@ from rcdm.diffusion.checkpoints import checkpoint_folder, folder_of, load
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes, attributes_of
 from rcdm.measures.faithfulness import encode_all
+from rcdm.ui.together import share
 
 NO_DATA = "This needs training images: start the page with --data and their folder."
 EXAMPLES_FOLDER = Path(__file__).parents[1] / "examples"
@@ -102,7 +103,9 @@ class Shelf:
         with self._lock:
             if name not in self._loaded:
                 data = self._data if name == self.names[0] else ""
-                self._loaded[name] = Loaded(name, load(name, device=self._device), data)
+                pipe = load(name, device=self._device)
+                share(pipe)
+                self._loaded[name] = Loaded(name, pipe, data)
             self._loaded.move_to_end(name)
             while len(self._loaded) > 1 and sum(item.size() for item in self._loaded.values()) > self._max_bytes:
                 self._loaded.popitem(last=False)

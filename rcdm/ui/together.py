@@ -1,4 +1,7 @@
-"""Jobs of several users on one device: what they ask of one denoiser is computed as one batch."""
+"""Jobs of several users on one device: what they ask of one denoiser is computed as one batch.
+
+A pipeline knows nothing of it: `share` wraps its denoiser, and its drawing, from outside.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -127,6 +131,24 @@ def drawing() -> Iterator[None]:
             yield
     finally:
         _here.drawing = False
+
+
+def share(pipe: Any) -> None:
+    """Let jobs share the denoiser of an RCDMPipeline: in a job its calls are made together with those of others."""
+    network, draw = pipe.unet.unet, pipe.draw
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        return type(network).forward(network, *arguments, **options)
+
+    def shared_forward(sample: Tensor, timestep: Tensor | float | int, class_labels: Tensor) -> Any:
+        return SimpleNamespace(sample=call(forward, sample, timestep, class_labels))
+
+    def shared_draw(*arguments: Any, **options: Any) -> Tensor:
+        with drawing():
+            drawn: Tensor = draw(*arguments, **options)
+            return drawn
+
+    network.forward, pipe.draw = shared_forward, shared_draw
 
 
 def call(network: Callable[..., Any], x: Tensor, timestep: Tensor | float | int, embedding: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops, ImageCms, ImageFont
-
-from rcdm.data import labels
 from safetensors.torch import load_file
 
+from rcdm.data import labels
 from rcdm.data.images import as_rgb, centre_crop, decode, grid, resize, to_pil, to_tensor
 
 torch.set_num_threads(1)

@@ -1,4 +1,7 @@
-"""Finished parts of a long computation, kept in a folder until the whole is done."""
+"""Finished parts of a long computation, kept in a folder until the whole is done.
+
+Who computes asks for a part with `part`; whether anything is kept, and where, is decided from outside with `keeping`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +61,34 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def part(parts: Parts | None, name: str, inputs: Inputs, compute: Callable[[], Tensor]) -> Tensor:
-    """`parts.get`, or just computed where nothing is kept."""
+_kept: ContextVar[Parts | None] = ContextVar("parts", default=None)
+
+
+@contextmanager
+def keeping(parts: Parts) -> Iterator[None]:
+    """Inside, in this thread, `part` and `json_part` look in these parts first, and add to them."""
+    token = _kept.set(parts)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def part(name: str, inputs: Inputs, compute: Callable[[], Tensor]) -> Tensor:
+    """The tensor of these inputs: `Parts.get` inside `keeping`, elsewhere just computed."""
+    parts = _kept.get()
     return compute() if parts is None else parts.get(name, inputs, compute)
 
 
-def json_part(parts: Parts | None, name: str, inputs: Inputs, compute: Callable[[], Any]) -> Any:
+def json_part(name: str, inputs: Inputs, compute: Callable[[], Any]) -> Any:
     """`part` for what JSON holds: numbers, text, lists, and dicts with names; each comes back as it was."""
-    if parts is None:
+    if _kept.get() is None:
         return compute()
 
     def written() -> Tensor:
         return torch.frombuffer(bytearray(json.dumps(compute()).encode()), dtype=torch.uint8)
 
-    return json.loads(parts.get(name, inputs, written).numpy().tobytes())
+    return json.loads(part(name, inputs, written).numpy().tobytes())
 
 
 def digest(inputs: Inputs) -> str:
