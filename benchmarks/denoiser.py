@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rcdm.diffusion.image_space import PixelSpace
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
 
 
@@ -30,9 +31,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     arguments = unet_arguments(
-        32, channels=options.channels, layers_per_block=1, attention_resolutions=(8,), patch_size=2
+        32, channels=options.channels, layers_per_block=1, attention_resolutions=(8,), space=PixelSpace(patch=2)
     )
-    unet = RepresentationUNet({"source": 128}, arguments, patch_size=2)
+    unet = RepresentationUNet({"source": 128}, arguments, {"kind": "pixels", "patch": 2})
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(torch.zeros(1, 3, 32, 32), torch.zeros(1), torch.zeros(1, 128), "source")
     operations = counter.get_total_flops()

@@ -39,7 +39,7 @@ _ROOMS = {
     "squash": "data.images",
     "to_tensor": "data.images",
 }
-"""Public name -> the module it comes from. `model_index.json` of a checkpoint names classes as `rcdm` and one of these."""
+"""Public name -> its module. `model_index.json` of a checkpoint names classes as `rcdm` and one of these."""
 
 __all__ = [
     "Preprocessing",

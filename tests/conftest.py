@@ -8,6 +8,7 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import nn
 
 import rcdm
+from rcdm.diffusion.image_space import PixelSpace
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
 from rcdm.networks.backbones import SmallResNet
 from rcdm.networks.representation import Preprocessing, SSLNetwork
@@ -39,8 +40,8 @@ def make_tiny_sources() -> Sources:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a pipeline that draws 16 px images in 4 steps from the sources `TINY_SOURCES`."""
     sources = make_tiny_sources()
-    arguments = unet_arguments(16, channels=(8, 16), attention_resolutions=(4,), patch_size=2)
-    unet = RepresentationUNet(sources.widths(), arguments, patch_size=2)
+    arguments = unet_arguments(16, channels=(8, 16), attention_resolutions=(4,), space=PixelSpace(patch=2))
+    unet = RepresentationUNet(sources.widths(), arguments, {"kind": "pixels", "patch": 2})
     for name in TINY_SOURCES:
         dim = unet.config.sources[name]
         unet.set_statistics(name, torch.rand(dim), 0.5 + torch.rand(dim))

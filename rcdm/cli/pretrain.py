@@ -50,8 +50,9 @@ def _pretrain_all(options: argparse.Namespace) -> None:
     """One source folder per objective, each with its metrics.json; one that diverges does not stop the others."""
     from accelerate import PartialState
 
-    from rcdm.ssl.pretraining import PretrainingDiverged, pretrain
+    from rcdm.ssl.pretraining import pretrain
     from rcdm.ssl.source_metrics import measure_folder
+    from rcdm.training.loop import Diverged
 
     names = options.name or options.objective
     if len(names) != len(options.objective) or len(set(names)) != len(names):
@@ -72,7 +73,7 @@ def _pretrain_all(options: argparse.Namespace) -> None:
             if PartialState().is_main_process:
                 print(measure_folder(folder, dataset, on_progress=announce))
             PartialState().wait_for_everyone()
-        except PretrainingDiverged as error:
+        except Diverged as error:
             failed.append(str(error))
             print(error, file=sys.stderr)
     if failed:

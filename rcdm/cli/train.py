@@ -17,11 +17,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from rcdm.training.denoiser import TrainingDiverged, train
+    from rcdm.training.denoiser import train
+    from rcdm.training.loop import Diverged
 
     try:
         print(train(TrainingConfig(**PRESETS.get(options.preset, {}) | given(options, TrainingConfig))))
-    except TrainingDiverged as error:
+    except Diverged as error:
         raise ValueError(str(error)) from error
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.model_card import complete_folder
+from rcdm.diffusion.process import Process, first_noise, network_input, sampler_of
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import Sources
 
@@ -134,6 +135,13 @@ class RCDMPipeline(DiffusionPipeline):
             "This checkpoint has only ever seen drawn shapes. Of any other image it draws the shapes whose "
             "representation comes closest."
         )
+
+    def use_sampler(self, name: str) -> None:
+        """Draw with another sampler of diffusers: its short name, such as `euler` or `unipc`, or that of its class.
+
+        It has the noise levels that the denoiser has learnt. Raises ValueError, listing the choices.
+        """
+        self.register_modules(scheduler=sampler_of(self.components["scheduler"], name))
 
     @property
     def image_size(self) -> int:
@@ -284,21 +292,21 @@ class RCDMPipeline(DiffusionPipeline):
         scheduler.set_timesteps(steps, device=self.device)
         accepts_streams = "generator" in inspect.signature(scheduler.step).parameters
         extra: dict[str, Any] = {"generator": streams} if accepts_streams else {}
-        size = self.image_size
-        x = torch.stack([torch.randn(3, size, size, generator=stream) for stream in streams]).to(self.device)
-        x = x * scheduler.init_noise_sigma
+        space, shape = self.unet.space, self.unet.space.shape(self.image_size)
+        noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(self.device)
+        x, process = first_noise(scheduler, noise), Process(scheduler)
         for step, timestep in enumerate(scheduler.timesteps):
-            model_input = scheduler.scale_model_input(x, timestep)
-            out = self.unet(model_input, timestep, h, source).sample.float()
+            x_t = network_input(scheduler, x, timestep)
+            out = self.unet(x_t, timestep, h, source).sample.float()
             if guidance_scale != 1:
-                free = self.unet(model_input, timestep).sample.float()
-                out = free + guidance_scale * (out - free)
-            denoised = _denoised(scheduler, out[:, :3], x, timestep)
+                free = self.unet(x_t, timestep).sample.float()
+                out = free + guidance_scale * (out - free)  # Ho & Salimans 2022, with their 1 + w as the scale
+            denoised = space.decode(process.x0(out[:, : space.channels], x_t, timestep))
             if "learned" not in (scheduler.config.get("variance_type") or ""):
-                out = out[:, :3]  # the others are a variance that this scheduler does not read
+                out = out[:, : space.channels]  # the others are a variance that this scheduler does not read
             x = scheduler.step(out, timestep, x, **extra).prev_sample
             report(step, int(timestep), {"sample": x, "denoised": denoised})
-        return x.clamp(-1, 1)
+        return space.decode(x)
 
 
 def _forget_place(config: Path) -> None:
@@ -306,17 +314,3 @@ def _forget_place(config: Path) -> None:
     content = json.loads(config.read_text())
     if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
         config.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _denoised(scheduler: SchedulerMixin, out: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
-    """The x0 [B,3,S,S] in [-1,1] that a prediction at a noisy image stands for (variance-preserving schedulers)."""
-    signal = scheduler.alphas_cumprod[int(timestep)].to(x.device).sqrt()
-    noise = (1 - signal**2).sqrt()
-    kind = scheduler.config.prediction_type
-    if kind == "v_prediction":
-        x0 = signal * x - noise * out
-    elif kind == "epsilon":
-        x0 = (x - noise * out) / signal
-    else:
-        x0 = out
-    return x0.clamp(-1, 1)

@@ -1,38 +1,136 @@
-"""What the denoiser learns: the schedule of its noise, the error of its prediction, the random numbers of images."""
+"""The diffusion process: how much noise an image has at a timestep, what a prediction says, what the denoiser learns.
+
+    x_t = a x0 + s ε,    λ = ln(a² / s²)                                   (1)
+    v = a ε − s x0  where a² + s² = 1  (Salimans & Ho 2022)                 (2)
+    u = ε − x0      where a + s = 1    (flow matching, Lipman et al. 2023)  (3)
+
+This is the one place where these stand: training, sampling, previews and the measures call it.
+"""
 
 from __future__ import annotations
 
+import copy
+import math
+import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import diffusers
 import torch
 from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
-from rcdm.diffusion.official.convert import RELEASED_FLAGS, official_scheduler
-from rcdm.diffusion.official.loss import VariationalLoss
+Level = Tensor | float
+"""a or s of (1): a number, or a tensor that broadcasts over x."""
+
+_LEAST_SIGNAL = 2.0**-24
+"""a² where there is no signal, for samplers that divide by it: diffusers' own choice."""
 
 
-class Denoising(Protocol):
-    """The task at one schedule."""
+def to_x0(kind: str, out: Tensor, x_t: Tensor, a: Level, s: Level) -> Tensor:
+    """The image that a prediction of this kind (diffusers' `prediction_type`) stands for at x_t; shapes as x_t."""
+    if kind == "epsilon":
+        return (x_t - s * out) / a  # (1)
+    if kind == "v_prediction":
+        return a * x_t - s * out  # (1), (2)
+    if kind == "flow_prediction":
+        return x_t - s * out  # (1), (3)
+    if kind == "sample":
+        return out
+    raise ValueError(f"There is no prediction type {kind!r}: epsilon, sample, v_prediction or flow_prediction.")
 
-    def timesteps(self, uniform: Tensor) -> Tensor:
-        """Numbers in [0,1) [B] -> the timesteps to train at, int64 [B]."""
 
-    def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Images [B,3,H,W] in [-1,1], timesteps int64 [B] -> x_t [B,3,H,W]."""
+def to_noise(kind: str, out: Tensor, x_t: Tensor, a: Level, s: Level) -> Tensor:
+    """The noise ε that a prediction of this kind stands for at x_t; shapes as x_t."""
+    if kind == "epsilon":
+        return out
+    if kind == "v_prediction":
+        return s * x_t + a * out  # (1), (2)
+    if kind == "flow_prediction":
+        return x_t + a * out  # (1), (3)
+    return (x_t - a * to_x0(kind, out, x_t, a, s)) / s  # (1)
 
-    def error(self, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What the network put out at x_t -> error per image [B]."""
+
+def prediction(kind: str, x0: Tensor, noise: Tensor, a: Level, s: Level) -> Tensor:
+    """What a perfect denoiser of this kind puts out at x_t = a x0 + s ε."""
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return a * noise - s * x0  # (2)
+    if kind == "flow_prediction":
+        return noise - x0  # (3)
+    if kind == "sample":
+        return x0
+    raise ValueError(f"There is no prediction type {kind!r}: epsilon, sample, v_prediction or flow_prediction.")
 
 
-def make_scheduler(learn_sigma: bool = False) -> SchedulerMixin:
-    """v-prediction, zero terminal SNR, trailing steps (Lin et al. 2023), DPM-Solver++ with x0 clipped to [-1,1].
+def add_noise(x0: Tensor, noise: Tensor, a: Level, s: Level) -> Tensor:
+    """x_t of (1)."""
+    return a * x0 + s * noise
 
-    With `learn_sigma` the ancestral sampler of the released networks.
+
+def levels_of(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """λ -> a, s with a² + s² = 1: a² = sigmoid(λ)."""
+    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+
+
+class Process:
+    """The noise of one scheduler of diffusers, by its timesteps.
+
+    Raises ValueError for a scheduler whose timesteps name no noise of the kinds above.
     """
-    if learn_sigma:
-        return official_scheduler(RELEASED_FLAGS)
+
+    def __init__(self, scheduler: SchedulerMixin) -> None:
+        flow = type(scheduler).__name__.startswith("FlowMatch")
+        if not flow and not hasattr(scheduler, "alphas_cumprod"):
+            raise ValueError(f"{type(scheduler).__name__} has timesteps of its own kind, which no denoiser here knows.")
+        self.scheduler = scheduler
+        self.kind: str = "flow_prediction" if flow else scheduler.config.prediction_type
+        self._flow = flow or self.kind == "flow_prediction"
+        self._steps: int = scheduler.config.num_train_timesteps
+
+    def levels(self, timestep: Tensor | float) -> tuple[Tensor, Tensor]:
+        """a and s at one timestep, whole or between two (there λ is interpolated, as samplers do)."""
+        t = float(timestep)
+        if self._flow:  # diffusers counts a flow's noise in thousandths
+            s = torch.tensor(t / self._steps)
+            return 1 - s, s
+        if t != int(t):
+            low, share = math.floor(t), t - math.floor(t)
+            lambdas = self.logsnr()[[low, min(low + 1, self._steps - 1)]]
+            return levels_of((1 - share) * lambdas[0] + share * lambdas[1])
+        a = self.scheduler.alphas_cumprod[int(t)].sqrt()
+        return a, (1 - a**2).sqrt()
+
+    def x0(self, out: Tensor, x_t: Tensor, timestep: Tensor | float) -> Tensor:
+        """The image [B,C,H,W] that a prediction stands for, where x_t is what the network was given."""
+        a, s = (level.to(x_t) for level in self.levels(timestep))
+        return to_x0(self.kind, out, x_t, a, s)
+
+    def noise(self, out: Tensor, x_t: Tensor, timestep: int) -> Tensor:
+        """The noise ε̂ [B,C,H,W] that a prediction at a whole timestep stands for."""
+        a = float(self.scheduler.alphas_cumprod[timestep]) ** 0.5
+        return to_noise(self.kind, out, x_t, a, (1 - a**2) ** 0.5)
+
+    def logsnr(self) -> Tensor:
+        """λ of every timestep, float32 [T]; held within ±27.6, where one of a and s is 0."""
+        signal = self.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
+        return (signal / (1 - signal)).log().float()
+
+
+def network_input(scheduler: SchedulerMixin, x: Tensor, timestep: Tensor) -> Tensor:
+    """What a sampler keeps, scaled as the network knows it: x_t of (1)."""
+    scaled = getattr(scheduler, "scale_model_input", None)
+    return x if scaled is None else scaled(x, timestep)
+
+
+def first_noise(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:
+    """Standard normal noise, scaled as this sampler begins."""
+    return noise * getattr(scheduler, "init_noise_sigma", 1.0)
+
+
+def velocity_scheduler() -> SchedulerMixin:
+    """v-prediction, zero terminal SNR, trailing steps (Lin et al. 2023), DPM-Solver++ with x0 clipped to [-1,1]."""
     return DPMSolverMultistepScheduler(
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
@@ -40,6 +138,70 @@ def make_scheduler(learn_sigma: bool = False) -> SchedulerMixin:
         thresholding=True,
         sample_max_value=1.0,
     )
+
+
+def sampler_names(scheduler: SchedulerMixin) -> dict[str, str]:
+    """Short name -> class of diffusers, of every sampler for the denoiser that this scheduler belongs to."""
+    names = sorted(name for name in scheduler._compatibles if name not in _OF_OTHER_NETWORKS)
+    return {_short(name): name for name in names}
+
+
+_OF_OTHER_NETWORKS = ("EDMEulerScheduler",)
+"""diffusers lists them as compatible, but their timesteps are λ/8 and they scale the network's output themselves."""
+
+
+def _short(name: str) -> str:
+    """EulerAncestralDiscreteScheduler -> euler-ancestral."""
+    words = name.removesuffix("Scheduler").replace("Discrete", "").replace("Multistep", "")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", words).lower()
+
+
+def sampler_of(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
+    """The sampler of this name (short, or that of its class) with the noise that the denoiser has learnt.
+
+    diffusers' `from_config` alone gives some samplers betas of their own: another noise at each timestep than in
+    training. Raises ValueError, listing the choices, for a name that is none of them.
+    """
+    choices = sampler_names(scheduler)
+    chosen = choices.get(name.lower(), name)
+    if chosen not in choices.values():
+        raise ValueError(f"There is no sampler {name!r} for this denoiser; choose one of {', '.join(choices)}.")
+    if type(scheduler).__name__ == chosen:
+        return copy.deepcopy(scheduler)
+    try:
+        return _with_noise_of(scheduler, getattr(diffusers, chosen))
+    except ImportError as error:
+        raise ValueError(f"{name} needs a library that is not installed: {str(error).strip()}") from error
+
+
+def _with_noise_of(scheduler: SchedulerMixin, kind: Any) -> SchedulerMixin:
+    """A scheduler of this class with the betas of the given one; a² of its last timestep is at least 2⁻²⁴."""
+    signal = scheduler.alphas_cumprod.double().clamp(min=_LEAST_SIGNAL)
+    before = torch.cat([signal.new_ones(1), signal[:-1]])
+    settings = {name: value for name, value in scheduler.config.items() if name not in _OF_BETAS}
+    return kind.from_config(settings, trained_betas=(1 - signal / before).tolist())
+
+
+_OF_BETAS = (
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "rescale_betas_zero_snr",
+    "trained_betas",
+)
+
+
+class Denoising(Protocol):
+    """What is learnt, at one schedule."""
+
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        """Numbers in [0,1) [B] -> the timesteps to train at, int64 [B]."""
+
+    def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x [B,C,H,W], timesteps int64 [B] -> x_t [B,C,H,W]."""
+
+    def error(self, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network put out at x_t -> error per image [B]."""
 
 
 class VelocityError:
@@ -52,42 +214,27 @@ class VelocityError:
     def timesteps(self, uniform: Tensor) -> Tensor:
         """Signal-to-noise ratios spread as uniform times of the cosine schedule have them (Nichol & Dhariwal 2021).
 
-        Uniform times of the linear schedule have an image that is all but noise, log SNR below -4, in 38 of 100 cases;
-        these in 9.
+        Uniform times of the linear schedule have an image that is all but noise, λ below -4, in 38 of 100 cases; these
+        in 9.
         """
-        wanted = (torch.pi / 2 * uniform).cos()
-        return torch.searchsorted(-self._signal, -wanted).clamp(max=len(self._signal) - 1)
+        signal = (torch.pi / 2 * uniform).cos()  # a of the cosine schedule at these times
+        return torch.searchsorted(-self._signal, -signal).clamp(max=len(self._signal) - 1)
 
     def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        signal, sigma = self._at(t)
-        return signal * x0 + sigma * noise
+        return add_noise(x0, noise, *self._levels(t))
 
     def error(self, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        signal, sigma = self._at(t)
-        error = (out - (signal * noise - sigma * x0)).square().mean((1, 2, 3))
+        a, s = self._levels(t)
+        error = (out - prediction("v_prediction", x0, noise, a, s)).square().mean((1, 2, 3))
         if self._snr_gamma is not None:
-            snr = (signal / sigma.clamp(min=1e-8)).flatten() ** 2
+            # min-SNR for v: min(snr, γ) / (snr + 1), which is 0 where sampling starts without any signal: at least 0.1
+            snr = (a / s.clamp(min=1e-8)).flatten() ** 2
             error = error * (snr.clamp(max=self._snr_gamma) / (snr + 1)).clamp(min=0.1)
         return error
 
-    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        signal = self._signal[t].view(-1, 1, 1, 1)
-        return signal, (1 - signal**2).sqrt()
-
-
-class NoiseAndVarianceError(VariationalLoss):
-    """Error of epsilon plus the bound that teaches the variance (Nichol & Dhariwal 2021), as the released networks."""
-
-    def __init__(self, scheduler: SchedulerMixin) -> None:
-        super().__init__(scheduler)
-        self._steps = scheduler.config.num_train_timesteps
-
-    def timesteps(self, uniform: Tensor) -> Tensor:
-        """Uniform ones, as the released networks were trained."""
-        return (uniform * self._steps).long()
-
-    def error(self, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        return self(out, x0, t, noise).loss
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a = self._signal[t].view(-1, 1, 1, 1)
+        return a, (1 - a**2).sqrt()
 
 
 def random_numbers(

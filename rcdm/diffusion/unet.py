@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
@@ -16,13 +16,14 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from rcdm.diffusion.image_space import PIXELS, ImageSpace, space_of
 from rcdm.diffusion.whitening import whiten
 from rcdm.networks.sources import runs
 
 
 @dataclass
 class RepresentationUNetOutput(BaseOutput):
-    """`sample` [B,3,H,W]: the network's prediction, of the kind that the scheduler's `prediction_type` names."""
+    """`sample` [B,C,H,W]: the network's prediction, of the kind that the scheduler's `prediction_type` names."""
 
     sample: Tensor
 
@@ -33,20 +34,21 @@ def unet_arguments(
     channels: Sequence[int],
     layers_per_block: int = 2,
     attention_resolutions: Sequence[int] = (8,),
-    patch_size: int = 1,
+    space: ImageSpace = PIXELS,
 ) -> dict[str, Any]:
     """The UNet2DModel arguments of an ADM network (Dhariwal & Nichol 2021) whose embedding takes a representation.
 
-    `attention_resolutions` are sizes of feature maps; attention heads are 64 wide. With `patch_size` p the network
-    sees p x p pixels as one position of 3 p² channels; each further entry of `channels` halves the map.
+    `sample_size`: pixels of the images. `attention_resolutions` are sizes of feature maps, of which `space` says the
+    first and each further entry of `channels` halves it; attention heads are 64 wide.
     """
-    sizes = [sample_size // patch_size // 2**k for k in range(len(channels))]
+    inputs, side = space.network_shape(sample_size)
+    sizes = [side // 2**k for k in range(len(channels))]
     attends = [size in attention_resolutions for size in sizes]
     groups = next(g for g in (32, 16, 8, 4, 2, 1) if all(c % g == 0 for c in channels))
     return {
-        "sample_size": sample_size // patch_size,
-        "in_channels": 3 * patch_size**2,
-        "out_channels": 3 * patch_size**2,
+        "sample_size": side,
+        "in_channels": inputs,
+        "out_channels": inputs,
         "block_out_channels": tuple(channels),
         "layers_per_block": layers_per_block,
         "down_block_types": tuple("AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attends),
@@ -67,7 +69,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
     Args:
         sources: name of a source -> width of its representation.
         unet_config: arguments of diffusers' UNet2DModel (see `unet_arguments`).
-        patch_size: side of the pixel blocks that are moved into channels before the network and back after it.
+        space: where noise is added and what the network sees of it, as `image_space.space_of` reads it.
         has_unconditional: whether it was trained to draw without a representation, too.
         projection_bias, attention_heads (of the way down, of the way up), embedding_channels (of the timestep's
             sinusoid), timestep_scale: as converted networks need them (`convert.from_official`).
@@ -78,7 +80,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         self,
         sources: Mapping[str, int],
         unet_config: Mapping[str, Any],
-        patch_size: int = 1,
+        space: Mapping[str, Any] = MappingProxyType({"kind": "pixels"}),
         has_unconditional: bool = True,
         projection_bias: bool = False,
         attention_heads: Sequence[int] | None = None,
@@ -86,6 +88,8 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         timestep_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.register_to_config(space=dict(space))
+        self.space: ImageSpace = space_of(space)
         self.unet = UNet2DModel(**unet_config)
         if embedding_channels not in (None, self.unet.config.block_out_channels[0]):
             _widen_time_embedding(self.unet, embedding_channels)
@@ -104,7 +108,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
     @property
     def image_size(self) -> int:
         """Height and width of the images it draws, in pixels."""
-        return self.unet.config.sample_size * self.config.patch_size
+        return self.space.image_size(self.unet.config.sample_size)
 
     def set_statistics(self, source: str, mean: Tensor, std: Tensor) -> None:
         """Remember the training mean and deviation [D] of a source; the forward pass standardises with them."""
@@ -130,7 +134,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         drop: Tensor | None = None,
         return_dict: bool = True,
     ) -> RepresentationUNetOutput | tuple[Tensor]:
-        """Noisy images [B,3,H,W] at a timestep -> prediction [B,3,H,W].
+        """Noisy x [B,C,H,W] of the image space at a timestep -> prediction [B,C,H,W] (more channels with a variance).
 
         `representation` is raw, [B,D]; None is the unconditional denoiser. `source` is one name, or one name per image,
         where narrower rows are padded with zeros to the widest source of the batch. `drop` [B] bool makes single images
@@ -142,11 +146,9 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
             embedding = self._embed(representation, source)
         if drop is not None:
             embedding = embedding.masked_fill(drop[:, None], 0)
-        patch = self.config.patch_size
         if self.config.timestep_scale != 1:
             timestep = timestep * self.config.timestep_scale
-        out = self.unet(F.pixel_unshuffle(sample, patch), timestep, class_labels=embedding).sample
-        out = F.pixel_shuffle(out, patch)
+        out = self.space.from_network(self.unet(self.space.to_network(sample), timestep, class_labels=embedding).sample)
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 
     def _embed(self, representation: Tensor, source: str | Sequence[str] | None) -> Tensor:

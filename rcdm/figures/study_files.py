@@ -152,7 +152,7 @@ def kept_draws(pipe: RCDMPipeline) -> Iterator[None]:
         drawn = part("draws", inputs, lambda: draw_batch(seeds, h, source, steps, guidance_scale, report).half())
         return drawn.to(pipe.device).float()
 
-    pipe.draw_batch = kept
+    pipe.draw_batch = kept  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.process import Process, add_noise, levels_of
 from rcdm.measures.parts import part
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -42,7 +43,7 @@ def information(predict: Predict, x: Tensor, logsnr: Tensor, noise: Callable[[in
     picture = x.new_zeros(len(x), *x.shape[2:]) if x.ndim == 4 else None
     for k, weight in enumerate(trapezoid(logsnr)):
         epsilon = noise(k)
-        free, given = predict(noisy(x, epsilon, logsnr[k]), k)
+        free, given = predict(add_noise(x, epsilon, *levels_of(logsnr[k])), k)
         scale = float(weight) / (2 * math.log(2))
         gain = (epsilon - free).square() - (epsilon - given).square()
         change = (free - given).square()
@@ -51,11 +52,6 @@ def information(predict: Predict, x: Tensor, logsnr: Tensor, noise: Callable[[in
         if picture is not None:
             picture += scale * change.sum(1)
     return Information(form_1, form_2, picture)
-
-
-def noisy(x: Tensor, epsilon: Tensor, logsnr: Tensor) -> Tensor:
-    """x_t = a x + s ε at a log signal-to-noise ratio (scalar)."""
-    return torch.sigmoid(logsnr).sqrt() * x + torch.sigmoid(-logsnr).sqrt() * epsilon
 
 
 def trapezoid(points: Tensor) -> Tensor:
@@ -73,7 +69,7 @@ def noise_ladder(pipe: RCDMPipeline, levels: int, lowest: float, highest: float)
         raise ValueError(
             f"Give at least 2 levels from a lower to a higher ln SNR, not {levels} from {lowest:g} to {highest:g}."
         )
-    logsnr = _logsnr(pipe)
+    logsnr = Process(pipe.scheduler).logsnr()
     wanted = torch.linspace(highest, lowest, levels)
     return sorted({int((logsnr - value).abs().argmin()) for value in wanted})
 
@@ -90,6 +86,7 @@ def measure_bits(
     """
     if not pipe.unet.config.has_unconditional:
         raise ValueError("Information needs a denoiser that also learned to draw without a representation.")
+    x = pipe.unet.space.encode(x)
     batches, parts = torch.arange(len(x)).split(batch_size), []
     with pipe.progress_bar(total=len(batches) * len(steps)) as bar:
         for index in batches:
@@ -117,11 +114,12 @@ def _bits(
     on_level: Callable[[], Any],
 ) -> Tensor:
     """Both forms and the map of each image of a batch: [B, 2 + H * W]."""
-    logsnr, draw = _logsnr(pipe)[steps].to(x.device), _noise(x, seeds)
+    logsnr, draw = Process(pipe.scheduler).logsnr()[steps].to(x.device), _noise(x, seeds)
 
     def without() -> Tensor:
         epsilon = _noise(x, seeds)
-        return torch.stack([_predicted(pipe, noisy(x, epsilon(), logsnr[k]), t) for k, t in enumerate(steps)])
+        noisy = (add_noise(x, epsilon(), *levels_of(level)) for level in logsnr)
+        return torch.stack([_predicted(pipe, x_t, t) for x_t, t in zip(noisy, steps, strict=True)])
 
     free = part("free", {"x": x, "steps": steps, "seeds": seeds}, without).to(x.device)
 
@@ -145,22 +143,5 @@ def _noise(x: Tensor, seeds: list[int]) -> Callable[[], Tensor]:
 
 def _predicted(pipe: RCDMPipeline, x_t: Tensor, t: int, *given: Any) -> Tensor:
     """ε̂ at a timestep, with h and its source or without."""
-    out = pipe.unet(x_t, torch.full((len(x_t),), t, device=x_t.device), *given).sample[:, :3].float()
-    return _epsilon(pipe, out, x_t, t)
-
-
-def _logsnr(pipe: RCDMPipeline) -> Tensor:
-    signal = pipe.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
-    return (signal / (1 - signal)).log().float()
-
-
-def _epsilon(pipe: RCDMPipeline, out: Tensor, x_t: Tensor, t: int) -> Tensor:
-    """A prediction of the scheduler's kind -> of the noise."""
-    signal = float(pipe.scheduler.alphas_cumprod[t]) ** 0.5
-    noise = (1 - signal**2) ** 0.5
-    kind = pipe.scheduler.config.prediction_type
-    if kind == "epsilon":
-        return out
-    if kind == "v_prediction":
-        return noise * x_t + signal * out
-    return (x_t - signal * out) / noise
+    out = pipe.unet(x_t, torch.full((len(x_t),), t, device=x_t.device), *given).sample.float()
+    return Process(pipe.scheduler).noise(out[:, : pipe.unet.space.channels], x_t, t)

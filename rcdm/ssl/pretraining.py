@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.utils.lars import LARS
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rcdm.data.datasets import Dataset, Sprites
 from rcdm.data.views import random_view
@@ -28,9 +27,9 @@ from rcdm.networks.source_folder import save_network
 from rcdm.ssl.objectives import OBJECTIVES, SimCLR
 from rcdm.ssl.pretraining_config import PretrainConfig
 from rcdm.ssl.source_metrics import knn
-from rcdm.training.budget import Budget, Clock, Progress
-from rcdm.training.resume import load_state, save_state, saved_states
-from rcdm.training.throughput import count_flops, in_words
+from rcdm.training.budget import Budget, Progress
+from rcdm.training.loop import Loop
+from rcdm.training.resume import saved_states
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +41,13 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 """Name -> constructor (parameter groups, peak learning rate)."""
 
 
-class PretrainingDiverged(RuntimeError):
-    """The loss is no longer a finite number."""
-
-
 def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: bool = False) -> SSLNetwork:
     """Train backbone and projector together and write the source folder; returns them in eval mode.
 
     States of the run lie in `folder` until it is finished; with `resume` it continues from the last whole one. What
     happens in step k depends on (seed, k) alone. Of several processes each has a batch of its own, and the loss is over
     that batch: gradients are averaged, but negatives and covariances are not gathered. Raises ValueError for an unknown
-    name or a folder that is in use, and PretrainingDiverged when the loss is not finite.
+    name or a folder that is in use, and Diverged when the loss is not finite.
     """
     for name, registry in ((config.objective, OBJECTIVES), (config.optimizer, OPTIMIZERS)):
         if name not in registry:
@@ -62,8 +57,8 @@ def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: 
     keep_freed_memory()
     run = _Run(dataset, config, folder)
     if resume and saved_states(folder):
-        load_state(run.accelerator, folder, "latest")
-    run.loop()
+        run.load("latest")
+    run.loop(folder.name)
     return run.finish()
 
 
@@ -101,13 +96,22 @@ class _Learner(nn.Module):
         return SSLNetwork(self.backbone, self.objective.projector)
 
 
-class _Run:
+class _Run(Loop):
     """The pieces of one pretraining run and what is done with them."""
 
     def __init__(self, dataset: Dataset, config: PretrainConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        self.device = self.accelerator.device
+        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        super().__init__(
+            accelerator,
+            folder,
+            Budget(config.max_steps, config.max_minutes, config.warmup_steps),
+            peak=config.learning_rate * config.batch_size / 256,
+            images_per_step=config.batch_size * accelerator.num_processes,
+            minutes_between_saves=config.checkpointing_minutes,
+            kept_states=1,
+        )
+        self.config, self.device = config, accelerator.device
+        self.knn = ""
         self.dataset = dataset.to(self.device)
         torch.manual_seed(config.seed)
         learner = _Learner(dataset, config)
@@ -115,56 +119,31 @@ class _Run:
             learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
         self.layout = _layout(learner, self.device)
         learner.to(self.device).to(memory_format=self.layout)
-        rate = config.learning_rate * config.batch_size / 256
-        optimizer = OPTIMIZERS[config.optimizer](_groups(learner, config.weight_decay), rate)
-        self.peak = rate
+        optimizer = OPTIMIZERS[config.optimizer](_groups(learner, config.weight_decay), self.peak)
         self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
         self.step_module = torch.compile(self.learner) if config.compile else self.learner
-        self.budget = Budget(config.max_steps, config.max_minutes, config.warmup_steps)
-        self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress)
 
-    def loop(self) -> None:
-        """Step until the budget is used up, saving and looking at held-out images on the way."""
-        progress, config, accelerator = self.progress, self.config, self.accelerator
-        bar = tqdm(
-            total=config.max_steps,
-            initial=progress.step,
-            desc=self.folder.name,
-            unit="step",
-            disable=not accelerator.is_main_process,
-        )
-        clock, seconds_before = Clock(), progress.seconds
-        last_save = last_look = 0.0
-        losses: list[Tensor] = []
-        shown: dict[str, str] = {}
-        while not self.budget.finished(progress):
-            losses.append(self._step())
-            progress.step += 1
-            progress.images += config.batch_size * accelerator.num_processes
-            now = clock()
-            progress.seconds = seconds_before + now
-            bar.update()
-            save = now - last_save > 60 * config.checkpointing_minutes
-            look = now - last_look > 60 * config.monitor_minutes
-            if progress.step % 20 == 0 or save or self.budget.finished(progress):
-                shown["loss"] = f"{self._mean_loss(losses):.3f}"
-                shown["images/s"] = f"{progress.images / progress.seconds:.0f}"
-                bar.set_postfix(shown, refresh=False)
-                losses = []
-            if look:
-                shown["kNN"] = f"{self._look()['knn20']:.3f}"
-                last_look = clock()
-            if save:
-                save_state(accelerator, self.folder, progress.step, keep=1)
-                last_save = now
-        bar.close()
+    def looks_now(self, seconds: float) -> bool:
+        return seconds > 60 * self.config.monitor_minutes
 
-    def _step(self) -> Tensor:
-        """One optimiser step; returns the loss (on the device, not synchronised)."""
+    def saves_at_end(self) -> bool:
+        return False  # `finish` writes the network instead
+
+    def look(self) -> None:
+        self.knn = f"{self._measure()['knn20']:.3f}"
+
+    def shown(self, loss: float) -> dict[str, str]:
+        words = {"loss": f"{loss:.3f}", "images/s": f"{self.progress.images / self.progress.seconds:.0f}"}
+        return words | ({"kNN": self.knn} if self.knn else {})
+
+    def diverged(self, loss: float) -> str:
+        return f"The loss of {self.folder.name} is {loss} at step {self.progress.step}; lower the learning rate."
+
+    def step(self) -> Tensor:
         accelerator = self.accelerator
         for group in self.optimizer.param_groups:
-            group["lr"] = self.peak * self.budget.rate(self.progress)
+            group["lr"] = self.learning_rate()
         views, labels = self._views(self.progress.step)
         loss = self.step_module(views, labels)
         accelerator.backward(loss)
@@ -194,16 +173,8 @@ class _Run:
             views.append(random_view(images, self.config.views, stream))
         return torch.cat(views).contiguous(memory_format=self.layout), labels
 
-    def _mean_loss(self, losses: list[Tensor]) -> float:
-        loss = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))  # all processes agree on it
-        if not math.isfinite(loss):
-            raise PretrainingDiverged(
-                f"The loss of {self.folder.name} is {loss} at step {self.progress.step}; lower the learning rate."
-            )
-        return loss
-
     @torch.no_grad()
-    def _look(self) -> dict[str, float]:
+    def _measure(self) -> dict[str, float]:
         """kNN and the online linear probe on at most 2000 held-out images, against 10,000 training images."""
         learner = self.accelerator.unwrap_model(self.learner).eval()
         held_out = self.dataset.held_out(2000)
@@ -226,8 +197,8 @@ class _Run:
         """Write the source folder, print how fast the run was, and remove its states."""
         learner = self.accelerator.unwrap_model(self.learner)
         if self.progress.step:
-            self._look()
-            speed = self._throughput()
+            self._measure()
+            speed = self._speed()
             if self.accelerator.is_main_process:
                 log.warning("%s: %s", self.folder.name, speed)
         network = learner.network().eval().requires_grad_(False)
@@ -238,18 +209,17 @@ class _Run:
         self.accelerator.wait_for_everyone()
         return network
 
-    def _throughput(self) -> str:
+    def _speed(self) -> str:
         """Images per second, and the share of what this device multiplies at best."""
         views, labels = self._views(0)
         few = max(2, len(labels) // 8)
         views = torch.cat([part[:few] for part in views.chunk(len(views) // len(labels))])
         learner = self.accelerator.unwrap_model(self.learner).train()
         state = copy.deepcopy(learner.state_dict())
-        flops = count_flops(lambda: learner(views, labels[:few]).backward()) / few
+        words = self.throughput(lambda: learner(views, labels[:few]).backward(), few)
         learner.zero_grad(set_to_none=True)
         learner.load_state_dict(state)
-        per_second = self.progress.images / self.progress.seconds / self.accelerator.num_processes
-        return in_words(per_second, flops, self.device, self.config.mixed_precision)
+        return words
 
 
 def _groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,26 +13,31 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor
-from tqdm import tqdm
 
 from rcdm.data.datasets import Dataset, NumberedDataset, Photographs, load_dataset
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.diffusion.process import Denoising, NoiseAndVarianceError, VelocityError, make_scheduler, random_numbers
+from rcdm.diffusion.process import random_numbers
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.diffusion.whitening import folded, shrunk_covariance
 from rcdm.measures.faithfulness import comparison_grid, faithfulness
 from rcdm.networks.resolve import sources_of
 from rcdm.networks.sources import Sources, read_sources, share_networks
-from rcdm.training.budget import Budget, Clock, Progress
+from rcdm.training.budget import Budget
 from rcdm.training.config import TrainingConfig
-from rcdm.training.new_unet import new_unet, start_from
-from rcdm.training.optimizer import optimizer_of
+from rcdm.training.loop import Loop
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
-from rcdm.training.resume import load_state, save_state, saved_states
-from rcdm.training.throughput import count_flops, in_words
-from rcdm.training.turns import by_turn, turns_of
+from rcdm.training.resume import saved_states
+from rcdm.training.setup import (
+    by_place,
+    new_unet,
+    objective_of,
+    optimizer_of,
+    rotation_of,
+    scheduler_of,
+    start_from,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +45,12 @@ LARGEST_FILE = "15MB"
 """The weights of a checkpoint are split into files of at most this size, as those of its networks are."""
 
 
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a finite number."""
-
-
 def train(config: TrainingConfig) -> Path:
     """Train until the steps or the minutes are used up; returns the checkpoint folder that `rcdm.load` opens.
 
     Every random number of image k of the run comes from a stream seeded with (seed, k). So an interrupted run that is
     resumed ends with the same weights, and so do, up to rounding, one process and several that share its batch. Raises
-    TrainingDiverged when the loss is not finite, leaving the last good checkpoint.
+    Diverged when the loss is not finite, leaving the last good checkpoint.
     """
     keep_freed_memory()
     accelerator = Accelerator(
@@ -81,7 +81,7 @@ def train(config: TrainingConfig) -> Path:
             config.max_train_steps,
         )
     run.loop()
-    speed = run.throughput()
+    speed = run.speed()
     if accelerator.is_main_process:
         log.warning("%s", speed)
     folder = run.export()
@@ -89,20 +89,29 @@ def train(config: TrainingConfig) -> Path:
     return folder
 
 
-class _Run:
+class _Run(Loop):
     """The pieces of one training run and what is done with them."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, dataset: Dataset, sources: Sources) -> None:
-        self.turns = turns_of(sources.names, config.more_of)
-        if config.train_batch_size < len(self.turns):
-            raise ValueError(f"train_batch_size must be at least {len(self.turns)}: every batch covers all sources.")
-        self.config, self.accelerator, self.sources = config, accelerator, sources
+        self.rotation = rotation_of(sources.names, config.more_of)
+        if config.train_batch_size < len(self.rotation):
+            raise ValueError(f"train_batch_size must be at least {len(self.rotation)}: every batch covers all sources.")
+        batch = config.train_batch_size * config.gradient_accumulation_steps
+        super().__init__(
+            accelerator,
+            Path(config.output_dir),
+            Budget(config.max_train_steps, config.max_train_minutes, config.lr_warmup_steps),
+            peak=config.learning_rate,
+            images_per_step=batch * accelerator.num_processes,
+            minutes_between_saves=config.checkpointing_minutes,
+            kept_states=config.checkpoints_total_limit,
+        )
+        self.config, self.sources = config, sources
         self.dataset = dataset.to(accelerator.device)
-        self.folder = Path(config.output_dir)
-        self.budget = Budget(config.max_train_steps, config.max_train_minutes, config.lr_warmup_steps)
         unet = new_unet(config, sources)
         if config.pretrained_model_name_or_path is not None:
             start_from(unet, config.pretrained_model_name_or_path)
+        self.space = unet.space
         self.cache = _cache(config, sources, self.dataset)
         self._set_statistics(unet)
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device))
@@ -112,73 +121,42 @@ class _Run:
         if accelerator.state.deepspeed_plugin is not None:  # it cannot see a data loader
             deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
             deepspeed["train_micro_batch_size_per_gpu"] = config.train_batch_size
-        self.progress = Progress()
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
         self.ema = EMAModel(self.unet.parameters(), decay=config.ema_decay, foreach=True)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         accelerator.register_for_checkpointing(self.progress, *([] if self.sharded else [self.ema]))
-        self.scheduler = make_scheduler(config.learn_sigma)
-        self.denoising: Denoising = (
-            NoiseAndVarianceError(self.scheduler)
-            if config.learn_sigma
-            else VelocityError(self.scheduler, accelerator.device, config.snr_gamma)
+        self.scheduler = scheduler_of(config)
+        self.objective = objective_of(config, self.scheduler, accelerator.device)
+
+    def saves_now(self, seconds: float) -> bool:
+        every = self.config.checkpointing_steps
+        return super().saves_now(seconds) or bool(every and self.progress.step % every == 0)
+
+    def looks_now(self, seconds: float) -> bool:
+        return self.progress.step % self.config.validation_steps == 0
+
+    def shown(self, loss: float) -> dict[str, str]:
+        self.accelerator.log({"loss": loss, "lr": self.learning_rate()}, step=self.progress.step)
+        return {"loss": f"{loss:.4f}", "lr": f"{self.learning_rate():.1e}"}
+
+    def diverged(self, loss: float) -> str:
+        return (
+            f"The loss is {loss} at step {self.progress.step}; the last good checkpoint is kept in {self.folder}. "
+            "Resume from it with a lower learning rate."
         )
 
-    def loop(self) -> None:
-        """Step until the budget is used up, saving and looking at held-out images on the way."""
-        config, progress, accelerator = self.config, self.progress, self.accelerator
-        bar = tqdm(
-            total=config.max_train_steps, initial=progress.step, unit="step", disable=not accelerator.is_main_process
+    def speed(self) -> str:
+        """How fast the run was, in words."""
+        words = self.throughput(
+            lambda: self.accelerator.backward(self._loss(self._place(0))), self.config.train_batch_size
         )
-        clock, seconds_before = Clock(), progress.seconds
-        last_save = 0.0
-        losses: list[Tensor] = []
-        while not self.finished:
-            losses.append(self._step())
-            progress.step += 1
-            progress.images += config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-            now = clock()
-            progress.seconds = seconds_before + now
-            bar.update()
-            by_steps = config.checkpointing_steps and progress.step % config.checkpointing_steps == 0
-            save = by_steps or now - last_save > 60 * config.checkpointing_minutes
-            validate = progress.step % config.validation_steps == 0
-            if save or validate or progress.step % 20 == 0 or self.finished:
-                loss = self._mean_loss(losses)
-                bar.set_postfix(loss=f"{loss:.4f}", lr=f"{self._learning_rate():.1e}")
-                accelerator.log({"loss": loss, "lr": self._learning_rate()}, step=progress.step)
-                losses = []
-            if validate:
-                self._validate()
-            if save or self.finished:
-                save_state(accelerator, self.folder, progress.step, keep=config.checkpoints_total_limit)
-                last_save = now
-        bar.close()
-
-    def throughput(self) -> str:
-        """Images per second, and the share of what this device multiplies at best."""
-        if not self.progress.seconds:
-            return "There was nothing left to train."
-        step = count_flops(lambda: self.accelerator.backward(self._loss(self._place(0))))
         self.optimizer.zero_grad(set_to_none=True)
-        per_second = self.progress.images / self.progress.seconds / self.accelerator.num_processes
-        return in_words(
-            per_second, step / self.config.train_batch_size, self.accelerator.device, self.config.mixed_precision
-        )
+        return words
 
-    @property
-    def finished(self) -> bool:
-        """Whether the steps or the minutes are used up."""
-        return self.budget.finished(self.progress)
-
-    def _learning_rate(self) -> float:
-        return self.config.learning_rate * self.budget.rate(self.progress)
-
-    def _step(self) -> Tensor:
-        """One optimiser step; returns the loss (on the device, not synchronised)."""
+    def step(self) -> Tensor:
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = self.learning_rate()
         total = torch.zeros((), device=accelerator.device)
         for micro in range(config.gradient_accumulation_steps):
             with accelerator.accumulate(self.unet):
@@ -201,12 +179,13 @@ class _Run:
         """Mean error for the batch at this place of the run, every image at a timestep of its own."""
         config, device = self.config, self.accelerator.device
         batch = self.dataset.batch(place, config.train_batch_size)
-        numbers = by_turn(place * config.train_batch_size, len(batch.images), len(self.turns))
-        names = [self.turns[number % len(self.turns)] for number in numbers]
+        numbers = by_place(place * config.train_batch_size, len(batch.images), len(self.rotation))
+        names = [self.rotation[number % len(self.rotation)] for number in numbers]
         order = torch.tensor(numbers, device=device) - place * config.train_batch_size
         images = batch.images[order]
-        noise, uniform = random_numbers(config.seed, numbers, images.shape[1:], device)
-        t = self.denoising.timesteps(uniform[:, 0])
+        space = self.space
+        noise, uniform = random_numbers(config.seed, numbers, space.shape(config.resolution), device)
+        t = self.objective.timesteps(uniform[:, 0])
         drop = uniform[:, 1] < config.representation_dropout
         flipped = uniform[:, 2] < (0.5 if config.random_flip else 0)
         if config.random_flip:
@@ -215,9 +194,10 @@ class _Run:
             representation = self.cache(names, batch.rows[order], flipped if config.random_flip else None)
         else:
             representation = self.sources.encode(images, names)
-        noisy = self.denoising.noisy(images, t, noise).contiguous(memory_format=_memory_format(device))
-        out = self.unet(noisy, t, representation, names, drop=drop).sample.float()
-        return self.denoising.error(out, images, t, noise).mean()
+        x0 = space.encode(images)
+        x_t = self.objective.noisy(x0, t, noise).contiguous(memory_format=_memory_format(device))
+        out = self.unet(x_t, t, representation, names, drop=drop).sample.float()
+        return self.objective.error(out, x0, t, noise).mean()
 
     def _set_statistics(self, unet: RepresentationUNet) -> None:
         """Mean and deviation of every source over training images, and its covariance where that is asked for."""
@@ -238,15 +218,6 @@ class _Run:
         parts = [self.sources.encode_all(chunk) for chunk in images.split(256)]
         yield from ((name, torch.cat([part[name] for part in parts])) for name in self.sources.names)
 
-    def _mean_loss(self, losses: list[Tensor]) -> float:
-        loss = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))  # all processes agree on it
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"The loss is {loss} at step {self.progress.step}; the last good checkpoint is kept in {self.folder}. "
-                "Resume from it with a lower learning rate."
-            )
-        return loss
-
     def resume(self) -> None:
         """Continue from `resume_from_checkpoint`; a damaged checkpoint is passed over for the one before it."""
         wish = self.config.resume_from_checkpoint
@@ -255,7 +226,7 @@ class _Run:
                 f"{self.folder} holds a run already: continue it with --resume_from_checkpoint latest, "
                 "or choose another output_dir."
             )
-        if wish is not None and load_state(self.accelerator, self.folder, wish):
+        if wish is not None and self.load(wish):
             if self.sharded:  # each process has a part, and a state would keep that of the main process alone
                 log.warning("The averaged weights begin anew from the present ones.")
                 self.ema = EMAModel(self.unet.parameters(), decay=self.config.ema_decay, foreach=True)
@@ -279,7 +250,8 @@ class _Run:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def _validate(self) -> None:
+    def look(self) -> None:
+        """Cycle error and MRR on held-out images, and a grid of draws: what the loss does not show."""
         pipe = self._averaged()
         if self.accelerator.is_main_process:
             self._monitor(pipe)

@@ -75,9 +75,13 @@ def test_official_names_are_downloaded_and_converted_once(files, tmp_path, monke
     monkeypatch.setattr("rcdm.networks.published.fetch", fetch)
     flags = flags_of(CASES[0])
     monkeypatch.setattr(
-        official, "from_official", lambda f, _, source: rcdm.diffusion.official.convert.from_official(f, flags, source=source)
+        official,
+        "from_official",
+        lambda f, _, source: rcdm.diffusion.official.convert.from_official(f, flags, source=source),
     )
-    monkeypatch.setattr(official, "official_scheduler", lambda _: rcdm.diffusion.official.convert.official_scheduler(flags))
+    monkeypatch.setattr(
+        official, "official_scheduler", lambda _: rcdm.diffusion.official.convert.official_scheduler(flags)
+    )
     first = rcdm.load("official/vicreg-projector", device="cpu")
     monkeypatch.setattr(official, "fetch", None)  # offline
     again = rcdm.load("official/vicreg-projector", device="cpu")

@@ -113,7 +113,8 @@ def test_saving_and_loading_gives_the_same_images(pipe, tmp_path: Path):
 def test_a_hub_id_is_downloaded_and_then_loaded_from_its_folder(tiny_checkpoint: Path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "rcdm.diffusion.pipeline.snapshot_download", lambda name, **kwargs: asked.append((name, kwargs)) or str(tiny_checkpoint)
+        "rcdm.diffusion.pipeline.snapshot_download",
+        lambda name, **kwargs: asked.append((name, kwargs)) or str(tiny_checkpoint),
     )
     pipe = rcdm.load("somebody/tiny-16", device="cpu")
     assert pipe.sources.names == TINY_SOURCES

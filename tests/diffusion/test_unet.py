@@ -5,6 +5,7 @@ import torch
 from conftest import TINY_SOURCES, make_tiny_sources
 from torch import nn
 
+from rcdm.diffusion.image_space import PixelSpace
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
 from rcdm.networks.projectors import projector_from
 from rcdm.networks.representation import Preprocessing, SSLNetwork
@@ -15,8 +16,8 @@ from rcdm.ssl.objectives import OBJECTIVES
 @pytest.fixture
 def unet() -> RepresentationUNet:
     torch.manual_seed(1)
-    arguments = unet_arguments(16, channels=(8, 16), attention_resolutions=(4,), patch_size=2)
-    return RepresentationUNet({"a/backbone": 6, "b/projector.0": 4}, arguments, patch_size=2).eval()
+    arguments = unet_arguments(16, channels=(8, 16), attention_resolutions=(4,), space=PixelSpace(patch=2))
+    return RepresentationUNet({"a/backbone": 6, "b/projector.0": 4}, arguments, {"kind": "pixels", "patch": 2}).eval()
 
 
 def noisy() -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,7 +80,7 @@ def test_a_level_that_is_not_among_the_usual_ones_is_drawn_too(pipe, colour_read
     assert levels_with(network, ["layer4@mean", "projector"])[3:6] == ("layer4", "layer4@mean", "backbone")
     config = pipe.sources.config_of("tiny")
     pipe.sources = Sources({"tiny": (network, preprocessing)}, ["tiny/layer2", "tiny/layer2@mean"], {"tiny": config})
-    pipe.unet = RepresentationUNet(pipe.sources.widths(), pipe.unet.config.unet_config, patch_size=2).eval()
+    pipe.unet = RepresentationUNet(pipe.sources.widths(), pipe.unet.config.unet_config, pipe.unet.config.space).eval()
     options = {"sources": ["tiny/layer2@mean"], "seeds": [0, 1], "drawn_images": 2, "noise_levels": 2}
     result = STUDIES["levels"](pipe, world(8)[0], reference=world(20)[0], num_inference_steps=1, **options)
     levels = result.numbers["networks"]["tiny"]["levels"]

@@ -16,7 +16,7 @@ from rcdm.networks.source_folder import load_network
 from rcdm.networks.sources import read_sources
 from rcdm.ssl import pretraining
 from rcdm.ssl.objectives import OBJECTIVES
-from rcdm.ssl.pretraining import PretrainConfig, PretrainingDiverged, pretrain
+from rcdm.ssl.pretraining import Diverged, PretrainConfig, pretrain
 from rcdm.ssl.source_metrics import SourceEvaluationSize, knn, measure_source
 from rcdm.training.budget import Budget, Progress
 from rcdm.training.resume import saved_states
@@ -70,11 +70,11 @@ def test_a_resumed_run_ends_with_the_same_weights(objective, tmp_path, monkeypat
             raise KeyboardInterrupt
         return step(self)
 
-    step = pretraining._Run._step
-    monkeypatch.setattr(pretraining._Run, "_step", interrupted)
+    step = pretraining._Run.step
+    monkeypatch.setattr(pretraining._Run, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pretrain(data(), config, tmp_path / "halves")
-    monkeypatch.setattr(pretraining._Run, "_step", step)
+    monkeypatch.setattr(pretraining._Run, "step", step)
     assert [state.name for state in saved_states(tmp_path / "halves")] == ["checkpoint-4"]
     with pytest.raises(ValueError, match="--resume"):
         pretrain(data(), config, tmp_path / "halves")
@@ -124,7 +124,7 @@ class Exploding(OBJECTIVES["vicreg"]):
 
 def test_a_run_without_a_finite_loss_raises(tmp_path, monkeypatch):
     monkeypatch.setitem(pretraining.OBJECTIVES, "simclr", Exploding)
-    with pytest.raises(PretrainingDiverged, match="lower the learning rate"):
+    with pytest.raises(Diverged, match="lower the learning rate"):
         pretrain(data(), tiny(), tmp_path / "simclr")
 
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from rcdm.data import sprites
+from rcdm.data import sprites, views
 from rcdm.data.views import ViewStrengths, random_view
-from rcdm.ssl import views
 from rcdm.ssl.objectives import OBJECTIVES
 from rcdm.ssl.pretraining_config import DRAWN_WORLD, OBJECTIVE_NAMES
 

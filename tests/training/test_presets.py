@@ -10,13 +10,13 @@ from test_training import tiny
 import rcdm
 from rcdm.cli.options import given
 from rcdm.cli.train import add
-from rcdm.diffusion.official.convert import RELEASED_FLAGS, _empty
-from rcdm.diffusion.process import NoiseAndVarianceError, make_scheduler, random_numbers
+from rcdm.diffusion.official.convert import RELEASED_FLAGS, _empty, official_scheduler
+from rcdm.diffusion.official.loss import VariationalLoss
+from rcdm.diffusion.process import random_numbers
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.training.config import PRESETS, TrainingConfig
 from rcdm.training.denoiser import train
-from rcdm.training.new_unet import network_arguments
-from rcdm.training.turns import by_turn, turns_of
+from rcdm.training.setup import by_turn, network_arguments, turns_of
 
 
 def built(preset: str, width: int = 2048) -> RepresentationUNet:
@@ -85,7 +85,7 @@ def test_a_denoiser_that_learns_its_variance_trains_and_draws(tmp_path):
 
 
 def test_the_released_loss_teaches_noise_and_variance():
-    loss = NoiseAndVarianceError(make_scheduler(learn_sigma=True))
+    loss = VariationalLoss(official_scheduler())
     x0, noise = torch.rand(4, 3, 8, 8) * 2 - 1, torch.randn(4, 3, 8, 8)
     t = torch.tensor([1, 10, 500, 999])
     exact = torch.cat([noise, -torch.ones_like(noise)], 1)  # the posterior's own variance

@@ -14,7 +14,8 @@ from test_training import photographs, tiny
 
 from rcdm.data.datasets import load_dataset
 from rcdm.networks.sources import Sources
-from rcdm.training.denoiser import representation_folder, train
+from rcdm.training import representation_folder
+from rcdm.training.denoiser import train
 from rcdm.training.representation_cache import in_memory
 from rcdm.training.representation_folder import in_folder
 

@@ -23,15 +23,18 @@ import rcdm
 from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.data.datasets import load_dataset
-from rcdm.diffusion.process import NoiseAndVarianceError, VelocityError, make_scheduler
+from rcdm.diffusion.official.convert import official_scheduler
+from rcdm.diffusion.official.loss import VariationalLoss
+from rcdm.diffusion.process import VelocityError, velocity_scheduler
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import read_sources, runs
+from rcdm.training import denoiser as training
 from rcdm.training.config import TrainingConfig
-from rcdm.training.denoiser import TrainingDiverged, _Run, train
-from rcdm.training.denoiser import denoiser as training
-from rcdm.training.optimizer import optimizer_of
+from rcdm.training.denoiser import _Run, train
+from rcdm.training.loop import Diverged
 from rcdm.training.representation_cache import in_memory
 from rcdm.training.resume import saved_states
+from rcdm.training.setup import optimizer_of
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def uninterrupted(sources_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def train_until(last: int, config: TrainingConfig, monkeypatch) -> None:
     """Interrupt a run when it has done so many steps."""
-    step = _Run._step
+    step = _Run.step
 
     def stop(self):
         if self.progress.step == last:
@@ -65,7 +68,7 @@ def train_until(last: int, config: TrainingConfig, monkeypatch) -> None:
         return step(self)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_Run, "_step", stop)
+        patch.setattr(_Run, "step", stop)
         train(config)
 
 
@@ -178,7 +181,7 @@ def test_an_unknown_optimizer_is_refused():
 
 
 def test_signal_to_noise_ratios_are_spread_as_by_the_cosine_schedule():
-    scheduler = make_scheduler()
+    scheduler = velocity_scheduler()
     t = VelocityError(scheduler, torch.device("cpu")).timesteps(torch.linspace(0, 1 - 1e-7, 20_001))
     signal = scheduler.alphas_cumprod.sqrt()[t]
     share = torch.linspace(0.05, 0.95, 19)
@@ -188,7 +191,7 @@ def test_signal_to_noise_ratios_are_spread_as_by_the_cosine_schedule():
 
 
 def test_released_networks_learn_at_uniform_timesteps():
-    t = NoiseAndVarianceError(make_scheduler(learn_sigma=True)).timesteps(torch.arange(1000) / 1000 + 1e-4)
+    t = VariationalLoss(official_scheduler()).timesteps(torch.arange(1000) / 1000 + 1e-4)
     assert torch.equal(t, torch.arange(1000))
 
 
@@ -211,13 +214,13 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(sources_dir, un
 _CHILD = """
 import sys, time, torch
 torch.set_num_threads(1)
-from rcdm.training.denoiser import denoiser as training
+from rcdm.training import denoiser as training
 from rcdm.training.config import TrainingConfig
-step = training._Run._step
+step = training._Run.step
 def slow(self):  # leaves time to be killed between two steps
     time.sleep(0.5)
     return step(self)
-training._Run._step = slow
+training._Run.step = slow
 training.train(TrainingConfig(
     sources_dir=sys.argv[1], output_dir=sys.argv[2], resolution=16, channels=(8, 16), attention_resolutions=(4,),
     train_batch_size=4, max_train_steps=8, checkpointing_steps=2, num_statistics_images=16, validation_steps=4,
@@ -259,7 +262,7 @@ def test_when_every_checkpoint_is_damaged_nothing_is_overwritten(half_way, sourc
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(sources_dir, tmp_path, monkeypatch):
     loss = _Run._loss
     monkeypatch.setattr(_Run, "_loss", lambda self, place: loss(self, place) * (float("nan") if place >= 5 else 1.0))
-    with pytest.raises(TrainingDiverged, match="last good checkpoint"):
+    with pytest.raises(Diverged, match="last good checkpoint"):
         train(tiny(sources_dir, tmp_path))
     assert [state.name for state in saved_states(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
     tensors = load_file(tmp_path / "checkpoint-4" / "model.safetensors")

@@ -108,7 +108,9 @@ def test_a_transformation_that_does_nothing_moves_nothing(loaded: Loaded, monkey
     result = _run(job, loaded)
     assert len(result.images) == len(result.rows) * len(result.columns) == 3 * 4
     assert all(value > 0 for value in result.numbers["sources"][BOTH[0]]["alignment"])
-    plain = loaded.pipe(rcdm.data.images.to_tensor(PICTURE, 16), source=BOTH[0], seeds=[3], num_inference_steps=2).images[0]
+    plain = loaded.pipe(
+        rcdm.data.images.to_tensor(PICTURE, 16), source=BOTH[0], seeds=[3], num_inference_steps=2
+    ).images[0]
     assert result.images[4].tobytes() == plain.tobytes()
     monkeypatch.setattr("rcdm.data.transformations.scale_brightness", None)
     still = Transformed(Image.new("RGB", (16, 16)), "brightness", BOTH, 3, 2)  # black stays black

@@ -12,6 +12,8 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from rcdm.diffusion.process import add_noise, to_x0
+
 
 @dataclass(frozen=True)
 class LossTerms:
@@ -26,10 +28,11 @@ class LossTerms:
 
 
 class VariationalLoss:
-    """The tables of a schedule of betas, kept in float64."""
+    """What the released networks learn, a `process.Denoising`; the tables of its schedule are kept in float64."""
 
     def __init__(self, scheduler: SchedulerMixin) -> None:
         config = scheduler.config
+        self._steps: int = config.num_train_timesteps
         if config.beta_schedule == "linear":
             betas = torch.linspace(config.beta_start, config.beta_end, config.num_train_timesteps, dtype=torch.float64)
         else:
@@ -46,16 +49,24 @@ class VariationalLoss:
             "noise": (1 - signal).sqrt(),
         }
 
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        """Numbers in [0,1) [B] -> timesteps, all alike often, int64 [B]."""
+        return (uniform * self._steps).long()
+
+    def error(self, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The loss of each image [B]."""
+        return self(out, x0, t, noise).loss
+
     def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t [B,3,H,W] of images in [-1,1] at timesteps int64 [B]."""
-        return self._at("signal", t, x0) * x0 + self._at("noise", t, x0) * noise
+        return add_noise(x0, noise, self._at("signal", t, x0), self._at("noise", t, x0))
 
     def __call__(self, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> LossTerms:
         """Network output [B,6,H,W] (epsilon, variance) at x_t -> terms."""
         epsilon, share = out.chunk(2, 1)
         mse = (noise - epsilon).square().mean((1, 2, 3))
         x_t = self.noisy(x0, t, noise)
-        frozen = (x_t - self._at("noise", t, x0) * epsilon.detach()) / self._at("signal", t, x0)
+        frozen = to_x0("epsilon", epsilon.detach(), x_t, self._at("signal", t, x0), self._at("noise", t, x0))
         of_x0, of_xt = self._at("of_x0", t, x0), self._at("of_xt", t, x0)
         true_mean, mean = of_x0 * x0 + of_xt * x_t, of_x0 * frozen + of_xt * x_t
         true_log, share = self._at("log_variance", t, x0), (share + 1) / 2

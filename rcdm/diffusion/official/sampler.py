@@ -9,6 +9,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch import Tensor
 
+from rcdm.diffusion.process import add_noise, to_noise, to_x0
+
 
 class SpacedDDPMScheduler(DDPMScheduler):
     """DDPMScheduler whose timesteps are spaced as Nichol & Dhariwal 2021 (arXiv 2102.09672) space them.
@@ -48,11 +50,11 @@ class SpacedDDIMScheduler(DDIMScheduler):
         signal = self.alphas_cumprod[int(timestep)].to(sample)
         last = place + 1 == len(self.timesteps)
         before = torch.ones_like(signal) if last else self.alphas_cumprod[int(self.timesteps[place + 1])].to(sample)
-        x0 = (sample - (1 - signal).sqrt() * epsilon) / signal.sqrt()
+        x0 = to_x0("epsilon", epsilon, sample, signal.sqrt(), (1 - signal).sqrt())
         if self.config.clip_sample:
             x0 = x0.clamp(-1, 1)
-        epsilon = (sample - signal.sqrt() * x0) / (1 - signal).sqrt()
-        return DDIMSchedulerOutput(before.sqrt() * x0 + (1 - before).sqrt() * epsilon, x0)
+        epsilon = to_noise("sample", x0, sample, signal.sqrt(), (1 - signal).sqrt())  # it follows from the clipped x0
+        return DDIMSchedulerOutput(add_noise(x0, epsilon, before.sqrt(), (1 - before).sqrt()), x0)
 
 
 def _descending(config: Any, steps: int | None) -> list[int]:

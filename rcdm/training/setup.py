@@ -1,0 +1,107 @@
+"""What a run begins with: the denoiser, its optimizer, what it learns, and which source each image is for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from diffusers import SchedulerMixin
+from timm.optim.muon import Muon
+
+from rcdm.diffusion.checkpoints import checkpoint_folder
+from rcdm.diffusion.image_space import space_of
+from rcdm.diffusion.official.convert import official_scheduler
+from rcdm.diffusion.official.loss import VariationalLoss
+from rcdm.diffusion.process import Denoising, VelocityError, velocity_scheduler
+from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
+from rcdm.networks.sources import Sources
+from rcdm.training.config import TrainingConfig
+
+log = logging.getLogger(__name__)
+
+
+def new_unet(config: TrainingConfig, sources: Sources) -> RepresentationUNet:
+    """A denoiser with initial weights, in float32 on the CPU."""
+    return RepresentationUNet(sources.widths(), **network_arguments(config))
+
+
+def network_arguments(config: TrainingConfig) -> dict[str, Any]:
+    """What the options say about the network: arguments of RepresentationUNet, all but the sources."""
+    space = {"kind": "pixels", "channels": 3, "patch": config.patch_size}
+    arguments = unet_arguments(
+        config.resolution,
+        channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        attention_resolutions=config.attention_resolutions,
+        space=space_of(space),
+    )
+    arguments["out_channels"] *= 1 + config.learn_sigma
+    has_unconditional = config.representation_dropout > 0
+    heads = config.attention_heads
+    return {
+        "unet_config": arguments,
+        "space": space,
+        "has_unconditional": has_unconditional,
+        "projection_bias": not has_unconditional,  # with a bias there would be one unconditional denoiser per source
+        "attention_heads": None if heads is None else (heads, heads),
+    }
+
+
+def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
+    """Copy the weights of a checkpoint's denoiser; sources that it does not know keep their initial ones.
+
+    Raises ValueError when there is no such checkpoint, or its U-Net is of another shape.
+    """
+    folder = checkpoint_folder(checkpoint)
+    if folder is None:
+        raise ValueError(f"There is no checkpoint {checkpoint!r} to start from.")
+    own, theirs = unet.state_dict(), RepresentationUNet.from_pretrained(folder / "unet").float().state_dict()
+    fitting = {name: weight for name, weight in theirs.items() if name in own and weight.shape == own[name].shape}
+    missing = [name for name in own if name not in fitting]
+    if any(not name.startswith("projections.") for name in missing):
+        raise ValueError(
+            f"The denoiser of {checkpoint} has another shape than this run's: give the --channels, --layers_per_block, "
+            "--attention_resolutions and --patch_size that its training.json names."
+        )
+    unet.load_state_dict(fitting, strict=False)
+    if new := sorted({name.split(".")[1].replace(":", ".") for name in missing}):
+        log.warning("%s does not know %s: learned anew.", checkpoint, ", ".join(new))
+
+
+def optimizer_of(
+    config: TrainingConfig, parameters: Iterable[torch.nn.Parameter], kind: DistributedType
+) -> torch.optim.Optimizer:
+    """torch's AdamW, or timm's Muon; raises ValueError for one that cannot work with parameters in shards."""
+    lr, decay = config.learning_rate, config.adam_weight_decay
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError("muon needs whole matrices, which FSDP and DeepSpeed cut up: use adamw.")
+    return Muon(list(parameters), lr=lr, weight_decay=decay, nesterov=True, betas=(0.9, 0.999))
+
+
+def scheduler_of(config: TrainingConfig) -> SchedulerMixin:
+    """The sampler, and with it the noise, of a run; with `learn_sigma` those of the released networks."""
+    return official_scheduler() if config.learn_sigma else velocity_scheduler()
+
+
+def objective_of(config: TrainingConfig, scheduler: SchedulerMixin, device: torch.device) -> Denoising:
+    """What the denoiser learns: v, or with `learn_sigma` the noise and its variance."""
+    if config.learn_sigma:
+        return VariationalLoss(scheduler)
+    return VelocityError(scheduler, device, config.snr_gamma)
+
+
+def rotation_of(names: Sequence[str], more_of: Sequence[str]) -> list[str]:
+    """The sources in the order in which images go round them; each mention in `more_of` is one more place."""
+    if unknown := [name for name in more_of if name not in names]:
+        raise ValueError(f"more_of: there is no source {unknown[0]!r}; choose of {', '.join(names)}.")
+    return [name for name in names for _ in range(1 + list(more_of).count(name))]
+
+
+def by_place(first: int, n: int, places: int) -> list[int]:
+    """The n image numbers from `first` on, those of one place in the rotation together: image k has place k mod it."""
+    return sorted(range(first, first + n), key=lambda number: number % places)
