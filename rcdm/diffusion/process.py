@@ -153,7 +153,7 @@ _OF_OTHER_NETWORKS = ("EDMEulerScheduler",)
 def _short(name: str) -> str:
     """EulerAncestralDiscreteScheduler -> euler-ancestral."""
     words = name.removesuffix("Scheduler").replace("Discrete", "").replace("Multistep", "")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", words).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", words).lower()
 
 
 def sampler_of(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
@@ -163,7 +163,8 @@ def sampler_of(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
     training. Raises ValueError, listing the choices, for a name that is none of them.
     """
     choices = sampler_names(scheduler)
-    chosen = choices.get(name.lower(), name)
+    spelled = {short.replace("-", ""): chosen for short, chosen in choices.items()}
+    chosen = spelled.get(name.lower().replace("-", ""), name)
     if chosen not in choices.values():
         raise ValueError(f"There is no sampler {name!r} for this denoiser; choose one of {', '.join(choices)}.")
     if type(scheduler).__name__ == chosen:
