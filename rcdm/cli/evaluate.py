@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import rcdm
-from rcdm.cli.options import add_backbone_option, announce
+from rcdm.cli.options import add_backbone_option, add_scheduler_option, announce
 from rcdm.data.datasets import Dataset, load_dataset
 from rcdm.diffusion.checkpoints import checkpoint_folder, load_source
 from rcdm.diffusion.model_card import markdown_tables
@@ -39,6 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "(KID, nearest training images, class)",
     )
     parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
+    add_scheduler_option(parser)
     parser.add_argument("--out", type=Path, default=None, help="folder for metrics.json; the checkpoint's if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
 
@@ -48,7 +49,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if folder is not None and (folder / "sources").is_dir() and not (folder / "model_index.json").is_file():
         _evaluate_sources(folder / "sources", options.data)
         return
-    pipe = rcdm.load(options.checkpoint, device=options.device)
+    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
     dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
     metrics = evaluate(

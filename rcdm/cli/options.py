@@ -34,7 +34,18 @@ def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None)
     parser.add_argument(
         "--steps", type=positive, default=None, help="denoising steps; the checkpoint's own if not given"
     )
+    add_scheduler_option(parser)
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+def add_scheduler_option(parser: argparse.ArgumentParser) -> None:
+    """Another sampler than the checkpoint's own."""
+    parser.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        default=None,
+        help="sampler of diffusers, such as ddim, euler, heun or uni-pc; the checkpoint's own if not given",
+    )
 
 
 def positive(text: str) -> int:

@@ -40,14 +40,14 @@ def _sample(options: argparse.Namespace) -> None:
     photos = [im.decode(path) for path in options.photos]
     if options.samples < 1:
         raise ValueError("--samples must be at least 1.")
-    pipe = rcdm.load(options.checkpoint, device=options.device)
+    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
     sources = chosen_sources(pipe, options.source)
     seeds = list(range(options.seed, options.seed + options.samples))
     steps = options.steps or pipe.config.default_steps
     free = len(seeds) > 1 and pipe.unet.config.has_unconditional  # for the null of what draws keep
     drawings = len(photos) * len(sources) + free
     drawn, numbers, attributes = [], [], attributes_of(pipe)
-    with tqdm(total=drawings * steps, unit="step", desc="drawing") as bar:
+    with tqdm(total=drawings * pipe.calls_of(steps), unit="step", desc="drawing") as bar:
         drawing: dict[str, Any] = {"num_inference_steps": steps, "batch_size": len(seeds)}
         drawing["callback_on_step_end"] = lambda *_: bar.update()
         unconditional = attributes.read(pipe.draw(None, None, seeds, **drawing)) if free else None
@@ -69,7 +69,13 @@ def _sample(options: argparse.Namespace) -> None:
     given = [im.centre_crop(photo, 4 * pipe.image_size) for photo in photos]
     names = [path.name for path in map(Path, options.photos)]
     grid = (_across if options.across else _below)(given, names, drawn, sources, seeds)
-    record = {"seeds": seeds, "steps": steps, "sources": sources, "draws": numbers}
+    record = {
+        "seeds": seeds,
+        "steps": steps,
+        "scheduler": type(pipe.scheduler).__name__,
+        "sources": sources,
+        "draws": numbers,
+    }
     notes = [note for note in (pipe.caution, unmeasured(pipe)) if note]
     _write_sample(options, grid, record | ({"note": " ".join(notes)} if notes else {}), notes)
 

@@ -32,11 +32,12 @@ def available() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob("*/model_index.json"))
 
 
-def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMPipeline:
+def load(name: str | Path, *, device: torch.device | str | None = None, scheduler: str | None = None) -> RCDMPipeline:
     """A name below `checkpoints/`, a folder or a hub id -> RCDMPipeline in float32, on a GPU if there is one.
 
     `official/simclr-backbone` and its like are the networks released with the paper: downloaded and converted once.
-    Raises ValueError, listing what there is, when the name means nothing.
+    `scheduler` draws with another one of diffusers than the checkpoint's own (`RCDMPipeline.use_scheduler`). Raises
+    ValueError, listing what there is, when a name means nothing.
     """
     folder = checkpoint_folder(name)
     if folder is None and str(name).startswith("official/"):
@@ -57,6 +58,8 @@ def load(name: str | Path, *, device: torch.device | str | None = None) -> RCDMP
     pipe = RCDMPipeline.from_pretrained(folder or str(name))
     pipe.unet.float().eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
+    if scheduler is not None:
+        pipe.use_scheduler(scheduler)
     return pipe.to(device or best_device())
 
 

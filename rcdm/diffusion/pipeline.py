@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.model_card import complete_folder
-from rcdm.diffusion.process import Process, first_noise, network_input, sampler_of
+from rcdm.diffusion.process import Process, first_noise, network_input, scheduler_named
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import Sources
 
@@ -136,12 +136,18 @@ class RCDMPipeline(DiffusionPipeline):
             "representation comes closest."
         )
 
-    def use_sampler(self, name: str) -> None:
+    def use_scheduler(self, name: str) -> None:
         """Draw with another sampler of diffusers: its short name, such as `euler` or `unipc`, or that of its class.
 
         It has the noise levels that the denoiser has learnt. Raises ValueError, listing the choices.
         """
-        self.register_modules(scheduler=sampler_of(self.components["scheduler"], name))
+        self.register_modules(scheduler=scheduler_named(self.components["scheduler"], name))
+
+    def calls_of(self, steps: int) -> int:
+        """How often the denoiser is called, and a callback with it, in so many steps; some samplers look twice."""
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(steps)
+        return len(scheduler.timesteps)
 
     @property
     def image_size(self) -> int:
@@ -225,7 +231,7 @@ class RCDMPipeline(DiffusionPipeline):
                 "not possible with it."
             )
         drawn = []
-        with self.progress_bar(total=steps * -(-len(seeds) // batch_size)) as bar:
+        with self.progress_bar(total=(calls := self.calls_of(steps)) * -(-len(seeds) // batch_size)) as bar:
             for index in torch.arange(len(seeds)).split(batch_size):
                 h = None if representation is None else representation[index.to(representation.device)]
                 names = source if source is None or isinstance(source, str) else [source[i] for i in index]
@@ -237,7 +243,7 @@ class RCDMPipeline(DiffusionPipeline):
 
                 own = [int(seeds[i]) for i in index]
                 drawn.append(self.draw_batch(own, h, names, steps, guidance_scale, report))
-                bar.n = steps * len(drawn)
+                bar.n = calls * len(drawn)
                 bar.refresh()
         return torch.cat(drawn)
 

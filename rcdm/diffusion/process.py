@@ -140,7 +140,7 @@ def velocity_scheduler() -> SchedulerMixin:
     )
 
 
-def sampler_names(scheduler: SchedulerMixin) -> dict[str, str]:
+def scheduler_names(scheduler: SchedulerMixin) -> dict[str, str]:
     """Short name -> class of diffusers, of every sampler for the denoiser that this scheduler belongs to."""
     names = sorted(name for name in scheduler._compatibles if name not in _OF_OTHER_NETWORKS)
     return {_short(name): name for name in names}
@@ -156,13 +156,13 @@ def _short(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", words).lower()
 
 
-def sampler_of(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
+def scheduler_named(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
     """The sampler of this name (short, or that of its class) with the noise that the denoiser has learnt.
 
     diffusers' `from_config` alone gives some samplers betas of their own: another noise at each timestep than in
     training. Raises ValueError, listing the choices, for a name that is none of them.
     """
-    choices = sampler_names(scheduler)
+    choices = scheduler_names(scheduler)
     spelled = {short.replace("-", ""): chosen for short, chosen in choices.items()}
     chosen = spelled.get(name.lower().replace("-", ""), name)
     if chosen not in choices.values():

@@ -58,6 +58,7 @@ def evaluate(
     held_out, probe_images = _enough(dataset, size)
     attributes = _attributes(pipe, evaluator)
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
+    result["scheduler"] = type(pipe.scheduler).__name__
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
     if evaluator is not None:
         on_progress("unconditional draws")

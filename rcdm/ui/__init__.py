@@ -1,1 +1,4 @@
-"""The page: one file per tab; here are widgets and wiring, and no tensors."""
+"""The page: one file per tab; here are widgets and wiring, checkpoints in memory, and several users' calls in one batch.
+
+May import everything but cli.
+"""

@@ -23,8 +23,8 @@ from rcdm.diffusion.process import (
     levels_of,
     prediction,
     random_numbers,
-    sampler_names,
-    sampler_of,
+    scheduler_names,
+    scheduler_named,
     to_noise,
     to_x0,
     velocity_scheduler,
@@ -141,40 +141,40 @@ def draw_exactly(pipe, steps: int = 12) -> tuple[Tensor, list[Tensor], Tensor]:
     return drawn, previews, image
 
 
-@pytest.mark.parametrize("name", [n for n in sampler_names(velocity_scheduler()) if n != NEEDS_A_LIBRARY])
+@pytest.mark.parametrize("name", [n for n in scheduler_names(velocity_scheduler()) if n != NEEDS_A_LIBRARY])
 def test_every_sampler_ends_at_the_image_and_shows_it_on_the_way(pipe, name):
-    pipe.use_sampler(name)
+    pipe.use_scheduler(name)
     drawn, previews, image = draw_exactly(pipe)
     assert (drawn - image).abs().max() < 0.06, name  # some leave the noise of the first timestep, 0.01, in it
     assert all((preview - image).abs().max() < 0.02 for preview in previews), name
 
 
-@pytest.mark.parametrize("name", [n for n in sampler_names(velocity_scheduler()) if n != NEEDS_A_LIBRARY])
+@pytest.mark.parametrize("name", [n for n in scheduler_names(velocity_scheduler()) if n != NEEDS_A_LIBRARY])
 def test_every_sampler_draws_from_a_representation(pipe, name):
-    pipe.use_sampler(name)
+    pipe.use_scheduler(name)
     drawn = pipe(images(1), source="tiny/projector", seeds=[0, 1], num_inference_steps=4, output_type="pt").images
     assert drawn.shape == (2, 3, 16, 16) and torch.isfinite(drawn).all() and (drawn[0] - drawn[1]).abs().max() > 0.05
 
 
 def test_a_sampler_has_the_noise_that_was_learnt():
     learnt = velocity_scheduler()
-    for name in sampler_names(learnt):
+    for name in scheduler_names(learnt):
         if name != NEEDS_A_LIBRARY:
-            found = sampler_of(learnt, name).alphas_cumprod
+            found = scheduler_named(learnt, name).alphas_cumprod
             assert torch.allclose(found[:-1], learnt.alphas_cumprod[:-1], rtol=1e-3, atol=1e-7), name
     plain = HeunDiscreteScheduler.from_config(learnt.config)  # what diffusers alone makes of it
     assert not torch.allclose(plain.alphas_cumprod[:-1], learnt.alphas_cumprod[:-1], rtol=0.1)
 
 
 def test_samplers_are_named_shortly_or_by_their_class(pipe):
-    assert type(sampler_of(pipe.scheduler, "Euler")) is EulerDiscreteScheduler
-    assert type(sampler_of(pipe.scheduler, "EulerDiscreteScheduler")) is EulerDiscreteScheduler
-    assert type(sampler_of(pipe.scheduler, "dpmsolver")) is DPMSolverMultistepScheduler
-    assert type(sampler_of(pipe.scheduler, "unipc")) is UniPCMultistepScheduler
+    assert type(scheduler_named(pipe.scheduler, "Euler")) is EulerDiscreteScheduler
+    assert type(scheduler_named(pipe.scheduler, "EulerDiscreteScheduler")) is EulerDiscreteScheduler
+    assert type(scheduler_named(pipe.scheduler, "dpmsolver")) is DPMSolverMultistepScheduler
+    assert type(scheduler_named(pipe.scheduler, "unipc")) is UniPCMultistepScheduler
     with pytest.raises(ValueError, match=r"choose one of .*euler-ancestral.*uni-pc"):
-        pipe.use_sampler("euler-magic")
+        pipe.use_scheduler("euler-magic")
     with pytest.raises(ValueError, match="no sampler"):
-        pipe.use_sampler("EDMEulerScheduler")
+        pipe.use_scheduler("EDMEulerScheduler")
 
 
 def test_a_sampler_that_lacks_its_library_says_so(pipe):
@@ -183,7 +183,7 @@ def test_a_sampler_that_lacks_its_library_says_so(pipe):
         import torchsde  # noqa: F401
     except ImportError:
         with pytest.raises(ValueError, match="torchsde"):
-            pipe.use_sampler(NEEDS_A_LIBRARY)
+            pipe.use_scheduler(NEEDS_A_LIBRARY)
 
 
 def test_timesteps_of_another_kind_are_refused():
@@ -231,7 +231,7 @@ def test_every_image_of_a_run_has_noise_of_its_own():
 def test_the_first_noise_is_as_large_as_the_sampler_asks():
     noise = torch.ones(1)
     assert first_noise(velocity_scheduler(), noise) == 1
-    euler = sampler_of(velocity_scheduler(), "euler")
+    euler = scheduler_named(velocity_scheduler(), "euler")
     euler.set_timesteps(3)
     assert first_noise(euler, noise) == euler.init_noise_sigma > 100
 
