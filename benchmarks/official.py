@@ -1,7 +1,7 @@
 """Time per call of a released RCDM's network, converted: channels_last and bf16 (compiled on a GPU) against plain fp32.
 
-The weights are random, in the format of the released files, and go through `rcdm.diffusion.official.convert.from_official`. Sampling is
-one call without gradients, with weights in bf16; training is a forward and backward pass with fp32 weights, autocast.
+The weights are random, in the format of the released files, and go through `rcdm.from_official`. Sampling is one
+call without gradients, with weights in bf16; training is a forward and backward pass with fp32 weights, autocast.
 The share is that of the matrix products which the device reaches in the same number format, measured in the same run.
 
 `--channels 64 --cpu-batch-sizes 1 4` (26.9 M parameters, 40.7 GFLOP per image and call, 128 px; two CPU cores, one

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rcdm.diffusion.pipeline import RCDMPipeline, RCDMPipelineOutput
     from rcdm.diffusion.unet import RepresentationUNet
     from rcdm.networks.own_backbone import register
-    from rcdm.networks.representation import Preprocessing, RepresentationSource
+    from rcdm.networks.representation import Preprocessing, RepresentationSource, level_widths
     from rcdm.networks.resolve import sources_of
     from rcdm.networks.sources import Sources
 
@@ -32,6 +32,7 @@ _ROOMS = {
     "SpacedDDIMScheduler": "diffusion.official.sampler",
     "SpacedDDPMScheduler": "diffusion.official.sampler",
     "from_official": "diffusion.official.convert",
+    "level_widths": "networks.representation",
     "load": "diffusion.checkpoints",
     "load_source": "diffusion.checkpoints",
     "register": "networks.own_backbone",
@@ -51,6 +52,7 @@ __all__ = [
     "SpacedDDIMScheduler",
     "SpacedDDPMScheduler",
     "from_official",
+    "level_widths",
     "load",
     "load_source",
     "register",

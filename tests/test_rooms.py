@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import rcdm
+
 PACKAGE = Path(__file__).resolve().parents[1] / "rcdm"
 ORDER = (
     ("data",), ("networks",), ("diffusion",), ("measures",), ("training",), ("ssl", "figures"), ("studies",), ("ui",),
@@ -102,3 +104,18 @@ def test_rooms_in_the_documents_are_those_of_the_tree():
             assert list(PACKAGE.parent.glob(path.rstrip("/"))), f"CONTRIBUTING.md names {path}, which is not there"
     order = " ▸ ".join(", ".join(rooms) for rooms in ORDER)
     assert order in document
+
+
+def test_documents_import_from_rcdm_alone():
+    for document in (PACKAGE.parent / "README.md", PACKAGE.parent / "CONTRIBUTING.md"):
+        for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+            for module in re.findall(r"(?m)^\s*(?:from|import) (rcdm[\w.]*)", block):
+                assert module == "rcdm", f"{document.name} imports {module}"
+            for name in re.findall(r"\brcdm\.(\w+)", block):
+                assert name in rcdm.__all__ and getattr(rcdm, name) is not None, f"{document.name} uses rcdm.{name}"
+
+
+def test_every_public_name_is_there():
+    assert set(rcdm._ROOMS) | {"studies"} == set(rcdm.__all__)
+    for name in rcdm.__all__:
+        assert getattr(rcdm, name) is not None and name in dir(rcdm)

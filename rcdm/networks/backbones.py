@@ -112,7 +112,7 @@ def build_backbone(name: str, /, **arguments: object) -> nn.Module:
     if name not in BACKBONES and ":" in name:
         raise ValueError(
             f"This checkpoint was trained with the backbone {name}: give it with --backbone {name}, or call "
-            f"rcdm.networks.own_backbone.register({name!r}) first."
+            f"rcdm.register({name!r}) first."
         )
     if name not in BACKBONES:
         raise ValueError(f"There is no backbone {name!r}; choose one of {', '.join(BACKBONES)}.")

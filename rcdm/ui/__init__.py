@@ -1,4 +1,4 @@
-"""The page: one file per tab; here are widgets and wiring, checkpoints in memory, and several users' calls in one batch.
+"""The page: a file per tab, with widgets and wiring; checkpoints in memory; several users' calls in one batch.
 
 May import everything but cli.
 """
