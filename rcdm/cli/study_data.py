@@ -11,7 +11,9 @@ from typing import Any
 from PIL import Image
 
 from rcdm.data import images as im
-from rcdm.data.datasets import Dataset, Sprites, load_dataset
+from rcdm.data.dataset import Dataset
+from rcdm.data.datasets import load_dataset
+from rcdm.data.sprites import Sprites
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.directions import has_directions
 

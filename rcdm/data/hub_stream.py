@@ -22,7 +22,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rcdm.data import images as im
-from rcdm.data.datasets import Batch, decode_square
+from rcdm.data.dataset import Batch
+from rcdm.data.in_memory import decode_square
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rcdm.data import images as im
-from rcdm.data.datasets import Batch, Epochs, decode_square
+from rcdm.data.dataset import Batch, Epochs
 from rcdm.data.downloads import cache_folder
+from rcdm.data.in_memory import decode_square
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rcdm.data.colour import hsv_to_rgb
+from rcdm.data.dataset import Batch
 
 SHAPES = ("arrow", "crescent", "drop", "ell", "heart", "tee")
 """Each has no rotational symmetry, so that its rotation can be read."""
@@ -204,3 +205,45 @@ def phi(factors: Factors) -> dict[str, Tensor]:
         else:
             result[name] = value[:, None]
     return result
+
+
+HELD_OUT_SEED = 2**31
+"""Sprites drawn from this seed on are never trained on: every held-out number uses them."""
+
+_BLOCK = 256
+"""Sprites of a run are sampled so many at a time; a batch is cut from these blocks."""
+
+
+class Sprites:
+    """The drawn world: endless fresh images; the label is the shape."""
+
+    n_train = None
+
+    def __init__(self, size: int, *, seed: int = 0) -> None:
+        self.name, self.size, self.classes, self.seed = "sprites", size, len(SHAPES), seed
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> Sprites:
+        self._device = torch.device(device)
+        return self
+
+    def batch(self, step: int, batch_size: int) -> Batch:
+        first, stop = step * batch_size, (step + 1) * batch_size
+        parts = []
+        for block in range(first // _BLOCK, -(-stop // _BLOCK)):
+            factors = sample_factors(_BLOCK, (self.seed * 1_000_003 + block) % HELD_OUT_SEED)
+            start = block * _BLOCK
+            parts.append(self._draw(factors[max(first - start, 0) : stop - start]))
+        return Batch(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
+    def held_out(self, n: int) -> Batch:
+        return self._draw(sample_factors(n, HELD_OUT_SEED))
+
+    def held_out_on_other_grounds(self, n: int) -> Tensor:
+        """The shapes of `held_out`, each on the ground of another image: [n,3,S,S]."""
+        factors = sample_factors(n, HELD_OUT_SEED).to(self._device)
+        return render(exchange_grounds(factors), self.size)
+
+    def _draw(self, factors: Factors) -> Batch:
+        factors = factors.to(self._device)
+        return Batch(render(factors, self.size), factors.shape)

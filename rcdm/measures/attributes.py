@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rcdm.data import sprites
 from rcdm.data.colour import luma, rgb_to_hsv
-from rcdm.data.datasets import HELD_OUT_SEED
+from rcdm.data.sprites import HELD_OUT_SEED
 from rcdm.diffusion.checkpoints import folder_of
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.metrics import variance

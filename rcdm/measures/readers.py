@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from rcdm.data import images as im
 from rcdm.data import sprites
-from rcdm.data.datasets import HELD_OUT_SEED
+from rcdm.data.sprites import HELD_OUT_SEED
 from rcdm.measures.probes import r_squared
 from rcdm.networks.backbones import SmallResNet
 

@@ -18,7 +18,8 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.utils.lars import LARS
 from torch import Tensor, nn
 
-from rcdm.data.datasets import Dataset, Sprites
+from rcdm.data.dataset import Dataset
+from rcdm.data.sprites import Sprites
 from rcdm.data.views import random_view
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.networks.backbones import build_backbone

@@ -12,7 +12,7 @@ import rcdm
 from rcdm import cli
 from rcdm.cli.study_data import StudyData
 from rcdm.data import sprites
-from rcdm.data.datasets import Sprites
+from rcdm.data.sprites import Sprites
 from rcdm.measures.attributes import attributes_of
 from rcdm.measures.directions import FILE, directions_in, find_directions, shipped_directions, write_directions
 from rcdm.studies import STUDIES

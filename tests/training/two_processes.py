@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from test_training import tiny
 
-from rcdm.data.datasets import Sprites
+from rcdm.data.sprites import Sprites
 from rcdm.ssl.pretraining import pretrain
 from rcdm.ssl.pretraining_config import PretrainConfig
 from rcdm.training.denoiser import train
