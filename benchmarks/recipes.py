@@ -17,7 +17,8 @@ from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.faithfulness import encode_all, faithfulness
 from rcdm.training.config import TrainingConfig
-from rcdm.training.denoiser import make_scheduler, train
+from rcdm.diffusion.process import velocity_scheduler
+from rcdm.training.denoiser import train
 
 RECIPES: dict[str, dict[str, Any]] = {
     "the first": {},
@@ -93,7 +94,7 @@ def held_out_loss(pipe: RCDMPipeline, images: Tensor, sources: tuple[str, ...]) 
     """Mean squared error of v, the same noise and timesteps for every recipe."""
     stream = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=stream).to(pipe.device)
-    signal = make_scheduler().alphas_cumprod.sqrt()
+    signal = velocity_scheduler().alphas_cumprod.sqrt()
     t = torch.randint(len(signal), (len(images),), generator=stream)
     s = signal[t].view(-1, 1, 1, 1).to(pipe.device)
     sigma, x = (1 - s**2).sqrt(), images.to(pipe.device)

@@ -16,9 +16,10 @@ from rcdm.networks.source_folder import load_network
 from rcdm.networks.sources import read_sources
 from rcdm.ssl import pretraining
 from rcdm.ssl.objectives import OBJECTIVES
-from rcdm.ssl.pretraining import Diverged, PretrainConfig, pretrain
+from rcdm.ssl.pretraining import PretrainConfig, pretrain
 from rcdm.ssl.source_metrics import SourceEvaluationSize, knn, measure_source
 from rcdm.training.budget import Budget, Progress
+from rcdm.training.loop import Diverged
 from rcdm.training.resume import saved_states
 
 TINY = {"width": 4, "blocks": (1, 1, 1, 1), "stem_stride": 1, "projector_dim": 8, "projector_hidden_dim": None}
@@ -224,5 +225,5 @@ def test_every_optimizer_lowers_the_loss_of_a_batch(optimizer, tmp_path):
     config = tiny(objective="supervised", optimizer=optimizer, learning_rate=rates[optimizer], max_steps=60)
     run = pretraining._Run(data(), config, tmp_path)
     run.progress.step = 1  # the same batch again and again
-    losses = [float(run._step()) for _ in range(20)]
+    losses = [float(run.step()) for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]

@@ -16,7 +16,7 @@ from rcdm.diffusion.process import random_numbers
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.training.config import PRESETS, TrainingConfig
 from rcdm.training.denoiser import train
-from rcdm.training.setup import by_turn, network_arguments, turns_of
+from rcdm.training.setup import by_place, network_arguments, rotation_of
 
 
 def built(preset: str, width: int = 2048) -> RepresentationUNet:
@@ -107,11 +107,11 @@ def test_random_numbers_belong_to_an_image():
 
 
 def test_more_of_a_source_is_more_turns():
-    assert turns_of(["a/backbone", "b/backbone"], []) == ["a/backbone", "b/backbone"]
-    turns = turns_of(["a/backbone", "b/backbone"], ["b/backbone", "b/backbone"])
+    assert rotation_of(["a/backbone", "b/backbone"], []) == ["a/backbone", "b/backbone"]
+    turns = rotation_of(["a/backbone", "b/backbone"], ["b/backbone", "b/backbone"])
     assert turns == ["a/backbone", "b/backbone", "b/backbone", "b/backbone"]
     with pytest.raises(ValueError, match="no source 'c/backbone'; choose of a/backbone, b/backbone"):
-        turns_of(["a/backbone", "b/backbone"], ["c/backbone"])
+        rotation_of(["a/backbone", "b/backbone"], ["c/backbone"])
 
 
 def test_a_resolution_that_cannot_be_halved_so_often_is_refused():
@@ -121,7 +121,7 @@ def test_a_resolution_that_cannot_be_halved_so_often_is_refused():
 
 def test_every_batch_covers_all_sources_in_runs():
     for first in (0, 5, 7):
-        numbers = by_turn(first, 7, 3)
+        numbers = by_place(first, 7, 3)
         assert sorted(numbers) == list(range(first, first + 7))
         of = [number % 3 for number in numbers]
         assert of == sorted(of) and set(of) == {0, 1, 2}
