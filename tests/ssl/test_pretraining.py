@@ -227,3 +227,24 @@ def test_every_optimizer_lowers_the_loss_of_a_batch(optimizer, tmp_path):
     run.progress.step = 1  # the same batch again and again
     losses = [float(run.step()) for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_target_network_follows_slowly_and_stands_still_at_the_end(tmp_path):
+    config = tiny(objective="byol", max_steps=4, learning_rate=0.05)
+    run = pretraining._Run(data(), config, tmp_path)
+    learner = run.accelerator.unwrap_model(run.learner)
+    for step, kept in ((0, 0.99), (2, 1 - 0.01 * 0.5), (4, 1.0)):  # 1 - 0.01 (1 + cos(π step / 4)) / 2
+        run.progress.step = step
+        before = learner.target.backbone.conv1.weight.detach().clone()
+        run.step()
+        online, after = learner.backbone.conv1.weight.detach(), learner.target.backbone.conv1.weight.detach()
+        assert torch.allclose(after, kept * before + (1 - kept) * online, atol=1e-7)
+        assert step == 4 or (online - before).abs().max() > 1e-4
+
+
+def test_nothing_flows_back_into_the_target(tmp_path):
+    run = pretraining._Run(data(), tiny(objective="byol", max_steps=2), tmp_path)
+    run.step()
+    assert all(
+        not p.requires_grad and p.grad is None for p in run.accelerator.unwrap_model(run.learner).target.parameters()
+    )
