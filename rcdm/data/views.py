@@ -79,12 +79,13 @@ def _crop_and_flip(images: Tensor, strengths: ViewStrengths, generator: torch.Ge
     mirror = 1 - 2 * _chance(images, strengths.flip, generator).flatten().float()
     width = height = torch.ones_like(mirror)
     if strengths.crop > 0:
-        side = _uniform(images, 1 - strengths.crop, 1, generator).flatten().sqrt()
+        side = _uniform(images, 1 - strengths.crop, 1, generator).flatten().sqrt()  # areas are even, as in the paper
         ratio = _uniform(images, -0.1438, 0.1438, generator).flatten().exp()  # sqrt(4/3) = exp(0.1438)
         width, height = (side * ratio).clamp(max=1), (side / ratio).clamp(max=1)
     x = (1 - width) * _uniform(images, -1, 1, generator).flatten()
     y = (1 - height) * _uniform(images, -1, 1, generator).flatten()
     zero = torch.zeros_like(x)
+    # [B,2,3]: where each pixel of the view is taken from, in coordinates from -1 to 1
     matrix = torch.stack([width * mirror, zero, x, zero, height, y], 1).view(-1, 2, 3)
     where = F.affine_grid(matrix, list(images.shape), align_corners=False)
     where = torch.stack(

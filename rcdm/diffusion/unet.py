@@ -123,7 +123,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
     def standardise(self, representation: Tensor, source: str) -> Tensor:
         """[B,D] raw -> [B,D] with zero mean and unit deviation over the training images; distances are taken here."""
         projection = self._projection(source)
-        return (representation - projection.mean) / projection.std
+        return (representation - projection.mean) / projection.std  # [B,D]
 
     def forward(
         self,
@@ -145,7 +145,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         else:
             embedding = self._embed(representation, source)
         if drop is not None:
-            embedding = embedding.masked_fill(drop[:, None], 0)
+            embedding = embedding.masked_fill(drop[:, None], 0)  # the unconditional denoiser (Ho & Salimans 2022)
         if self.config.timestep_scale != 1:
             timestep = timestep * self.config.timestep_scale
         out = self.space.from_network(self.unet(self.space.to_network(sample), timestep, class_labels=embedding).sample)

@@ -49,11 +49,12 @@ class _Whitened(nn.Module):
 
     def __init__(self, covariance: Tensor) -> None:
         super().__init__()
-        variances, directions = torch.linalg.eigh(covariance.double())
+        variances, directions = torch.linalg.eigh(covariance.double())  # C = U diag(λ) Uᵀ, A = U diag(λ^-½) Uᵀ
         self.register_buffer("whitening", (directions / variances.sqrt() @ directions.T).float())
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight @ self.whitening
 
     def right_inverse(self, weight: Tensor) -> Tensor:
+        # V of a given W = V A; in double, as A is badly conditioned
         return torch.linalg.solve(self.whitening.double(), weight.double(), left=False).float()

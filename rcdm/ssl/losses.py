@@ -24,9 +24,10 @@ def identity_vicreg(z: Tensor, edges: Tensor, gamma: float, weights: Tensor | No
     the constant one.
     """
     centred = z - z.mean(0)
-    covariance = centred.T @ centred / len(z)
+    covariance = centred.T @ centred / len(z)  # ZᵀHZ/N, [P,P]
     identity = torch.eye(z.shape[1], device=z.device, dtype=z.dtype)
     stretch = (z[edges[0]] - z[edges[1]]).square().sum(1)
+    # tr ZᵀLZ = Σ over edges of w ‖z_i − z_j‖²
     energy = (stretch if weights is None else weights * stretch).sum()
     return (covariance - identity).square().sum() + 2 * gamma / len(z) * energy
 
@@ -39,7 +40,7 @@ def spectral_contrastive(z: Tensor, edges: Tensor, weights: Tensor | None = None
     """
     products = (z[edges[0]] * z[edges[1]]).sum(1)
     attraction = 2 * (products if weights is None else weights * products).sum()
-    gram = z.T @ z / len(z)
+    gram = z.T @ z / len(z)  # [P,P]: ‖ZZᵀ‖² = ‖ZᵀZ‖², and P is small
     return gram.square().sum() - 2 * attraction / len(z)
 
 
@@ -51,10 +52,11 @@ def nt_xent_between_classes(z_a: Tensor, z_b: Tensor, labels: Tensor, temperatur
     SupCon (Khosla et al. 2020, arXiv 2004.11362) no positive is a negative to another.
     """
     z, kinds = F.normalize(torch.cat([z_a, z_b]).float(), dim=1), labels.repeat(2)
-    likeness = z @ z.T / temperature
+    likeness = z @ z.T / temperature  # [2N,2N]
     alike = kinds[:, None] == kinds
     negatives = likeness.masked_fill(alike, -torch.inf).logsumexp(1, keepdim=True)
     positive = alike & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    # −log e^s⁺ / (e^s⁺ + Σ e^s⁻) = softplus(logsumexp(s⁻) − s⁺), a mean over positive pairs
     return (F.softplus(negatives - likeness) * positive).sum() / positive.sum()
 
 
@@ -116,6 +118,7 @@ class DirectPredictor(nn.Module):
         self.correlation.mul_(decay).add_(now * (1 - decay))
         self.updates += 1
         values, vectors = torch.linalg.eigh(self.correlation)
+        # s ← max(s,0)/max s + eps, then W = U diag(s^α) Uᵀ
         values = values.clamp(min=0) / values.max().clamp(min=1e-12) + self.eps
         self.weight.copy_((vectors * values**self.alpha) @ vectors.T)
 

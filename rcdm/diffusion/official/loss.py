@@ -37,9 +37,9 @@ class VariationalLoss:
             betas = torch.linspace(config.beta_start, config.beta_end, config.num_train_timesteps, dtype=torch.float64)
         else:
             betas = scheduler.betas.double()
-        signal = (1 - betas).cumprod(0)
+        signal = (1 - betas).cumprod(0)  # ᾱ_t
         before = torch.cat([signal.new_ones(1), signal[:-1]])
-        variance = betas * (1 - before) / (1 - signal)
+        variance = betas * (1 - before) / (1 - signal)  # β̃_t of the posterior (Ho et al. 2020, eq. 7)
         self._tables = {
             "log_beta": betas.log(),
             "log_variance": torch.cat([variance[1:2], variance[1:]]).log(),  # the first would be log 0
@@ -67,9 +67,11 @@ class VariationalLoss:
         mse = (noise - epsilon).square().mean((1, 2, 3))
         x_t = self.noisy(x0, t, noise)
         frozen = to_x0("epsilon", epsilon.detach(), x_t, self._at("signal", t, x0), self._at("noise", t, x0))
+        # mean of q(x_{t-1} | x_t, x0): both coefficients (Ho et al. 2020, eq. 7)
         of_x0, of_xt = self._at("of_x0", t, x0), self._at("of_xt", t, x0)
         true_mean, mean = of_x0 * x0 + of_xt * x_t, of_x0 * frozen + of_xt * x_t
         true_log, share = self._at("log_variance", t, x0), (share + 1) / 2
+        # between β̃ and β, by a share that the network says (Nichol & Dhariwal 2021, eq. 15)
         log_variance = share * self._at("log_beta", t, x0) + (1 - share) * true_log
         kl = _kl(true_mean, true_log, mean, log_variance)
         nll = -_discretised_log_likelihood(x0, mean, log_variance / 2)
@@ -83,6 +85,7 @@ class VariationalLoss:
 
 def _kl(mean: Tensor, log_variance: Tensor, other: Tensor, other_log: Tensor) -> Tensor:
     """Of two Gaussians, in nats."""
+    # ½ (ln σ₂²/σ₁² − 1 + σ₁²/σ₂² + (μ₁ − μ₂)²/σ₂²)
     return 0.5 * (
         other_log - log_variance - 1 + (log_variance - other_log).exp() + (mean - other).square() * (-other_log).exp()
     )
