@@ -29,7 +29,10 @@ Pictures = ABCMeta.__new__(
 )
 
 MOST = 100
-"""Largest number that a setting of a study may be here, and for whole numbers 1 the smallest."""
+"""Largest number that a setting of a study may be here; the smallest is 1 for whole numbers, else -MOST."""
+
+MOST_DRAWS = 5000
+"""How many images one study may draw here, as far as that is known beforehand."""
 
 
 def build(engine: Engine) -> None:
@@ -83,8 +86,8 @@ def build(engine: Engine) -> None:
     ) -> Iterator[tuple[Any, Any]]:
         """One of the studies, with `settings` of its own: its images with captions, and its numbers.
 
-        A study of two images takes the second as well; one that needs several takes it where it is given, and images
-        that the page has; one that takes a picture among its settings takes the second for that.
+        A study of two images needs `second`; one that compares images takes it where it is given, and others that are
+        at hand; one that has a setting for a picture takes it for that.
         """
         with in_a_sentence():
             job = study_of(study, asked(engine, image, checkpoint, sources, number, steps, seed), second, settings)
@@ -107,7 +110,7 @@ def build(engine: Engine) -> None:
 
 def study_of(name: str, wanted: Asked, second: str | None, settings: Any) -> Study:
     """A study as a job, on the picture and on what else it needs. Raises ValueError, with the remedy."""
-    if name not in STUDIES:
+    if not isinstance(name, str) or name not in STUDIES:
         raise ValueError(f"There is no study {str(name)[:80]!r}; choose one of {', '.join(STUDIES)}.")
     record = STUDIES[name]
     pictures: tuple[Image.Image, ...] = (wanted.picture,)
@@ -121,7 +124,12 @@ def study_of(name: str, wanted: Asked, second: str | None, settings: Any) -> Stu
     others = 0 if record.fewest == 1 or record.most else max(COMPANIONS, record.fewest - len(pictures))
     reference = "reference" in record.parameters
     own = tuple(given.items())
-    return Study(name, pictures, wanted.sources, wanted.seeds, wanted.steps, own, reference, others)
+    job = Study(name, pictures, wanted.sources, wanted.seeds, wanted.steps, own, reference, others)
+    if (draws := job.calls() // wanted.steps) > MOST_DRAWS:
+        raise ValueError(
+            f"This asks for about {draws} images, and {MOST_DRAWS} are the most: lower what multiplies them."
+        )
+    return job
 
 
 def _within(settings: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Study:
     """One of STUDIES on given pictures; `settings` are its own, as (name, value).
 
     `companions`: so many other images are added. `directions`: it takes reference images, where the checkpoint ships no
-    directions that stand in for them.
+    directions that stand in for them; the companions are none of these.
     """
 
     name: str
@@ -60,7 +60,11 @@ class Study:
 
     def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
         pictures = [*self.pictures, *loaded.companions(self.companions, self.pictures)]
-        more = {"reference": loaded.references} if self.directions and not self._can_do_without(loaded) else {}
+        more = (
+            {"reference": loaded.references[self.companions :]}
+            if self.directions and not self._can_do_without(loaded)
+            else {}
+        )
         settings = {"num_inference_steps": self.steps, **dict(self.settings), **more}
         counted = STUDIES[self.name].cost is not None
         progress = _Share(show, self._calls(len(pictures), _numbers_read(loaded)) if counted else 0)
