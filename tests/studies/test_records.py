@@ -16,6 +16,7 @@ from rcdm import cli, studies
 from rcdm.cli import report
 from rcdm.data import images as im
 from rcdm.data import sprites
+from rcdm.measures.attributes import Attributes
 from rcdm.studies import STUDIES, Entry, Option, Study, StudyResult
 from rcdm.studies.record import COMMON, DATA
 from rcdm.ui.api import study_of
@@ -25,7 +26,9 @@ from rcdm.ui.loaded import Loaded
 BOTH = ("tiny/backbone", "tiny/projector")
 SETTINGS = {"checkpoint": "tiny", "images": {"n": 8}, "seeds": [0, 1], "steps": 1, "options": {}, "data": {}}
 WITH_CHOICES = [(study.name, option) for study in STUDIES.values() for option in study.options if option.choices]
+COLOUR = Attributes(lambda x: {"red": x[:, :1].mean((2, 3)), "blue": x[:, 2:].mean((2, 3))}, {})
 QUICK = {
+    "retention": {"attributes": COLOUR},
     "information": {"levels": 2},
     "invariance": {"only": "hue, flip"},
     "interpolation": {"points": 3},
@@ -187,7 +190,7 @@ def test_a_new_study_is_in_the_report(novel, tiny_checkpoint, tmp_path):
 def test_a_new_study_is_on_the_page_of_programs(novel, tiny_checkpoint):
     loaded = Loaded("tiny", rcdm.load(tiny_checkpoint, device="cpu"), "sprites")
     wanted = Asked(loaded, Image.new("RGB", (16, 16)), BOTH, (0,), 1)
-    with pytest.raises(ValueError, match="no study 'astrology'; choose one of samples, .*, brightness"):
+    with pytest.raises(ValueError, match=r"no study 'astrology'; choose one of samples, .*, brightness"):
         study_of("astrology", wanted, None, {})
     job = study_of("brightness", wanted, None, {"pace": "fast"})
     result = job.run(loaded, lambda _: None, lambda: None)
