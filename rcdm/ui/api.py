@@ -126,9 +126,7 @@ def study_of(name: str, wanted: Asked, second: str | None, settings: Any) -> Stu
     own = tuple(given.items())
     job = Study(name, pictures, wanted.sources, wanted.seeds, wanted.steps, own, reference, others)
     if (draws := job.calls() // wanted.steps) > MOST_DRAWS:
-        raise ValueError(
-            f"This asks for about {draws} images, and {MOST_DRAWS} are the most: lower what multiplies them."
-        )
+        raise ValueError(f"This asks for about {draws} images, and at most {MOST_DRAWS} are drawn: ask for fewer.")
     return job
 
 

@@ -60,11 +60,9 @@ class Study:
 
     def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
         pictures = [*self.pictures, *loaded.companions(self.companions, self.pictures)]
-        more = (
-            {"reference": loaded.references[self.companions :]}
-            if self.directions and not self._can_do_without(loaded)
-            else {}
-        )
+        more: dict[str, Any] = {}
+        if self.directions and not self._can_do_without(loaded):
+            more["reference"] = loaded.references[self.companions :]
         settings = {"num_inference_steps": self.steps, **dict(self.settings), **more}
         counted = STUDIES[self.name].cost is not None
         progress = _Share(show, self._calls(len(pictures), _numbers_read(loaded)) if counted else 0)

@@ -159,8 +159,8 @@ QUICK = {
     "interpolation": {"path": "spherical", "points": 2},
     "manipulation": {"method": "neighbours"},
     "adversarial": {"steps": 1},
-    "levels": {"drawn_images": 1, "noise_levels": 1},
-    "width": {"drawn_images": 2, "noise_levels": 1},
+    "levels": {"drawn_images": 2, "noise_levels": 2},
+    "width": {"drawn_images": 2, "noise_levels": 2},
 }
 
 
