@@ -147,11 +147,14 @@ class Study:
     report: Mapping[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """ValueError where options and parameters differ."""
+        """ValueError where options and parameters differ, or nobody says how an option is read."""
         named = {name for name, p in self.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         own = named - {*COMMON, *DATA}
         if wrong := own ^ {*self.objects, *(option.name for option in self.options)}:
             raise ValueError(f"The record of {self.name} and its function differ in {', '.join(sorted(wrong))}.")
+        for option in self.options:
+            if not option.kind and not isinstance(self.defaults[option.name], bool | int | float | str):
+                raise ValueError(f"{self.name} does not say how {option.name} is read: give its option a kind.")
 
     def __call__(self, *given: Any, **named: Any) -> StudyResult:
         return self.run(*given, **named)

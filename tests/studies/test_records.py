@@ -75,6 +75,8 @@ def test_a_record_that_differs_from_its_function_is_refused(options):
     with pytest.raises(ValueError, match=r"novel and its function differ in .*p"):
         Study("novel", "What?", run, options=tuple(Option(name, "what it is") for name in options))
     assert Study("novel", "What?", run, options=(Option("pace", "how fast"),)).defaults == {"pace": 1}
+    with pytest.raises(ValueError, match="how pace is read"):
+        Study("novel", "What?", lambda pipe, images, *, pace=None: run, options=(Option("pace", "how fast"),))
 
 
 @pytest.mark.parametrize(("name", "option"), WITH_CHOICES)
