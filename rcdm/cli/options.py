@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import textwrap
 import time
 import types
 import typing
@@ -18,10 +19,18 @@ if TYPE_CHECKING:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the default of every option that has one."""
+    """Names the default of every option that has one, and keeps the lines of what stands below the options."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        starts = [indent + line[: len(line) - len(line.lstrip())] for line in lines]
+        return "\n".join(
+            textwrap.fill(line.strip(), width, initial_indent=start, subsequent_indent=f"{start}    ")
+            for line, start in zip(lines, starts, strict=True)
+        )
 
 
 def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +14,14 @@ from rcdm.cli.options import add_drawing_options, announce, chosen_sources
 from rcdm.cli.study import AGAIN, add_data_options, study_run
 from rcdm.diffusion.checkpoints import checkpoint_folder
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.figures import save
 from rcdm.figures.network_levels import levels_figure, levels_table
 from rcdm.figures.report_page import Section, page_html
-from rcdm.figures.study_files import run_study
-from rcdm.studies import STUDIES
+from rcdm.figures.style import save
+from rcdm.studies import STUDIES, Entry, Study
+from rcdm.studies.study_files import run_study
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A study of the report. `quick`: images, samples and settings where time is short; `only` chooses sources."""
-
-    study: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    quick: tuple[int | None, int | None] = (None, None)
-    quick_settings: dict[str, Any] = field(default_factory=dict)
-    only: Callable[[str], bool] = lambda source: True
-
-
-ENTRIES: dict[str, Entry] = {
-    "samples": Entry("samples", quick=(4, 4)),
-    "retention": Entry("retention", quick=(16, 4)),
-    "information": Entry("information", quick=(16, 1), quick_settings={"levels": 10}),
-    "invariance": Entry("invariance", quick=(4, 1)),
-    "interpolation": Entry("interpolation", quick=(2, 2)),
-    "manipulation-principal": Entry(
-        "manipulation", {"method": "principal"}, quick=(1, 1), quick_settings={"points": 3}
-    ),
-    "manipulation-attributes": Entry(
-        "manipulation", {"method": "attributes"}, quick=(1, 1), quick_settings={"points": 3}
-    ),
-    "manipulation-neighbours": Entry(
-        "manipulation", {"method": "neighbours"}, quick=(3, 2), only=lambda source: source.endswith("/backbone")
-    ),
-    "adversarial": Entry("adversarial", quick=(6, 1), quick_settings={"steps": 10}),
-    "levels": Entry("levels", quick=(64, 2), quick_settings={"drawn_images": 8, "noise_levels": 10}),
-    "spectrum": Entry("spectrum", quick=(256, 1)),
-    "out_of_distribution": Entry("out_of_distribution", quick=(8, 1)),
-    "width": Entry("width", quick=(64, 2), quick_settings={"drawn_images": 8, "noise_levels": 10}),
-}
-"""Name of its files -> what is run; every other study of STUDIES follows as it is."""
 
 QUICK_REFERENCE = 300
 
@@ -74,9 +38,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for report.html, figures and numbers")
 
 
-def _entries() -> dict[str, Entry]:
-    known = {entry.study for entry in ENTRIES.values()}
-    return {**ENTRIES, **{name: Entry(name) for name in STUDIES if name not in known}}
+def _entries() -> dict[str, tuple[Study, Entry]]:
+    """Name of its files -> what is run."""
+    return {name: (study, entry) for study in STUDIES.values() for name, entry in study.entries.items()}
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -107,12 +71,11 @@ def _studies(options: argparse.Namespace, pipe: RCDMPipeline) -> Iterator[Sectio
     names = options.study or list(entries)
     for i, name in enumerate(names):
         announce(f"study {i + 1} of {len(names)}: {name}")
-        yield _section(options, pipe, name, entries[name])
+        yield _section(options, pipe, name, *entries[name])
 
 
-def _section(options: argparse.Namespace, pipe: RCDMPipeline, name: str, entry: Entry) -> Section:
+def _section(options: argparse.Namespace, pipe: RCDMPipeline, name: str, study: Study, entry: Entry) -> Section:
     title = name.replace("-", " by ", 1).replace("_", " ")
-    question = (getattr(inspect.getmodule(STUDIES[entry.study]), "__doc__", "") or "").partition("\n")[0]
     settings = {**entry.settings, **(entry.quick_settings if options.quick else {})}
     asked = argparse.Namespace(**vars(options))
     if options.quick:
@@ -125,15 +88,15 @@ def _section(options: argparse.Namespace, pipe: RCDMPipeline, name: str, entry: 
         asked.source = [] if chosen == list(pipe.sources) else chosen
         usual = entry.quick[0] if options.quick else None
         texts = [f"{key}={value}" for key, value in settings.items()]
-        run = study_run(pipe, asked, entry.study, settings=settings, option_texts=texts, name=name, usual=usual)
+        run = study_run(pipe, asked, study.name, settings=settings, option_texts=texts, name=name, usual=usual)
         record = run_study(pipe, run, options.out, on_progress=announce)
     except Exception as error:  # one study must not end the others
         announce(f"{name} failed: {error}")
         if not isinstance(error, ValueError):
             log.warning("%s failed", name, exc_info=error)
-        return Section(title, question, failure=str(error) or type(error).__name__)
+        return Section(title, study.question, failure=str(error) or type(error).__name__)
     figures = [(options.out / file, caption) for file, caption in record["figures"].items()]
-    return Section(title, question, figures, record["summary"], record["command"], f"{name}.json")
+    return Section(title, study.question, figures, record["summary"], record["command"], f"{name}.json")
 
 
 def _about(options: argparse.Namespace, pipe: RCDMPipeline | None) -> list[str]:

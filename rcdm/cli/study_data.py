@@ -17,9 +17,6 @@ from rcdm.data.sprites import Sprites
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.directions import has_directions
 
-DATA = ("reference", "probe_images", "labels", "reference_labels", "backgrounds", "training")
-"""Names of parameters of studies that `StudyData.extras` fills."""
-
 SPLITS = ("held_out", "train")
 
 TRAINING = 20_000

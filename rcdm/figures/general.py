@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from rcdm.figures.grids import Maps, grid_figures
 from rcdm.figures.intervals import Rows, interval_panels
+from rcdm.figures.result import StudyResult
 from rcdm.figures.style import Look
-from rcdm.studies.result import StudyResult
 
 
 def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:

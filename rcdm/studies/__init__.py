@@ -1,38 +1,28 @@
-"""Studies: each module asks one question of a pipeline and answers with a StudyResult."""
+"""Studies: each module asks one question of a pipeline and answers with a StudyResult; its record says all about it."""
 
-from collections.abc import Callable
+from importlib import import_module
 
-from rcdm.studies import (
-    adversarial,
-    information_study,
-    interpolation,
-    invariance,
-    levels_study,
-    manipulation,
-    out_of_distribution,
-    retention_study,
-    samples,
-    spectrum,
-    width,
+from rcdm.figures.result import StudyResult
+from rcdm.studies.record import Entry, Option, Study
+
+_MODULES = (
+    "samples",
+    "retention_study",
+    "information_study",
+    "invariance",
+    "interpolation",
+    "manipulation",
+    "adversarial",
+    "levels_study",
+    "spectrum",
+    "out_of_distribution",
+    "width",
 )
-from rcdm.studies.result import StudyResult
+"""One line per study: the module that holds its record, `STUDY`; in the order of the report."""
 
-STUDIES: dict[str, Callable[..., StudyResult]] = {
-    "samples": samples.study,
-    "retention": retention_study.study,
-    "information": information_study.study,
-    "invariance": invariance.study,
-    "interpolation": interpolation.study,
-    "manipulation": manipulation.study,
-    "adversarial": adversarial.study,
-    "levels": levels_study.study,
-    "spectrum": spectrum.study,
-    "width": width.study,
-    "out_of_distribution": out_of_distribution.study,
-}
-"""Name -> `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
+_RECORDS: list[Study] = [import_module(f"rcdm.studies.{module}").STUDY for module in _MODULES]
 
-WITHOUT_DRAWS = ("information", "spectrum")
-"""Those for which a number of denoising steps means nothing."""
+STUDIES: dict[str, Study] = {record.name: record for record in _RECORDS}
+"""Name -> its record, which is called as `(pipe, images, *, sources, seeds, …) -> StudyResult`."""
 
-__all__ = ["STUDIES", "WITHOUT_DRAWS", "StudyResult"]
+__all__ = ["STUDIES", "Entry", "Option", "Study", "StudyResult"]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures import general
+from rcdm.figures.grids import Maps
+from rcdm.figures.intervals import interval_rows, marks
+from rcdm.figures.result import StudyResult
+from rcdm.figures.style import DOUBLE, SINGLE, Look, figure, fill_handles, null_line
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import Information, measure_bits, noise_ladder
 from rcdm.measures.metrics import mean
 from rcdm.measures.retention import backbones_and_projectors
-from rcdm.studies.result import StudyResult
+from rcdm.studies.record import Entry, Option, Study
 
 
 def study(
@@ -111,3 +118,64 @@ def _summary(result: dict[str, Any]) -> str:
             note = ", negative: limited by the decoder" if gap["high"] < 0 else ", not told apart from 0"
         lines.append(f"{name}: {gap['value']:.1f} ({gap['low']:.1f} … {gap['high']:.1f}){note}")
     return "\n".join(lines)
+
+
+def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
+    """Bits with intervals; the paired differences beside them where there are any; maps on one scale in colour."""
+    numbers = result.numbers
+    rows = {
+        source: {**found["form_1"], "other": found["form_2"]["value"]} for source, found in numbers["sources"].items()
+    }
+    gaps = numbers.get("differences", {})
+    drawn = figure(DOUBLE if gaps else SINGLE, 0.75 + 0.15 * len(rows))
+    axes = drawn.subplots(1, 2 if gaps else 1, squeeze=False)[0]
+    interval_rows(axes[0], rows, list(rows), looks)
+    low, high = numbers["logsnr"]
+    axes[0].set_xlabel(f"bits per image, ln SNR {low:g} … {high:g}".replace("-", "−"))
+    if gaps:
+        _draw_differences(axes[1], gaps, looks)
+    handles = [*marks("form 1, 95 % interval", "form 1 of another image's h", "form 2"), *fill_handles(rows, looks)]
+    drawn.legend(handles=handles, loc="outside upper center", ncols=6 if gaps else 2)
+    maps = Maps(result.columns[1:], numbers.get("white", 1.0), "bits per pixel (form 2)")
+    return {"": drawn} | general.images(result, maps=maps)
+
+
+def _draw_differences(axes: Axes, gaps: Mapping[str, Mapping[str, Any]], looks: Mapping[str, Look]) -> None:
+    """Backbone minus projector of each network; a hollow mark where the difference is limited by the decoder."""
+    networks = [name.partition("/")[0] for name in gaps]
+    for place, (name, gap) in enumerate(gaps.items()):
+        look = looks[name.partition(" − ")[0]]
+        axes.plot([gap["low"], gap["high"]], [place, place], color=look.colour, linewidth=1.2)
+        face = "white" if gap["limited_by_decoder"] else look.face
+        axes.plot(gap["value"], place, linewidth=0, **{**look.point, "markerfacecolor": face})
+    null_line(axes, 0, across=False)
+    axes.set_yticks(range(len(networks)), networks)
+    axes.set_ylim(len(networks) - 0.4, -0.6)
+    axes.grid(axis="x", color="0.92", linewidth=0.5)
+    axes.set_axisbelow(True)
+    hollow = "\nhollow: negative, limited by the decoder" if any(g["limited_by_decoder"] for g in gaps.values()) else ""
+    axes.set_xlabel(f"backbone − projector, bits (paired){hollow}")
+
+
+STUDY = Study(
+    "information",
+    __doc__,
+    study,
+    options=(
+        Option("levels", "noise levels that the bits are summed over"),
+        Option("lowest", "ln SNR of the noisiest level"),
+        Option("highest", "ln SNR of the cleanest level"),
+        Option("batch_size", "images that pass through the denoiser at once"),
+    ),
+    figures=_figures,
+    captions={
+        "": "Bits per image by form 1 (dots; grey ticks: of another image's representation) and form 2 (crosses); they "
+        "agree for an exact denoiser. Beside: backbone minus projector on the same images and noise.",
+        "images": "Where the representation speaks: bits per pixel (form 2), one scale for all sources.",
+    },
+    images=64,
+    samples=1,
+    fewest=2,
+    draws=False,
+    report={"information": Entry(quick=(16, 1), quick_settings={"levels": 10})},
+)

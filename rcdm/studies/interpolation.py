@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures import general
+from rcdm.figures.curves import level_legend, network_panels
+from rcdm.figures.result import StudyResult
+from rcdm.figures.style import Look, null_line
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import similarity
-from rcdm.studies.result import StudyResult
+from rcdm.studies.record import Entry, Option, Study
 
 
 def linear(first: Tensor, second: Tensor, ratios: Sequence[float]) -> Tensor:
@@ -110,3 +117,49 @@ def _summary(numbers: dict[str, Any], path: str, n: int) -> str:
 def _at_middle(values: Sequence[float]) -> float:
     """The value at ratio 0.5: of an even number of points the mean of those on both sides."""
     return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+
+
+def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
+    """Similarity to the first (falling) and second image (rising) and the jumps; the draws along the path."""
+    numbers = result.numbers
+    ratios, found = numbers["ratios"], numbers["sources"]
+    between = [(a + b) / 2 for a, b in pairwise(ratios)]
+
+    def similarity(axes: Axes, source: str) -> None:
+        axes.plot(ratios, found[source]["to_first"], **looks[source].curve)
+        axes.plot(ratios, found[source]["to_second"], **{**looks[source].curve, "marker": "", "linewidth": 0.9})
+
+    def jumps(axes: Axes, source: str) -> None:
+        axes.plot(between, found[source]["jumps"], **looks[source].curve)
+        null_line(axes, 1 / (len(ratios) - 1))
+
+    panels = [("similarity", similarity), ("jump", jumps)]
+    drawn = network_panels(list(found), panels, xlabel="ratio: 0 first, 1 second image")
+    for axes in drawn.axes[len(drawn.axes) // 2 :]:
+        axes.set_ylim(bottom=0)
+    level_legend(drawn, list(found), looks, null="an even path", grey="unmarked: to the second image")
+    return {"": drawn} | general.images(result, group=len(numbers["seeds"]))
+
+
+STUDY = Study(
+    "interpolation",
+    __doc__,
+    study,
+    options=(
+        Option("path", "how the representations between the two are found", choices=tuple(PATHS)),
+        Option("points", "draws along the path, its ends among them"),
+    ),
+    figures=_figures,
+    captions={
+        "": "Along the path between two images: similarity of the draws to both ends (unmarked: to the second), "
+        "and jumps between neighbouring draws over the distance of the ends; dotted: an even path.",
+        "images": "The first image, draws along the path to the second, and the second; a noise per row.",
+    },
+    intervals=False,
+    images=2,
+    samples=3,
+    fewest=2,
+    most=2,
+    cost=lambda pictures, numbers, settings: settings["points"],
+    report={"interpolation": Entry(quick=(2, 2))},
+)

@@ -14,12 +14,14 @@ from torch import Tensor
 from rcdm.data import images as im
 from rcdm.data.transformations import TELLING, TRANSFORMATIONS, Transformation
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures.result import StudyResult
 from rcdm.measures.attributes import Attributes, attributes_of
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.levels import transformation_probe
 from rcdm.measures.metrics import Number, bootstrap, squared_distance_to_others, squared_error
 from rcdm.measures.parts import json_part
-from rcdm.studies.result import StudyResult
+from rcdm.studies.invariance_figures import CAPTIONS, figures
+from rcdm.studies.record import Entry, Option, Study
 
 SHOWN = 4
 
@@ -198,3 +200,22 @@ def _summary(setting: dict[str, Any]) -> str:
         accuracies = ", ".join(f"{source} {number['value']:.2f}" for source, number in told.items())
         lines.append(f"telling {name} (chance {chance:.2f}): {accuracies}")
     return "\n".join(lines)
+
+
+STUDY = Study(
+    "invariance",
+    __doc__,
+    study,
+    options=(
+        Option(
+            "only",
+            f"transformations, separated by commas; all if empty: {', '.join(TRANSFORMATIONS)}, and background where "
+            "the images are known on other ones",
+        ),
+    ),
+    figures=figures,
+    captions=CAPTIONS,
+    images=32,
+    fewest=2,
+    report={"invariance": Entry(quick=(4, 1))},
+)

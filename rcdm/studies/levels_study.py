@@ -14,6 +14,7 @@ from torch import Tensor
 from rcdm.data import images as im
 from rcdm.data.transformations import TELLING
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures.result import StudyResult
 from rcdm.measures.attributes import Attributes, attributes_of
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import measure_bits, noise_ladder
@@ -23,7 +24,8 @@ from rcdm.measures.parts import json_part
 from rcdm.measures.probes import linear_probe, ridge_probe
 from rcdm.measures.retention import below_zero, draw_each, read_unconditional, retention_numbers
 from rcdm.networks.sources import CONTROL
-from rcdm.studies.result import StudyResult
+from rcdm.studies.levels_figures import CAPTIONS, figures
+from rcdm.studies.record import Entry, Option, Study
 
 LOWEST, HIGHEST = -8.0, 6.0  # of the bits, ln SNR; as in the study of information
 
@@ -230,3 +232,20 @@ def _line(found: Mapping[str, Any]) -> str:
     bits = f"{found['bits']['value']:.0f} bits" if "bits" in found else ""
     parts = [f"{found['width']:5} {found['effective_rank']['value']:6.1f}", top, numbers("ridge")]
     return " | ".join([*parts, numbers("transformation_probe"), numbers("retention"), bits]).rstrip(" |")
+
+
+STUDY = Study(
+    "levels",
+    __doc__,
+    study,
+    options=(
+        Option("drawn_images", "of how many images draws are made and bits measured"),
+        Option("noise_levels", "noise levels that the bits are summed over"),
+    ),
+    figures=figures,
+    captions=CAPTIONS,
+    images=500,
+    samples=8,
+    fewest=8,
+    report={"levels": Entry(quick=(64, 2), quick_settings={"drawn_images": 8, "noise_levels": 10})},
+)

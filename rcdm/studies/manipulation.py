@@ -7,23 +7,28 @@ active in most of an image's nearest neighbours are what they share; they are se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures import general
+from rcdm.figures.matrix import matrix
+from rcdm.figures.result import StudyResult
+from rcdm.figures.style import DOUBLE, SINGLE, Look, figure, fill_handles
 from rcdm.measures.attributes import Attributes, attributes_of
 from rcdm.measures.directions import FILE, find_directions, shipped_directions
 from rcdm.measures.directions import METHODS as ALONG
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
-from rcdm.studies.result import StudyResult
+from rcdm.studies.record import Entry, Option, Study
 
 METHODS = ("neighbours", *ALONG)
 NO_REFERENCE = "This needs reference images, best training images of the checkpoint: say where with --data."
@@ -187,3 +192,94 @@ def _summary(numbers: dict[str, Any], reference: str | int) -> str:
         for way, moves in found["moves"].items():
             lines.append(f"  {way:20} " + "  ".join(f"{name} {value:.2f}" for name, value in moves.items()))
     return "\n".join(lines)
+
+
+def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
+    """Direction x attribute, a table per source; or how many dimensions the neighbours share; the draws."""
+    found = result.numbers["sources"]
+    drawn = _moves_figure(result) if all("moves" in one for one in found.values()) else _shared_figure(result, looks)
+    return {"": drawn} | general.images(result, group=len(result.numbers["seeds"]))
+
+
+def _moves_figure(result: StudyResult) -> Figure:
+    moves = {source: one["moves"] for source, one in result.numbers["sources"].items()}
+    columns = min(2, len(moves))
+    lines = -(-len(moves) // columns)
+    attributes = list(next(iter(next(iter(moves.values())).values())))
+    most = max(len(ways) for ways in moves.values())
+    drawn = figure(SINGLE if columns == 1 else DOUBLE, 0.75 + lines * (0.3 + 0.14 * most))
+    grid = drawn.subplots(lines, columns, squeeze=False, sharex=True)
+    values = [value for ways in moves.values() for way in ways.values() for value in way.values()]
+    top = min(max([*values, 0.1]), 1.0)
+    names = [name.replace("_", " ") for name in attributes]
+    for axes, (source, ways) in zip(grid.flat, moves.items(), strict=False):
+        table = [[way.get(name, float("nan")) for name in attributes] for way in ways.values()]
+        matrix(axes, table, [name.replace("_", " ") for name in ways], names, top=top)
+        axes.set_title(source, loc="left")
+    for axes in list(grid.flat)[len(moves) :]:
+        axes.set_axis_off()
+    drawn.supxlabel("movement per step of one deviation, in deviations of the attribute", fontsize=7)
+    return drawn
+
+
+def _shared_figure(result: StudyResult, looks: Mapping[str, Look]) -> Figure:
+    found = result.numbers["sources"]
+    drawn = figure(SINGLE, 0.6 + 0.17 * len(found))
+    axes = drawn.subplots()
+    for place, (source, one) in enumerate(found.items()):
+        counts = [len(dims) for dims in one["dimensions"]]
+        axes.plot(counts, [place] * len(counts), linewidth=0, **looks[source].point)
+    if handles := fill_handles(found, looks):
+        drawn.legend(handles=handles, loc="outside upper center", ncols=3)
+    one = next(iter(found.values()))
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    most = max(len(dims) for each in found.values() for dims in each["dimensions"])
+    axes.set_xlim(0, 1.04 * max(most, 1))
+    axes.set_xlabel(
+        f"shared dimensions, of each image: active in\nmore than {one['more_than']} of {one['neighbours']} neighbours"
+    )
+    return drawn
+
+
+def _cost(pictures: int, numbers: int, settings: Mapping[str, Any]) -> int:
+    ways = numbers if settings["method"] == "attributes" else settings["directions"]
+    return ways * settings["points"] * pictures
+
+
+STUDY = Study(
+    "manipulation",
+    __doc__.partition("\n")[0],
+    study,
+    options=(
+        Option("method", "which directions, or the values that nearest neighbours share", choices=METHODS),
+        Option("target", "neighbours: an image whose values replace the shared ones", kind="file"),
+        Option("neighbours", "neighbours: how many nearest reference images are looked at"),
+        Option("more_than", "neighbours: a dimension is shared where more of them than this are active"),
+        Option("directions", "principal: how many directions"),
+        Option("reach", "how far along a direction, in deviations of the reference images"),
+        Option("points", "draws along a direction"),
+    ),
+    figures=_figures,
+    captions={
+        "": "What a step of one deviation along each direction moves, in deviations of each attribute.",
+        "images": "Draws along each direction, or without the shared dimensions.",
+    },
+    captions_by_method={
+        "neighbours": {
+            "": "How many dimensions of each image are active in most of its nearest neighbours, and so what they "
+            "share.",
+            "images": "Draws of each image as it is, without the shared dimensions, and with those of a target.",
+        },
+    },
+    intervals=False,
+    images=1,
+    cost=_cost,
+    report={
+        "manipulation-principal": Entry({"method": "principal"}, quick=(1, 1), quick_settings={"points": 3}),
+        "manipulation-attributes": Entry({"method": "attributes"}, quick=(1, 1), quick_settings={"points": 3}),
+        "manipulation-neighbours": Entry(
+            {"method": "neighbours"}, quick=(3, 2), only=lambda source: source.endswith("/backbone")
+        ),
+    },
+)

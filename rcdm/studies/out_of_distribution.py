@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.data.transformations import invert, sketch
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures import general
+from rcdm.figures.intervals import interval_panels
+from rcdm.figures.result import StudyResult
+from rcdm.figures.style import Look
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import cycle_error, mean, similarity
 from rcdm.measures.retention import draw_each
-from rcdm.studies.result import StudyResult
+from rcdm.studies.record import Entry, Option, Study
 
 GIVEN = "as given"
 MADE: dict[str, Callable[[Tensor], Tensor]] = {"sketch": sketch, "inverted": invert}
@@ -109,3 +114,51 @@ def _summary(setting: Mapping[str, Any], numbers: Mapping[str, Any]) -> str:
             far, cycle = found["distance"][kind]["value"], found["cycle_error"][kind]["value"]
             lines.append(f"{source:24} {kind:12} {own['value']:6.2f} {interval:22} {cycle:6.2f} {far:7.2f}")
     return "\n".join(lines)
+
+
+_ALL = (-1e9, 1e9)
+_MEASURES = {
+    "": ("similarity", "similarity of the draws to the given representation", "to the next image's", _ALL),
+    "drop": ("drop", "similarity of the draws lost against the image as given", "none", _ALL),
+    "cycle-error": (
+        "cycle_error",
+        "cycle error of the draws: 0 the given representation",
+        "shuffled draws",
+        (0.0, 4.0),
+    ),
+    "distance": ("distance", "mean square of the standardised representation", "training images", _ALL),
+}
+"""Key of a figure -> measure, what it says, what its null is, and the range that all panels share."""
+
+
+def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
+    """A panel per kind of image, a row per source; the first images of each kind with their draws."""
+    drawn = {}
+    for key, (measure, says, null, limits) in _MEASURES.items():
+        panels: dict[str, dict[str, Mapping[str, float]]] = {}
+        for source, found in result.numbers["sources"].items():
+            for kind, number in found[measure].items():
+                panels.setdefault(kind, {})[source] = number
+        drawn[key] = interval_panels(panels, looks, xlabel=says, value="value, 95 % interval", null=null, limits=limits)
+    kinds = len(result.numbers["images"])
+    return drawn | general.images(result, group=len(result.rows) // kinds if len(result.rows) % kinds == 0 else 1)
+
+
+STUDY = Study(
+    "out_of_distribution",
+    __doc__,
+    study,
+    options=(Option("others", "other data, whose images are drawn beside", kind="data"),),
+    figures=_figures,
+    captions={
+        "": "Similarity of the draws to the given representation, for images as given, their sketches, their inverted "
+        "colours and other data.",
+        "drop": "How much less similar than those of the image itself the draws of its sketch and its inverse are.",
+        "cycle-error": "Distance of the draws' representation to the given one, over that of another such image.",
+        "distance": "How far from the training images the representation lies: 1 is usual.",
+        "images": "Images of each kind, and a draw from every source; an image has one noise in all columns.",
+    },
+    images=64,
+    fewest=2,
+    report={"out_of_distribution": Entry(quick=(8, 1))},
+)

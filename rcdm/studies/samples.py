@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures import general
+from rcdm.figures.grids import Maps
+from rcdm.figures.result import StudyResult
+from rcdm.figures.style import Look
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import mean, nearest, similarity
-from rcdm.studies.result import StudyResult
+from rcdm.studies.record import Entry, Study
 
 
 def study(
@@ -112,3 +117,29 @@ def _summary(numbers: dict[str, Any], n: int, k: int) -> str:
         if near := found.get("nearest"):
             lines[-1] += f"  nearest training image at {near['value']:.3f} (of the given images at {near['null']:.3f})"
     return "\n".join(lines)
+
+
+def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
+    """Similarity and spread of each source; images with the map of their spread in colour."""
+    maps = Maps(("spread",), 1.0, "spread: pixel deviation over draws") if "spread" in result.columns else None
+    panels = general.numbers_of(result, looks)
+    null = "of the next image's representation" + ("; nearest: of the given images" if "nearest" in panels else "")
+    numbers = general.measures(panels, looks, null=null)
+    return numbers | general.images(result, maps=maps, group=len(result.numbers["sources"]))
+
+
+STUDY = Study(
+    "samples",
+    __doc__,
+    study,
+    objects=("features",),
+    figures=_figures,
+    captions={
+        "": "Similarity of the draws to the given representation (cosine, standardised; null: to the next image's) and "
+        "spread of the draws (pixel deviation, 1 the largest possible). Nearest: distance to the nearest training "
+        "image, where those are at hand (null: of the given images).",
+        "images": "The given image, draws of every source from the same noise, their mean and the map of their spread.",
+    },
+    samples=6,
+    report={"samples": Entry(quick=(4, 4))},
+)

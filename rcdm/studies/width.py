@@ -15,6 +15,7 @@ from torch import Tensor
 from rcdm.data import images as im
 from rcdm.data.transformations import TELLING
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures.result import StudyResult
 from rcdm.measures.attributes import attributes_of
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import measure_bits, noise_ladder
@@ -29,7 +30,8 @@ from rcdm.measures.retention import (
     read_unconditional,
     retention_numbers,
 )
-from rcdm.studies.result import StudyResult
+from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.width_figures import CAPTIONS, figures
 
 LOWEST, HIGHEST = -8.0, 6.0  # of the bits, ln SNR; as in the study of information
 
@@ -266,3 +268,20 @@ def _summary(result: Mapping[str, Any]) -> str:
 
 def _both(steps: Mapping[str, Any]) -> str:
     return " + ".join(f"{n['value']:.2f} ({n['low']:.2f} … {n['high']:.2f})" for n in steps.values())
+
+
+STUDY = Study(
+    "width",
+    __doc__,
+    study,
+    options=(
+        Option("drawn_images", "of how many images draws are made and bits measured"),
+        Option("noise_levels", "noise levels that the bits are summed over"),
+    ),
+    figures=figures,
+    captions=CAPTIONS,
+    images=500,
+    samples=8,
+    fewest=8,
+    report={"width": Entry(quick=(64, 2), quick_settings={"drawn_images": 8, "noise_levels": 10})},
+)

@@ -10,25 +10,29 @@ import gradio as gr
 from gradio.components.api_component import Api
 from PIL import Image
 
+from rcdm.figures.result import StudyResult
 from rcdm.studies import STUDIES
-from rcdm.studies.result import StudyResult
-from rcdm.ui.controls import Photo, asked, default_sources
+from rcdm.ui.controls import Asked, Photo, asked, default_sources
 from rcdm.ui.drawing import Column, Columns
 from rcdm.ui.engine import DEVICE, Engine
-from rcdm.ui.exploring import Encoding, Study
+from rcdm.ui.exploring import COMPANIONS, Encoding, Study
 from rcdm.ui.export import numbers_of
-from rcdm.ui.guard import in_a_sentence, read_photo
+from rcdm.ui.guard import in_a_sentence, read_photo, whole
 
 NUMBER, TEXT = {"type": "integer"}, {"type": "string"}
 TEXTS: Any = {"type": "array", "items": TEXT}
+OBJECT: Any = {"type": "object", "properties": {}, "additionalProperties": True}
 # gr.Gallery with its schema made once: Gradio asks for it after every yield, and making it takes tens of milliseconds.
 _SCHEMA = gr.Gallery(render=False).api_info()
 Pictures = ABCMeta.__new__(
     type(gr.Gallery), "Pictures", (gr.Gallery,), {"api_info": lambda _: _SCHEMA, "is_template": True}
 )
 
-OF_ONE = ("samples", "interpolation")
-"""Studies that say something about one or two images; the others need a data set and the command line."""
+MOST = 100
+"""Largest number that a setting of a study may be here; the smallest is 1 for whole numbers, else -MOST."""
+
+MOST_DRAWS = 5000
+"""How many images one study may draw here, as far as that is known beforehand."""
 
 
 def build(engine: Engine) -> None:
@@ -77,18 +81,17 @@ def build(engine: Engine) -> None:
         steps: int,
         seed: int,
         checkpoint: str,
+        settings: dict[str, Any],
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
-        """A study of one image (`samples`), or of two (`interpolation`): its images with captions, and its numbers."""
+        """One of the studies, with `settings` of its own: its images with captions, and its numbers.
+
+        A study of two images needs `second`; one that compares images takes it where it is given, and others that are
+        at hand; one that has a setting for a picture takes it for that.
+        """
         with in_a_sentence():
-            if study not in OF_ONE:
-                others = ", ".join(name for name in STUDIES if name not in OF_ONE)
-                raise ValueError(f"Choose one of {', '.join(OF_ONE)}; `rcdm study` also does {others}.")
-            wanted = asked(engine, image, checkpoint, sources, number, steps, seed)
-            pictures = (wanted.picture,) if study == "samples" else (wanted.picture, read_photo(second))
-            for item in engine.run(
-                checkpoint, Study(study, pictures, wanted.sources, wanted.seeds, wanted.steps), request
-            ):
+            job = study_of(study, asked(engine, image, checkpoint, sources, number, steps, seed), second, settings)
+            for item in engine.run(checkpoint, job, request):
                 yield _answer(item[0]) if isinstance(item, tuple) else (gr.skip(), gr.skip())
 
     with gr.Column(visible=False):
@@ -98,10 +101,43 @@ def build(engine: Engine) -> None:
         button = gr.Button()
         one = Api(names[0], TEXT, "source")
         which = Api("samples", TEXT, "study")
+        own = Api({}, OBJECT, "settings")
     button.click(encode, [image, one, checkpoint], h, api_name="encode", **DEVICE)
     button.click(draw, [image, *settings, checkpoint], [pictures, numbers], api_name="draw", **DEVICE)
-    everything = [which, image, second, *settings, checkpoint]
+    everything = [which, image, second, *settings, checkpoint, own]
     button.click(study, everything, [pictures, numbers], api_name="study", **DEVICE)
+
+
+def study_of(name: str, wanted: Asked, second: str | None, settings: Any) -> Study:
+    """A study as a job, on the picture and on what else it needs. Raises ValueError, with the remedy."""
+    if not isinstance(name, str) or name not in STUDIES:
+        raise ValueError(f"There is no study {str(name)[:80]!r}; choose one of {', '.join(STUDIES)}.")
+    record = STUDIES[name]
+    pictures: tuple[Image.Image, ...] = (wanted.picture,)
+    if not isinstance(settings, dict):
+        raise ValueError('The settings of a study are an object such as {"points": 5}, or {}.')
+    given = _within(record.accept(settings))
+    if record.most == 2 or (second is not None and record.fewest > 1):
+        pictures = (wanted.picture, read_photo(second))
+    elif second is not None:
+        given |= {option.name: read_photo(second) for option in record.options if option.kind == "file"}
+    others = 0 if record.fewest == 1 or record.most else max(COMPANIONS, record.fewest - len(pictures))
+    reference = "reference" in record.parameters
+    own = tuple(given.items())
+    job = Study(name, pictures, wanted.sources, wanted.seeds, wanted.steps, own, reference, others)
+    if (draws := job.calls() // wanted.steps) > MOST_DRAWS:
+        raise ValueError(f"This asks for about {draws} images, and at most {MOST_DRAWS} are drawn: ask for fewer.")
+    return job
+
+
+def _within(settings: dict[str, Any]) -> dict[str, Any]:
+    """Values of options, refused where one asks for too much: this is a page for everybody."""
+    for name, value in settings.items():
+        if type(value) is int:
+            whole(name, value, 1, MOST)
+        elif isinstance(value, float) and abs(value) > MOST:
+            raise ValueError(f"{name} must be from -{MOST} to {MOST}.")
+    return settings
 
 
 def _captioned(columns: Sequence[Column], seeds: Sequence[int]) -> list[tuple[Image.Image, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm.studies.result import StudyResult
+from rcdm.figures.result import StudyResult
 from rcdm.ui.controls import Asked, Controls, run_tab
 from rcdm.ui.drawing import Job
 from rcdm.ui.engine import Engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any
 
 import torch
@@ -14,19 +15,17 @@ from torch import Tensor
 from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.data.transformations import TRANSFORMATIONS
-from rcdm.measures.directions import has_directions
+from rcdm.figures.result import StudyResult
+from rcdm.measures.directions import METHODS, has_directions
 from rcdm.measures.faithfulness import pixels_of
 from rcdm.measures.metrics import squared_error
 from rcdm.studies import STUDIES
-from rcdm.studies.adversarial import STRENGTHS
-from rcdm.studies.result import StudyResult
 from rcdm.ui.drawing import Check, Column, Progress, Show, checked
 from rcdm.ui.loaded import Loaded
 
 NOISES = 4  # streams of noise that the bits of one image are averaged over
 COMPANIONS = 3  # other images, for studies that need something to compare with
 MOST_READ = 16  # numbers that are read off an image, in the drawn world
-COUNTED = ("adversarial", "interpolation", "manipulation")  # studies whose calls are known beforehand
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Study:
     """One of STUDIES on given pictures; `settings` are its own, as (name, value).
 
     `companions`: so many other images are added. `directions`: it takes reference images, where the checkpoint ships no
-    directions.
+    directions that stand in for them; the companions are none of these.
     """
 
     name: str
@@ -51,24 +50,31 @@ class Study:
 
     def _calls(self, pictures: int, numbers: int) -> int:
         """With so many pictures, and so many numbers that are read off an image."""
-        own = dict(self.settings)
-        ways = numbers if own.get("method") == "attributes" else own.get("directions", 4)
-        draws = {
-            "adversarial": len(STRENGTHS) * pictures,
-            "interpolation": own.get("points", 9),
-            "manipulation": ways * own.get("points", 5) * pictures,
-        }
-        return len(self.sources) * len(self.seeds) * draws.get(self.name, pictures) * self.steps
+        cost = STUDIES[self.name].cost
+        draws = pictures if cost is None else cost(pictures, numbers, self._settings)
+        return len(self.sources) * len(self.seeds) * draws * self.steps
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {**STUDIES[self.name].defaults, **dict(self.settings)}
 
     def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
         pictures = [*self.pictures, *loaded.companions(self.companions, self.pictures)]
-        more = {"reference": loaded.references} if self.directions and not has_directions(loaded.pipe) else {}
+        more: dict[str, Any] = {}
+        if self.directions and not self._can_do_without(loaded):
+            more["reference"] = loaded.references[self.companions :]
         settings = {"num_inference_steps": self.steps, **dict(self.settings), **more}
-        progress = _Share(show, self._calls(len(pictures), _numbers_read(loaded)) if self.name in COUNTED else 0)
+        counted = STUDIES[self.name].cost is not None
+        progress = _Share(show, self._calls(len(pictures), _numbers_read(loaded)) if counted else 0)
         with checked(loaded.pipe, check, progress.add):
             return STUDIES[self.name](
                 loaded.pipe, pictures, sources=self.sources, seeds=self.seeds, on_progress=progress.say, **settings
             )
+
+    def _can_do_without(self, loaded: Loaded) -> bool:
+        """Whether directions that the checkpoint ships stand in for reference images."""
+        needed = STUDIES[self.name].parameters["reference"].default is Parameter.empty
+        return not needed and self._settings.get("method") in METHODS and has_directions(loaded.pipe)
 
 
 def _numbers_read(loaded: Loaded) -> int:

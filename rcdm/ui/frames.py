@@ -7,7 +7,7 @@ from html import escape
 
 from PIL import Image
 
-from rcdm.studies.result import StudyResult
+from rcdm.figures.result import StudyResult
 from rcdm.ui.sheet import img
 
 MANY = 6  # rows from which on they stand in two columns, where there is room

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from rcdm.studies.interpolation import PATHS
-from rcdm.studies.result import StudyResult
+from rcdm.figures.result import StudyResult
+from rcdm.studies import STUDIES
 from rcdm.ui.controls import EXAMPLES, Asked, Controls, Photo, run_tab
 from rcdm.ui.drawing import Job
 from rcdm.ui.engine import Engine
@@ -31,7 +31,7 @@ def build(engine: Engine, controls: Controls) -> None:
         second = Photo(
             str(EXAMPLES["arrow.png"]), format="png", sources=["upload", "clipboard"], label="Second image", height=180
         )
-        path = gr.Radio(list(PATHS), value="linear", label="Path")
+        path = gr.Radio(list(STUDIES["interpolation"].option("path").choices), value="linear", label="Path")
 
     def make(wanted: Asked, second: str | None, path: str) -> tuple[Job, Callable[[Any], str]]:
         settings = (("path", path), ("points", POINTS))

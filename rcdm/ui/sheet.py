@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from rcdm.figures.result import StudyResult
 from rcdm.measures.attributes import Kept
-from rcdm.studies.result import StudyResult
 from rcdm.ui.drawing import Column
 
 READING = """<p><b>What stays the same over a column is in the representation; what varies is not.</b></p>

@@ -137,7 +137,11 @@ def test_help_names_the_settings_of_each_study(capsys):
     with pytest.raises(SystemExit):
         cli.main(["study", "information", "--help"])
     words = " ".join(capsys.readouterr().out.split())
-    assert "information: levels, lowest, highest" in words and "adversarial: steps" in words
+    assert "levels=24" in words and "ln SNR" in words and "adversarial" in words and "steps=20" not in words
+    with pytest.raises(SystemExit):
+        cli.main(["study", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "levels=24" in words and "steps=20" in words and "(linear, spherical)" in words
 
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rcdm.figures import FIGURES, captions_of, figures_of, save
 from rcdm.figures.general import _short
 from rcdm.figures.grids import Maps, grid_figures
 from rcdm.figures.intervals import interval_panels
-from rcdm.figures.levels import _in_depth
 from rcdm.figures.matrix import matrix
-from rcdm.figures.style import DOUBLE, SINGLE, STYLE, TALLEST, figure, fill_handles, looks
-from rcdm.studies import StudyResult
+from rcdm.figures.result import StudyResult
+from rcdm.figures.style import DOUBLE, SINGLE, STYLE, TALLEST, figure, fill_handles, looks, save
+from rcdm.studies import STUDIES, Study
+from rcdm.studies.levels_figures import _in_depth
 
 SOURCES = ("simclr/backbone", "simclr/projector", "mine/layer2", "mine/projector")
 
@@ -94,7 +94,7 @@ def words_of(drawn) -> list[str]:
 
 @pytest.mark.parametrize("study", ["samples", "retention", "information", "invariance", "out_of_distribution"])
 def test_legends_say_what_open_markers_are(study):
-    for key, drawn in figures_of(study, result_of(study), SOURCES).items():
+    for key, drawn in STUDIES[study].figures_of(result_of(study), SOURCES).items():
         white = any(line.get_markerfacecolor() == (1.0, 1.0, 1.0) for axes in drawn.axes for line in axes.lines)
         assert not white or any("projector" in words for words in words_of(drawn)), key
     look = looks(SOURCES)
@@ -176,13 +176,13 @@ def result_of(study: str) -> StudyResult:
     )
 
 
-@pytest.mark.parametrize("study", list(FIGURES))
+@pytest.mark.parametrize("study", list(STUDIES))
 def test_every_study_has_its_figures_and_captions(study, tmp_path):
     result = result_of(study)
-    drawn = figures_of(study, result, SOURCES)
+    drawn = STUDIES[study].figures_of(result, SOURCES)
     assert "" in drawn and any("images" in key for key in drawn)
     settings = {"checkpoint": "tiny", "images": {"n": 7}, "seeds": [3, 4], "steps": 8, "options": {}, "data": {}}
-    captions = captions_of(study, drawn, settings)
+    captions = STUDIES[study].captions_of(drawn, settings)
     for key, caption in captions.items():
         assert "N 7 images" in caption and "seeds 3–4" in caption and "8 steps" in caption, key
     written = save({"": drawn[""]}, tmp_path / study)
@@ -193,21 +193,21 @@ def test_every_study_has_its_figures_and_captions(study, tmp_path):
     assert b"/Subtype /Image" in grid.read_bytes() and b"/DCTDecode" not in grid.read_bytes()  # no JPEG
 
 
-def test_an_unknown_study_is_drawn_too():
+def test_a_study_without_figures_of_its_own_is_drawn_too():
     result = StudyResult(numbers={"sources": {SOURCES[0]: {"angle": number(1.0), "words": "no number"}}})
-    drawn = figures_of("novel", result, SOURCES)
+    drawn = Study("novel", "?", lambda pipe, images, **_: result).figures_of(result, SOURCES)
     assert list(drawn) == [""] and drawn[""].axes[0].get_title(loc="left") == "angle"
 
 
 def test_invariance_has_a_figure_per_transformation():
-    drawn = figures_of("invariance", result_of("invariance"), SOURCES)
+    drawn = STUDIES["invariance"].figures_of(result_of("invariance"), SOURCES)
     assert {"", "telling", "hue", "hue-images", "vertical-flip", "vertical-flip-images"} == set(drawn)
     labels = [text.get_text() for text in drawn["hue-images"].axes[0].texts]
     assert labels == ["given", *SOURCES[:2], *["none", "0.1", "0.2", "0.5"] * 2]
 
 
 def test_a_difference_that_may_be_chance_is_hollow():
-    drawn = figures_of("retention", result_of("retention"), SOURCES)
+    drawn = STUDIES["retention"].figures_of(result_of("retention"), SOURCES)
     white = {axes.get_title(loc="left"): sum(line.get_color() == "white" for line in axes.lines)
              for axes in drawn["differences"].axes}  # fmt: skip
     assert white["hue"] == 0 and white["size"] == 1
@@ -216,9 +216,9 @@ def test_a_difference_that_may_be_chance_is_hollow():
 
 def test_retention_far_below_0_is_written_at_the_edge_and_explained():
     result = result_of("retention")
-    assert "below 0" not in figures_of("retention", result, SOURCES)[""].get_supxlabel()
+    assert "below 0" not in STUDIES["retention"].figures_of(result, SOURCES)[""].get_supxlabel()
     result.numbers["sources"][SOURCES[0]]["size"] |= {"value": -3.2, "low": -4.0, "high": -2.5}
-    drawn = figures_of("retention", result, SOURCES)[""]
+    drawn = STUDIES["retention"].figures_of(result, SOURCES)[""]
     assert "more steps" in drawn.get_supxlabel()
     assert {axes.get_title(loc="left"): [text.get_text() for text in axes.texts] for axes in drawn.axes} == {
         "hue": [], "size": ["◂ −3.2"]}  # fmt: skip
@@ -227,7 +227,7 @@ def test_retention_far_below_0_is_written_at_the_edge_and_explained():
 def test_the_path_between_two_images_ends_at_them():
     labels = [
         text.get_text()
-        for text in figures_of("interpolation", result_of("interpolation"), SOURCES)["images"].axes[0].texts
+        for text in STUDIES["interpolation"].figures_of(result_of("interpolation"), SOURCES)["images"].axes[0].texts
     ]
     assert labels == [*SOURCES[:2], "first", "0", "0.5", "1", "second"]
 

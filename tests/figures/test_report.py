@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rcdm import cli, studies
+from rcdm import cli
 from rcdm.cli import report
 from rcdm.figures.report_page import Section, page_html
-from rcdm.studies import STUDIES
+from rcdm.studies import STUDIES, Study, StudyResult
 
 
 class Page(HTMLParser):
@@ -56,15 +56,16 @@ def test_a_study_that_fails_is_a_sentence_and_the_others_go_on(make, monkeypatch
     def breaks(*given, **named):
         raise RuntimeError("the sky is <falling>")
 
-    monkeypatch.setitem(STUDIES, "novel", breaks)
-    monkeypatch.setitem(STUDIES, "calm", lambda pipe, images, **_: studies.StudyResult(summary="all is well"))
+    monkeypatch.setitem(STUDIES, "novel", Study("novel", "Does it fall?", breaks))
+    calm = Study("calm", "Is it well?", lambda pipe, images, **_: StudyResult(summary="all is well"))
+    monkeypatch.setitem(STUDIES, "calm", calm)
     page, _ = make("--study", "novel", "manipulation-neighbours", "calm")
     assert "Not answered: the sky is <falling>" in page.words and "all is well" in page.words
     assert "No source that it can be asked of" in page.words  # a projector has no non-negative dimensions
 
 
 def test_every_study_is_in_the_report():
-    assert {entry.study for entry in report._entries().values()} == set(STUDIES)
+    assert {study.name for study, _ in report._entries().values()} == set(STUDIES)
 
 
 def test_an_unknown_study_or_source_is_refused(make, capsys):

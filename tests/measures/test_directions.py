@@ -1,6 +1,5 @@
 """Directions that a checkpoint ships, so that nobody needs its training images to edit with it."""
 
-import inspect
 import shutil
 
 import pytest
@@ -74,7 +73,7 @@ def test_the_page_and_the_command_line_edit_without_training_images(equipped, tm
     cli.main(["study", "manipulation", str(photo), "--checkpoint", str(equipped), "--source", SOURCE, "--samples", "1"]
              + ["--device", "cpu", "--out", str(tmp_path / "out")])  # fmt: skip
     assert "component 0" in capsys.readouterr().out
-    reference = {"reference": inspect.signature(STUDIES["manipulation"]).parameters["reference"]}
+    reference = {"reference": STUDIES["manipulation"].parameters["reference"]}
     assert StudyData(loaded.pipe, photos=[str(photo)]).extras(reference) == {}
     loaded.pipe.register_to_config(trained_on="sprites")  # whose training images are always at hand
     assert len(StudyData(loaded.pipe, photos=[str(photo)], reference=5).extras(reference)["reference"]) == 5

@@ -11,7 +11,6 @@ import rcdm
 from rcdm import cli
 from rcdm.data import sprites
 from rcdm.diffusion.unet import RepresentationUNet
-from rcdm.figures import figures_of
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.levels import levels_of, levels_with, transformation_probe
 from rcdm.networks.sources import CONTROL, Sources, read_sources, share_networks
@@ -104,7 +103,7 @@ def test_a_control_beside_the_networks_is_measured_without_draws(pipe, colour_re
     assert all(level["no_decoder"] and "ridge" in level and "retention" not in level for level in levels.values())
     assert "the label-aligned control; the checkpoint has no decoder for it" in result.summary
     assert result.rows == ("tiny/layer2",)
-    legend = figures_of("levels", result, found.sources)[""].legends[0]
+    legend = STUDIES["levels"].figures_of(result, found.sources)[""].legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["tiny", f"{CONTROL} (control: pairs share the label)"]
     assert set(read_sources(networks).names) == {"tiny/backbone", "tiny/projector"}  # nothing is trained on it unasked
     found.save_pretrained(tmp_path / "copy")

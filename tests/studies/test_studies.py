@@ -1,6 +1,5 @@
 """Each study's shape, and the case in which it must be something known."""
 
-import inspect
 import json
 from pathlib import Path
 
@@ -127,7 +126,7 @@ def test_nearest_training_images_can_be_judged_by_features(pipe):
 def test_every_study_says_how_many_images_it_needs(pipe, name, redness):
     takes_one = name in ("samples", "manipulation")
     images = torch.zeros(0 if takes_one else 1, 3, 16, 16)
-    parameters = inspect.signature(STUDIES[name]).parameters
+    parameters = STUDIES[name].parameters
     more = {"reference": reference()} if "reference" in parameters else {}
     with pytest.raises(ValueError, match=r"[Aa]t least (one|\d+) image|exactly two images"):
         STUDIES[name](pipe, images, sources=SOURCES, seeds=[0, 1], **more)

@@ -135,8 +135,16 @@ def test_study_interpolates_and_samples(client: Client, photo: Path, tmp_path: P
     assert len(path) == 2 * (1 + 9 + 1) and len(numbers["sources"][BOTH[0]]["jumps"]) == 8
     samples, numbers = client.predict("samples", handle_file(photo), None, **settings)
     assert len(samples) == 1 + 2 + 2 and 0 <= numbers["sources"][BOTH[0]]["spread"]["value"] <= 1
-    with pytest.raises(AppError, match="rcdm study"):
-        client.predict("retention", handle_file(photo), None, **settings)
+    path, numbers = client.predict(
+        "interpolation", handle_file(photo), handle_file(other), settings={"points": 3, "path": "spherical"}, **settings
+    )
+    assert len(path) == 2 * (1 + 3 + 1) and numbers["kind"] == "spherical"
+    with pytest.raises(AppError, match="no setting 'steps'; choose one of path, points"):
+        client.predict("interpolation", handle_file(photo), handle_file(other), settings={"steps": 3}, **settings)
+    hostile, numbers = client.predict("adversarial", handle_file(photo), None, settings={"steps": 1}, **settings)
+    assert len(hostile) == 3 * 2 * 6 and numbers["images"] == 3  # with the photographs of the page
+    with pytest.raises(AppError, match="no study 'astrology'; choose one of samples, retention"):
+        client.predict("astrology", handle_file(photo), None, **settings)
 
 
 def test_another_checkpoint_answers_by_name(client: Client, photo: Path) -> None:
@@ -153,7 +161,7 @@ def test_only_the_stable_endpoints_are_public(client: Client) -> None:
     assert found == {
         "/encode": ["image", "source", "checkpoint"],
         "/draw": ["image", *settings],
-        "/study": ["study", "image", "second", *settings],
+        "/study": ["study", "image", "second", *settings, "settings"],
         "/sprite": list(sprites.KINDS),
     }
     types = [p["python_type"]["type"] for p in endpoints["/draw"]["parameters"]]

@@ -21,6 +21,7 @@ from rcdm.measures.attributes import Attributes, Kept, kept_by_draws
 from rcdm.measures.metrics import variance
 from rcdm.ui import (
     about,
+    api,
     attack,
     compare,
     controls,
@@ -152,6 +153,72 @@ def test_studies_of_the_tabs_give_pages(loaded: Loaded, monkeypatch: pytest.Monk
     assert "component 0" in html and 'max="2"' in html and "<table>" in html
     hostile = _run(Study("adversarial", (PICTURE,), BOTH[:1], (0,), 1, (("steps", 2),), companions=2), loaded)
     assert hostile.numbers["images"] == 3 and "3 images" in " ".join(attack.shown(hostile).split())
+
+
+QUICK = {
+    "information": {"levels": 2},
+    "invariance": {"only": "flip"},
+    "interpolation": {"path": "spherical", "points": 2},
+    "manipulation": {"method": "neighbours"},
+    "adversarial": {"steps": 1},
+    "levels": {"drawn_images": 2, "noise_levels": 2},
+    "width": {"drawn_images": 2, "noise_levels": 2},
+}
+
+
+def _second(tmp_path: Path) -> str:
+    PICTURE.rotate(90).save(tmp_path / "second.png")
+    return str(tmp_path / "second.png")
+
+
+@pytest.mark.parametrize("name", list(rcdm.studies.STUDIES))
+def test_programs_reach_every_study(name: str, loaded: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("rcdm.ui.loaded.REFERENCES", 32)
+    sources = ("tiny/layer2",) if name == "manipulation" else BOTH
+    wanted = controls.Asked(loaded, PICTURE, sources, (0, 1), 1)
+    job = api.study_of(name, wanted, _second(tmp_path), QUICK.get(name, {}))
+    pictures, numbers = api._answer(_run(job, loaded))
+    assert pictures and numbers and "path" not in numbers
+    if name == "manipulation":
+        assert any("shared of target" in label for _, label in pictures) and numbers["reference"] == 32
+    if name in ("levels", "width"):  # nothing that is measured on has been learnt from
+        assert numbers["images"] == 8 and numbers["reference"] == 32 - 6
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("astrology", {}, "choose one of samples, retention"),
+        (["samples"], {}, "choose one of samples, retention"),
+        ("interpolation", {"pace": 3}, "no setting 'pace'; choose one of path, points"),
+        ("interpolation", {"path": "curly"}, "choose one of linear, spherical"),
+        ("interpolation", {"points": "9"}, "a value like 9"),
+        ("interpolation", {"points": 10**9}, "whole number from 1 to 100"),
+        ("adversarial", {"steps": 0}, "whole number from 1 to 100"),
+        ("manipulation", {"reach": 1e9}, "from -100 to 100"),
+        ("manipulation", {"directions": 100, "points": 100}, "at most 5000 are drawn"),
+        ("manipulation", {"target": "/etc/passwd"}, "target names a file"),
+        ("samples", {"features": 1}, "it has none of its own"),
+        ("samples", "steps=3", "an object such as"),
+    ],
+)
+def test_studies_of_programs_are_refused_in_a_sentence(
+    name: Any, settings: Any, words: str, loaded: Loaded, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        api.study_of(name, controls.Asked(loaded, PICTURE, BOTH, (0,), 1), _second(tmp_path), settings)
+
+
+def test_a_second_image_is_one_of_those_compared(loaded: Loaded, tmp_path: Path) -> None:
+    wanted = controls.Asked(loaded, PICTURE, BOTH, (0,), 1)
+    for name, second, pictures, others in (
+        ("samples", True, 1, 0), ("interpolation", True, 2, 0), ("adversarial", False, 1, 3),
+        ("adversarial", True, 2, 3), ("spectrum", True, 2, 6), ("spectrum", False, 1, 7),
+    ):  # fmt: skip
+        job = api.study_of(name, wanted, _second(tmp_path) if second else None, {})
+        assert (len(job.pictures), job.companions) == (pictures, others), name
+    with pytest.raises(ValueError, match="Give an image first"):
+        api.study_of("interpolation", wanted, None, {})
 
 
 def test_every_chosen_source_is_edited_beside_the_others(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

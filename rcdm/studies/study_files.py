@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import platform
 import sys
@@ -20,9 +19,9 @@ from torch import Tensor, nn
 
 import rcdm
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.figures import captions_of, figures_of, save
+from rcdm.figures.style import save
 from rcdm.measures.parts import Parts, digest, keeping, part, weights_digest
-from rcdm.studies import STUDIES, WITHOUT_DRAWS
+from rcdm.studies import STUDIES
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ def run_study(
         return known
     identity = f"{settings['weights']} {settings['scheduler']}"
     result = _with_parts(pipe, run, out / f"{run.name}.parts", identity, on_progress)
-    drawn = figures_of(run.study, result, pipe.sources)
-    captions = captions_of(run.study, drawn, settings)
+    drawn = STUDIES[run.study].figures_of(result, pipe.sources)
+    captions = STUDIES[run.study].captions_of(drawn, settings)
     out.mkdir(parents=True, exist_ok=True)
     files = save(drawn, out / run.name)
     _forget(out, set((known or {}).get("figures", {})) - {file.name for file in files})
@@ -161,10 +160,10 @@ def kept_draws(pipe: RCDMPipeline) -> Iterator[None]:
 
 def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
     """Everything that the numbers depend on, JSON-ready."""
-    parameters = inspect.signature(STUDIES[run.study]).parameters
+    study = STUDIES[run.study]
     defaults = {
         name: p.default
-        for name, p in parameters.items()
+        for name, p in study.parameters.items()
         if isinstance(p.default, bool | int | float | str) and name not in run.extras
     }
     options = {name: _plain(value) for name, value in {**defaults, **run.options}.items()}
@@ -175,7 +174,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
         "sources": list(run.sources),
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),
-        "steps": None if run.study in WITHOUT_DRAWS else run.steps or pipe.config.default_steps,
+        "steps": run.steps or pipe.config.default_steps if study.draws else None,
         "options": options,
         "data": {name: {"n": len(value), "sha256": _digest(value)} for name, value in run.extras.items()},
     }

@@ -10,9 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rcdm.figures import general, style
+from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
 from rcdm.networks.sources import CONTROL
-from rcdm.studies.result import StudyResult
+
+CAPTIONS = {
+    "": "Each level of the networks: linear probe of the class, effective rank, and, where the checkpoint has a "
+    "decoder, bits and cycle error. Dotted: chance.",
+    "attributes": "Each attribute over the levels: held-out R² of a ridge probe, and retention in the draws.",
+    "transformations": "How well a probe tells from each level what was done to the image. Dotted: chance.",
+    "images": "Draws of one image from every level that the checkpoint has a decoder for.",
+}
+"""Key of a figure -> what it shows."""
 
 Curves = dict[str, dict[str, Mapping[str, Any]]]
 """Network -> level -> number."""

@@ -33,7 +33,7 @@ def quick_save(figures, stem: Path) -> list[Path]:
 @pytest.fixture
 def study(tiny_checkpoint, tmp_path, capsys, monkeypatch):
     """`study(NAME, …)` runs the command and returns the folder; `study.error` what it wrote."""
-    monkeypatch.setattr("rcdm.figures.study_files.save", quick_save)
+    monkeypatch.setattr("rcdm.studies.study_files.save", quick_save)
 
     def run(name: str, *more: str, sources=("tiny/projector",), photos=()) -> Path:
         where = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--out", str(tmp_path / "out")]

@@ -12,8 +12,18 @@ from rcdm.figures.curves import level_legend
 from rcdm.figures.grids import grid_figures
 from rcdm.figures.intervals import interval_panels, interval_rows
 from rcdm.figures.matrix import below, matrix
+from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, Look, band, figure, null_line
-from rcdm.studies.result import StudyResult
+
+CAPTIONS = {
+    "": "Each transformation at its strongest: alignment (change of the representation, over that of another "
+    "image), and the slope with which the attribute that it moves follows in the draws.",
+    "telling": "How well a linear probe tells from each representation which case of a transformation was applied.",
+    "*-images": "{key}: images at growing strength and draws from what they became, with one noise.",
+    "*": "{key}: change of the representation and of the draws over the strengths, and the slope with which the "
+    "attribute follows.",
+}
+"""Key of a figure -> what it shows."""
 
 _ABOVE = 11  # points between a table and its title, for words between them
 _READABLE = 0.24

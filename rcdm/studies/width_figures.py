@@ -10,8 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rcdm.figures import general
+from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, Look, figure, null_line
-from rcdm.studies.result import StudyResult
+
+CAPTIONS = {
+    "": "What is lost from backbone to projector, of a ridge probe's R² in each attribute: by fewer dimensions "
+    "(principal components of the backbone), and by what remains.",
+    "retention": "The same for retention in the draws.",
+    "bits": "The same for bits per image.",
+    "images": "Draws from the backbone, from its principal components, and from the projector.",
+}
+"""Key of a figure -> what it shows."""
 
 _STEPS = {"by_width": ("o", "by fewer dimensions"), "by_invariance": ("D", "by what remains")}
 _LABELS = {
