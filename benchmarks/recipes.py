@@ -15,9 +15,9 @@ from torch import Tensor
 import rcdm
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.process import velocity_scheduler
 from rcdm.measures.faithfulness import encode_all, faithfulness
 from rcdm.training.config import TrainingConfig
-from rcdm.diffusion.process import velocity_scheduler
 from rcdm.training.denoiser import train
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -52,7 +52,7 @@ def _report(options: argparse.Namespace) -> None:
             f"The networks of {options.checkpoint} have not been measured level by level: `rcdm pretrain` does so at "
             "its end, and `rcdm evaluate FOLDER --data DATA` does for a folder that holds sources/ alone."
         )
-    pipe = rcdm.load(options.checkpoint, device=options.device) if draws else None
+    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler) if draws else None
     about = _about(options, pipe)
     for section in _studies(options, pipe) if pipe is not None else ():
         sections.append(section)

@@ -63,7 +63,7 @@ def _study(options: argparse.Namespace) -> None:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
     if options.steps is not None and not STUDIES[options.study].draws:
         raise ValueError(f"{options.study} draws nothing: leave --steps out.")
-    pipe = rcdm.load(options.checkpoint, device=options.device)
+    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
     settings = dict(_setting(options.study, text, pipe) for text in options.option)
     run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
     record = run_study(pipe, run, options.out, on_progress=announce)
@@ -118,7 +118,11 @@ def study_run(
 def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str], images: int, samples: int) -> str:
     """The `rcdm study` command that does this."""
     words = ["rcdm", "study", study, *options.photos, "--checkpoint", str(options.checkpoint)]
-    for option, value in (("backbone", options.backbone), ("data", options.data)):
+    for option, value in (
+        ("backbone", options.backbone),
+        ("data", options.data),
+        ("scheduler", options.scheduler),
+    ):
         if value is not None:
             words += [f"--{option}", value]
     words += ["--images", str(images)]

@@ -294,3 +294,30 @@ def test_levels_of_a_published_network_are_listed_without_its_weights(capsys):
     with pytest.raises(SystemExit):
         cli.main(["networks", "dinov9"])
     assert "no file and no published network" in capsys.readouterr().err
+
+
+def test_a_scheduler_is_chosen_by_name_and_written_down(tiny_checkpoint, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    Image.linear_gradient("L").convert("RGB").save(photo)
+    plain = [
+        str(photo),
+        "--checkpoint",
+        str(tiny_checkpoint),
+        "--samples",
+        "1",
+        "--source",
+        "tiny/projector",
+        "--device",
+        "cpu",
+    ]
+    for name, chosen in (("own", []), ("euler", ["--scheduler", "euler"])):
+        cli.main(["sample", *plain, "--out", str(tmp_path / f"{name}.png"), *chosen])
+    own, euler = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("own", "euler"))
+    assert own["scheduler"] == "DPMSolverMultistepScheduler" and euler["scheduler"] == "EulerDiscreteScheduler"
+    assert own["draws"][0]["similarity"] != euler["draws"][0]["similarity"]
+    cli.main(["study", "samples", *plain, "--scheduler", "ddim", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "samples.json").read_text())
+    assert record["settings"]["scheduler"].startswith("DDIMScheduler") and "--scheduler ddim" in record["command"]
+    with pytest.raises(SystemExit):
+        cli.main(["sample", *plain, "--scheduler", "magic"])
+    assert "choose one of ddim" in capsys.readouterr().err
