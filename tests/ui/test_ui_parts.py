@@ -108,7 +108,9 @@ def test_a_transformation_that_does_nothing_moves_nothing(loaded: Loaded, monkey
     result = _run(job, loaded)
     assert len(result.images) == len(result.rows) * len(result.columns) == 3 * 4
     assert all(value > 0 for value in result.numbers["sources"][BOTH[0]]["alignment"])
-    plain = loaded.pipe(rcdm.data.images.to_tensor(PICTURE, 16), source=BOTH[0], seeds=[3], num_inference_steps=2).images[0]
+    plain = loaded.pipe(
+        rcdm.data.images.to_tensor(PICTURE, 16), source=BOTH[0], seeds=[3], num_inference_steps=2
+    ).images[0]
     assert result.images[4].tobytes() == plain.tobytes()
     monkeypatch.setattr("rcdm.data.transformations.scale_brightness", None)
     still = Transformed(Image.new("RGB", (16, 16)), "brightness", BOTH, 3, 2)  # black stays black
@@ -311,6 +313,22 @@ def test_the_store_forgets_by_size_and_age() -> None:
     brief.put("a", 1)
     time.sleep(0.3)
     assert brief.bytes == 0 and brief.get("a") is None  # forgotten before anybody asked
+
+
+def test_what_was_asked_for_last_stays_longest_but_not_longer() -> None:
+    store = Store(max_bytes=150, seconds=0.4)
+    for key in "ab":
+        store.put(key, 1)  # 64 bytes each
+    assert store.get("a") == 1
+    store.put("c", 1)
+    assert [store.get(key) for key in "abc"] == [1, None, 1]
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        store.get("a")
+    assert store.get("a") is None and store.bytes == 0
+    store.put("a", 1)
+    store.put("a", Image.new("RGB", (100, 100)))
+    assert store.get("a") is None  # what it stood for is another value now, too large to keep
 
 
 def test_requests_are_told_apart_by_everything_in_them() -> None:
