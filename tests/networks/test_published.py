@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
+from rcdm.networks import published
 from rcdm.networks.projectors import in_blocks
 from rcdm.networks.published import PUBLISHED, load_published, read_published
-from rcdm.networks.resolve import published
 from rcdm.networks.safe_load import read_checkpoint
 
 

@@ -12,11 +12,11 @@ from torch import nn
 from torchvision.models import VisionTransformer, vit_b_16
 
 import rcdm
+from rcdm.networks import published
 from rcdm.networks.backbones import build_backbone
 from rcdm.networks.catalogue import PUBLISHED, entry_of
 from rcdm.networks.published import load_published, network_from, read_published
 from rcdm.networks.representation import RepresentationSource
-from rcdm.networks.resolve import published
 from rcdm.networks.safe_load import read_checkpoint
 
 VITS = [name for name in PUBLISHED if "-vit" in name]
