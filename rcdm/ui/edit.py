@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from rcdm.data import sprites
 from rcdm.measures.directions import has_directions
@@ -21,8 +22,8 @@ from rcdm.ui.sheet import table_html
 WORDS = """**What happens along a direction?** The representation is pushed along directions found in training
 images: those that go with an attribute, or the main ones. The slider says how far, in deviations over these images."""
 METHODS = {"Attributes": "attributes", "Main directions": "principal"}
-NOTE = """<p class="legend">How far each attribute of the draws moves per deviation, in its own deviations, over
-{images} image: a clean direction moves its own attribute alone.</p>"""
+NOTE = Markup("""<p class="legend">How far each attribute of the draws moves per deviation, in its own deviations, over
+{images} image: a clean direction moves its own attribute alone.</p>""")
 
 
 def build(engine: Engine, controls: Controls) -> None:
@@ -43,10 +44,10 @@ def build(engine: Engine, controls: Controls) -> None:
     run_tab(engine, controls, make, [method, reach], button="Draw the directions", name="edit", lacks=lacks)
 
 
-def shown(result: StudyResult) -> str:
+def shown(result: StudyResult) -> Markup:
     """A ladder per direction, the sources side by side, and tables of what moves."""
     ladder, places = _side_by_side(result)
-    tables = ""
+    tables = Markup()
     for source, found in result.numbers["sources"].items():
         moves = found["moves"]
         names = list(next(iter(moves.values())))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from rcdm.studies.interpolation import PATHS
 from rcdm.studies.result import StudyResult
@@ -20,8 +21,8 @@ from rcdm.ui.guard import read_photo
 POINTS = 9
 WORDS = """**What lies between two images?** The slider goes from the representation of the image on the left to that
 of the second image here, always with the same noise; a smooth path changes little by little."""
-NOTE = """<p class="legend">The curves: distance between neighbouring draws, over that between the two images; an
-even path has {even:.2f} everywhere.</p>"""
+NOTE = Markup("""<p class="legend">The curves: distance between neighbouring draws, over that between the two images; an
+even path has {even:.2f} everywhere.</p>""")
 
 
 def build(engine: Engine, controls: Controls) -> None:
@@ -41,7 +42,7 @@ def build(engine: Engine, controls: Controls) -> None:
     run_tab(engine, controls, make, [second, path], button="Draw the path", name="mix")
 
 
-def shown(result: StudyResult) -> str:
+def shown(result: StudyResult) -> Markup:
     """The path as a slider, with the jumps; the given images at its ends stand beside the tab already."""
     jumps = {name: [0.0, *found["jumps"]] for name, found in result.numbers["sources"].items()}
     width = len(result.columns)

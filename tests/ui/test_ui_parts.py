@@ -365,6 +365,25 @@ def test_names_on_the_page_are_text() -> None:
     assert "<b>/x" not in html and "&lt;b&gt;" in html
 
 
+def test_names_in_tables_ladders_curves_and_notes_are_text(loaded: Loaded) -> None:
+    evil = "<b>'\"&"
+    number = {"value": 0.5, "low": 0.4, "high": 0.6, "calibration": 1.0}
+    two = rcdm.studies.StudyResult([PICTURE] * 4, (evil, evil), (evil, evil), {})
+    loaded.name, loaded.metrics = evil, {
+        "sources": {evil: {"retention": {evil: number}}}, "retention_images": 1, "retention_draws": 2,
+    }  # fmt: skip
+    attacked = {"images": 2, "sources": {evil: {"distance": [number] * 2, "random": [number]}}}
+    pages = [
+        sheet.table_html([evil], [[evil, evil]]),
+        sheet.status_html(evil, 0.5),
+        frames.frames_html(two, what=evil, curves={evil: [0, 1]}, note=evil, places=[1, 2]),
+        about.calibration_html(loaded),
+        attack.shown(rcdm.studies.StudyResult([PICTURE] * 4, (evil, evil), (evil, evil), attacked)),
+    ]
+    for html in pages:
+        assert "<b>'" not in html and "&lt;b&gt;&#39;&#34;&amp;" in html
+
+
 def test_a_ladder_has_a_slider_over_its_columns() -> None:
     result = rcdm.studies.StudyResult([PICTURE] * 6, ("one", "two"), ("0", "1", "2"))
     html = frames.frames_html(result, what="Step", start=1, curves={"a": [0, 1, 0.5]})
