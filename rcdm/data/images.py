@@ -24,7 +24,7 @@ IMAGE_EXTENSIONS: tuple[str, ...] = (
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 """Pillow formats that are opened, where this Pillow has them; its JPEG opener also reads MPO, many phones' jpg."""
 
-TURNS = {
+ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -110,8 +110,8 @@ def to_tensor(images: Image.Image | Sequence[Image.Image], size: int | None = No
         pictures = [centre_crop(picture, size) for picture in pictures]
     sizes = {picture.size for picture in pictures}
     if len(sizes) != 1:
-        found = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4]) or "no image"
-        raise ValueError(f"Images of one size are needed, not {found}: pass size= to crop all to one.")
+        shapes = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4]) or "no image"
+        raise ValueError(f"Images of one size are needed, not {shapes}: pass size= to crop all to one.")
     pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))  # [B,H,W,3] uint8
     return pixels.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
@@ -184,7 +184,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What makes the image upright by its EXIF orientation; None if it is, or if there is none that can be read."""
     try:
-        return TURNS.get(image.getexif().get(0x0112, 1))
+        return ORIENTATIONS.get(image.getexif().get(0x0112, 1))
     except Exception:  # broken EXIF raises many things, and the picture is fine without it
         return None
 

@@ -28,9 +28,9 @@ def build(engine: Engine, controls: Controls) -> None:
     gr.Markdown(WORDS)
     strength = gr.Slider(5, 40, 20, step=5, label="Steps of the attack")
 
-    def make(wanted: Asked, strength: float) -> tuple[Job, Callable[[Any], str]]:
+    def make(choices: Asked, strength: float) -> tuple[Job, Callable[[Any], str]]:
         job = Study(
-            "adversarial", (wanted.picture,), wanted.sources, wanted.seeds[:1], wanted.steps,
+            "adversarial", (choices.picture,), choices.sources, choices.seeds[:1], choices.steps,
             (("steps", int(strength)),), companions=COMPANIONS,
         )  # fmt: skip
         return job, shown
@@ -40,9 +40,9 @@ def build(engine: Engine, controls: Controls) -> None:
 
 def shown(result: StudyResult) -> Markup:
     """The ladder of strengths, and how far the representation went."""
-    found = result.numbers["sources"]
-    curves = {name: [number["value"] for number in numbers["distance"]] for name, numbers in found.items()}
-    random = ", ".join(f"{numbers['random'][-1]['value']:.2f} ({name})" for name, numbers in found.items())
+    sources = result.numbers["sources"]
+    curves = {name: [number["value"] for number in numbers["distance"]] for name, numbers in sources.items()}
+    random = ", ".join(f"{numbers['random'][-1]['value']:.2f} ({name})" for name, numbers in sources.items())
     n = result.numbers["images"]
     rows = tuple(row.replace(", image 0", ", your image").replace(", image ", ", other image ") for row in result.rows)
     return frames_html(

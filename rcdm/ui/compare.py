@@ -73,23 +73,23 @@ def _next_seed(seed: float | None, number: int) -> int:
     return after if after <= LARGEST_SEED - int(number) else 0
 
 
-def _draw(engine: Engine, request: gr.Request, wanted: Asked, above: list[str]) -> Iterator[Any]:
+def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str]) -> Iterator[Any]:
     """Draw one row below those `above`: status, sheets, what can be taken away, and the keys of all rows."""
     with in_a_sentence():
-        job = Columns(wanted.picture, wanted.sources, wanted.seeds, wanted.steps)
-        given, begun = wanted.given, time.monotonic()
+        job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps)
+        given, begun = choices.given, time.monotonic()
         kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
         task = f"{len(job.sources)} × {len(job.seeds)} images"
         top, first = Markup().join(_sheet(result, i == 0) for i, result in enumerate(kept)), not kept
         waiting = skeleton_html(given, job.sources, job.seeds, first=first)
         yield status_html(f"Drawing {task} …", 0), top + waiting, gr.skip(), gr.skip()
-        for item in engine.run(wanted.loaded.name, job, request):
+        for item in engine.run(choices.loaded.name, job, request):
             if isinstance(item, Progress):
                 words = status_html(f"Drawing {task}: {item.words}", item.share)
                 yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
             elif isinstance(item, tuple):
-                result = Result(wanted.loaded.name, job, given, item[0], wanted.example)
-                key = key_of("result", wanted.loaded.name, job)
+                result = Result(choices.loaded.name, job, given, item[0], choices.example)
+                key = key_of("result", choices.loaded.name, job)
                 engine.store.put(key, result)
                 done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
                 yield done, top + _sheet(result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
@@ -112,10 +112,10 @@ def _more(engine: Engine, controls: Controls) -> None:
     """What is computed on request alone: bits, and the nearest training images."""
     with gr.Accordion("More about this image", open=False, elem_classes="more"):
         run_tab(
-            engine, controls, lambda wanted: (Bits(wanted.picture, wanted.sources), bits_html), [],
+            engine, controls, lambda choices: (Bits(choices.picture, choices.sources), bits_html), [],
             button="Bits per source", name="bits",
         )  # fmt: skip
         run_tab(
-            engine, controls, lambda wanted: (Nearest(wanted.picture, wanted.sources), nearest_html), [],
+            engine, controls, lambda choices: (Nearest(choices.picture, choices.sources), nearest_html), [],
             button="Nearest training images", name="nearest", lacks=lambda loaded: "" if loaded.data else NO_DATA,
         )  # fmt: skip

@@ -161,8 +161,8 @@ def look_at(engine: Engine, controls: Controls, event: Callable[..., Any]) -> No
         convert = png_fits and Path(photo).suffix.lower() in NOT_SHOWN_BY_BROWSERS
         return picture if convert else gr.skip(), _view(loaded, picture)
 
-    given = [controls.photo, controls.checkpoint]
-    event(look, given, [controls.photo, controls.view], show_progress="hidden", api_visibility="private")
+    inputs = [controls.photo, controls.checkpoint]
+    event(look, inputs, [controls.photo, controls.view], show_progress="hidden", api_visibility="private")
 
 
 def _view(loaded: Loaded, picture: Image.Image) -> Markup:
@@ -187,10 +187,10 @@ def run_tab(
 
     def work(request: gr.Request, *values: Any) -> Iterator[Any]:
         with in_a_sentence():
-            wanted = asked(engine, *values[:6])
-            job, shown = make(wanted, *values[6:])
+            choices = asked(engine, *values[:6])
+            job, shown = make(choices, *values[6:])
             yield status_html("Working …", 0), gr.skip()
-            for item in engine.run(wanted.loaded.name, job, request):
+            for item in engine.run(choices.loaded.name, job, request):
                 if isinstance(item, Progress):
                     yield status_html(f"Working: {item.words} …", item.share), gr.skip()
                 elif isinstance(item, tuple):

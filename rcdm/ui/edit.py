@@ -33,10 +33,10 @@ def build(engine: Engine, controls: Controls) -> None:
         method = gr.Radio(list(METHODS.items()), value="attributes", label="Directions")
         reach = gr.Slider(0.5, 4, 2, step=0.5, label="Largest push (deviations)")
 
-    def make(wanted: Asked, method: str, reach: float) -> tuple[Job, Callable[[Any], str]]:
+    def make(choices: Asked, method: str, reach: float) -> tuple[Job, Callable[[Any], str]]:
         settings = (("method", method), ("reach", float(reach)))
-        pictures, seeds = (wanted.picture,), wanted.seeds[:1]
-        return Study("manipulation", pictures, wanted.sources, seeds, wanted.steps, settings, directions=True), shown
+        pictures, seeds = (choices.picture,), choices.seeds[:1]
+        return Study("manipulation", pictures, choices.sources, seeds, choices.steps, settings, directions=True), shown
 
     def lacks(loaded: Loaded) -> str:
         return "" if loaded.data or has_directions(loaded.pipe) else NO_DATA
@@ -48,8 +48,8 @@ def shown(result: StudyResult) -> Markup:
     """A ladder per direction, the sources side by side, and tables of what moves."""
     ladder, places = _side_by_side(result)
     tables = Markup()
-    for source, found in result.numbers["sources"].items():
-        moves = found["moves"]
+    for source, numbers in result.numbers["sources"].items():
+        moves = numbers["moves"]
         names = list(next(iter(moves.values())))
         lines = [[spoken(way), *(f"{line[name]:.2f}" for name in names)] for way, line in moves.items()]
         tables += table_html([source, *(name.replace("_", " ") for name in names)], lines)

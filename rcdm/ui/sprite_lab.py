@@ -67,11 +67,11 @@ def build(engine: Engine, controls: Controls) -> None:
     def lacks(loaded: Loaded) -> str:
         return "" if loaded.pipe.config.trained_on in ("", "sprites") else OTHER_WORLD
 
-    def make(wanted: Asked, *values: Any) -> tuple[Job, Callable[[Any], str]]:
+    def make(choices: Asked, *values: Any) -> tuple[Job, Callable[[Any], str]]:
         truth = dict(zip(sprites.KINDS, values, strict=True))
-        job = Columns(sprite(**truth), wanted.sources, wanted.seeds, wanted.steps)
-        given = im.centre_crop(job.picture, wanted.given.width)
-        return job, lambda columns: shown(given, columns, wanted.seeds, truth)
+        job = Columns(sprite(**truth), choices.sources, choices.seeds, choices.steps)
+        given = im.centre_crop(job.picture, choices.given.width)
+        return job, lambda columns: shown(given, columns, choices.seeds, truth)
 
     run_tab(engine, controls, make, factors, button="What is kept of it?", name="lab", lacks=lacks)
 
@@ -79,7 +79,7 @@ def build(engine: Engine, controls: Controls) -> None:
 def shown(given: Image.Image, columns: list[Column], seeds: tuple[int, ...], truth: dict[str, Any]) -> Markup:
     """The table of factors, then the columns."""
     read = {column.source: read_factors(column) for column in columns}
-    if not all(set(found) == set(sprites.KINDS) for found in read.values()):
+    if not all(set(factors) == set(sprites.KINDS) for factors in read.values()):
         return LACKING + sheet_html(given, columns, seeds)
     rows = []
     for name, value in truth.items():

@@ -6,9 +6,9 @@ from torch import nn
 
 import rcdm
 from rcdm import cli
+from rcdm.networks import backbones
 from rcdm.networks.backbones import build_backbone
 from rcdm.networks.representation import Preprocessing, SSLNetwork, level_widths
-from rcdm.networks.resolve import backbones
 
 
 class TinyViT(nn.Module):
