@@ -12,7 +12,7 @@ from server import ROOT
 from rcdm.ui.drawing import Columns
 from rcdm.ui.engine import Engine
 from rcdm.ui.settings import Settings
-from rcdm.ui.together import Turns
+from rcdm.ui.together import SharedCalls
 
 SOURCES = ("simclr/backbone", "simclr/projector")
 
@@ -54,7 +54,7 @@ def main() -> None:
     print("\n| | seconds each | of computing | rate, of the pipeline's |\n|---|---|---|---|")
     bare = _row("pipeline, one after the other", alone, count)
     for lanes in sorted({1, torch.get_num_threads()}):
-        engine._turns = Turns(lanes)
+        engine._shared = SharedCalls(lanes)
         _row(f"engine, {options.users} users, {lanes} at once", users, count, bare)
 
 

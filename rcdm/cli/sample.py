@@ -18,6 +18,7 @@ import rcdm
 from rcdm.cli.options import add_drawing_options, chosen_sources, unmeasured
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures.grids import grid_png
 from rcdm.measures.attributes import attributes_of, kept_by_draws
 from rcdm.measures.metrics import similarity
 
@@ -83,24 +84,21 @@ def _sample(options: argparse.Namespace) -> None:
 Pictures = list[Image.Image]
 
 
-def _below(
-    given: Pictures, names: list[str], drawn: list[Pictures], sources: list[str], seeds: list[int]
-) -> Image.Image:
+def _below(given: Pictures, names: list[str], drawn: list[Pictures], sources: list[str], seeds: list[int]) -> bytes:
     """One row per photograph and source; `drawn` holds the draws of each, row by row."""
-    rows = [[given[i // len(sources)], *images] for i, images in enumerate(drawn)]
+    pictures = [image for i, images in enumerate(drawn) for image in (given[i // len(sources)], *images)]
     labels = [f"{name} {source}" for name in names for source in sources]
-    return im.grid(rows, row_labels=labels, column_labels=["given", *(f"seed {seed}" for seed in seeds)])
+    return grid_png(pictures, labels, ["given", *(f"seed {seed}" for seed in seeds)])
 
 
-def _across(
-    given: Pictures, names: list[str], drawn: list[Pictures], sources: list[str], seeds: list[int]
-) -> Image.Image:
+def _across(given: Pictures, names: list[str], drawn: list[Pictures], sources: list[str], seeds: list[int]) -> bytes:
     """One row per photograph."""
     width = len(sources)
     parts = [drawn[i : i + width] for i in range(0, len(drawn), width)]
-    rows = [[photo, *(image for images in own for image in images)] for photo, own in zip(given, parts, strict=True)]
+    rows = zip(given, parts, strict=True)
+    pictures = [image for photo, own in rows for image in (photo, *(draw for images in own for draw in images))]
     columns = [source if len(seeds) == 1 else f"{source} seed {seed}" for source in sources for seed in seeds]
-    return im.grid(rows, row_labels=names, column_labels=["given", *columns])
+    return grid_png(pictures, names, ["given", *columns])
 
 
 def _similarity(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torch.Tensor) -> dict[str, Any]:
@@ -110,9 +108,9 @@ def _similarity(pipe: RCDMPipeline, photo: Image.Image, source: str, drawn: torc
     return {"similarity": alike.tolist()}
 
 
-def _write_sample(options: argparse.Namespace, grid: Image.Image, record: dict[str, Any], notes: list[str]) -> None:
+def _write_sample(options: argparse.Namespace, grid: bytes, record: dict[str, Any], notes: list[str]) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(options.out)
+    options.out.write_bytes(grid)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "run"}
     libraries = {name: version(name) for name in ("torch", "diffusers", "pillow")}
     versions = {"rcdm": rcdm.__version__, "python": platform.python_version(), **libraries}

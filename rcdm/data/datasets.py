@@ -54,15 +54,15 @@ def _from_folder(folder: Path, size: int, seed: int) -> Photographs:
     """Sub-folders are classes; `train` and `val` are split first where both are there."""
     parts = [folder / "train", folder / "val"]
     parts = parts if all(part.is_dir() for part in parts) else [folder]
-    found = [sorted(f for f in part.rglob("*") if f.suffix.lower() in im.IMAGE_EXTENSIONS) for part in parts]
-    for part, files in zip(parts, found, strict=True):
+    by_part = [sorted(f for f in part.rglob("*") if f.suffix.lower() in im.IMAGE_EXTENSIONS) for part in parts]
+    for part, files in zip(parts, by_part, strict=True):
         if not files:
             raise ValueError(f"{part} holds no image files, no .parquet files and no .tar files.")
-    classes = [[str(f.parent.relative_to(part)) for f in files] for part, files in zip(parts, found, strict=True)]
+    classes = [[str(f.parent.relative_to(part)) for f in files] for part, files in zip(parts, by_part, strict=True)]
     names = sorted({name for part in classes for name in part})
     pixels = [
         Pixels(decode_all(files, size), torch.tensor([names.index(c) for c in of_files]))
-        for files, of_files in zip(found, classes, strict=True)
+        for files, of_files in zip(by_part, classes, strict=True)
     ]
     train, held_out = pixels if len(pixels) == 2 else split(pixels[0])
     return Photographs(train, held_out, name=folder.name, classes=len(names), seed=seed)

@@ -74,10 +74,10 @@ class HubStream:
             raise ValueError(
                 "Streaming from the hub needs datasets: install it with `pip install -e '.[hub]'`."
             ) from error
-        found = _ADDRESS.fullmatch(address)
-        if found is None:
+        parts = _ADDRESS.fullmatch(address)
+        if parts is None:
             raise ValueError(f"Write a data set as hf://datasets/OWNER/NAME[@REVISION][/FOLDER], not {address}.")
-        name, revision, folder = found["name"], found["revision"], found["folder"]
+        name, revision, folder = parts["name"], parts["revision"], parts["folder"]
         try:
             splits = datasets.load_dataset(name, data_dir=folder, revision=revision, streaming=True)
         except Exception as error:  # of the network, the hub, or the data set
@@ -101,10 +101,10 @@ class HubStream:
         if not follows:
             self._samples, self._ahead = self._endless(step // processes), None
         now = self._ahead or self._reader.submit(self._read, self._samples, batch_size)
-        found = now.result()
+        loaded = now.result()
         self._next = (step + processes, batch_size)
         self._ahead = self._reader.submit(self._read, self._samples, batch_size) if follows else None
-        return self._on_device(*found)
+        return self._on_device(*loaded)
 
     def held_out(self, n: int) -> Batch:
         """The first n held-out images, fewer where there are not so many."""
@@ -148,8 +148,8 @@ class HubStream:
         """The next n images that can be decoded, uint8 [N,3,S,S], and their labels [N]; fewer at the end."""
         squares: list[np.ndarray] = []
         labels: list[int] = []
-        while len(squares) < n and (found := list(islice(samples, n - len(squares)))):
-            for sample, square in zip(found, self._decoders.map(self._square, found), strict=True):
+        while len(squares) < n and (batch := list(islice(samples, n - len(squares)))):
+            for sample, square in zip(batch, self._decoders.map(self._square, batch), strict=True):
                 if square is not None:
                     squares.append(square)
                     labels.append(sample[self._label] if self._label else 0)

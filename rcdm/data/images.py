@@ -9,11 +9,9 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageFont
+from PIL import Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
-
-from rcdm.data.labels import label, wrap
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 50_000_000
@@ -26,7 +24,7 @@ IMAGE_EXTENSIONS: tuple[str, ...] = (
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 """Pillow formats that are opened, where this Pillow has them; its JPEG opener also reads MPO, many phones' jpg."""
 
-TURNS = {
+ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -112,8 +110,8 @@ def to_tensor(images: Image.Image | Sequence[Image.Image], size: int | None = No
         pictures = [centre_crop(picture, size) for picture in pictures]
     sizes = {picture.size for picture in pictures}
     if len(sizes) != 1:
-        found = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4]) or "no image"
-        raise ValueError(f"Images of one size are needed, not {found}: pass size= to crop all to one.")
+        shapes = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4]) or "no image"
+        raise ValueError(f"Images of one size are needed, not {shapes}: pass size= to crop all to one.")
     pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))  # [B,H,W,3] uint8
     return pixels.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
@@ -135,45 +133,6 @@ def resize(images: Tensor, size: int) -> Tensor:
     exact = images if images.dtype == torch.float64 else images.float()  # antialiasing exists in these two types only
     small = F.interpolate(exact, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     return small.clamp(-1, 1).to(images.dtype)
-
-
-def grid(
-    rows: Sequence[Sequence[Image.Image | None]],
-    *,
-    row_labels: Sequence[str] = (),
-    column_labels: Sequence[str] = (),
-    cell: int | None = None,
-    padding: int = 2,
-) -> Image.Image:
-    """Rows of PIL images, None for a blank -> one RGB picture on white, with labels to the left and on top.
-
-    Each image is scaled to fit a square of `cell` pixels, enlarged with NEAREST; by default the least multiple of the
-    largest image side that is at least 96. Labels are wrapped and, if need be, shortened to their cell.
-    ValueError if there is no cell, or a label too many or too few.
-    """
-    columns = max((len(row) for row in rows), default=0)
-    _check_labels(len(rows), row_labels, columns, column_labels)
-    pictures = [[None if image is None else as_rgb(image) for image in row] for row in rows]
-    cell = _default_cell(pictures) if cell is None else cell
-    font = ImageFont.load_default(size=min(max(11, cell // 8), 24))
-    line, step = round(font.getbbox("A")[3]) + 4, cell + padding  # pixels
-    if cell < 1 or padding < 0 or (line > cell and (row_labels or column_labels)):
-        raise ValueError(f"Cells of {cell} pixels, {padding} apart, are too small: use cell >= {line}, padding >= 0.")
-    beside = [wrap(text, font, cell - 4, cell // line) for text in row_labels]
-    above = [wrap(text, font, cell - 4, 4) for text in column_labels]
-    left = max((int(font.getlength(words)) + 6 for lines in beside for words in lines), default=0)
-    top = line * max((len(lines) for lines in above), default=0)
-
-    sheet = Image.new("RGB", (left + columns * step + padding, top + len(rows) * step + padding), "white")
-    for row, lines in enumerate(beside):
-        sheet.paste(label(lines, font, (left, cell)), (0, top + padding + row * step))
-    for column, lines in enumerate(above):
-        sheet.paste(label(lines, font, (cell, top)), (left + padding + column * step, 0))
-    for row, images in enumerate(pictures):
-        for column, image in enumerate(images):
-            if image is not None:
-                _place(sheet, image, (left + padding + column * step, top + padding + row * step), cell)
-    return sheet
 
 
 def _name(file: object) -> str:
@@ -225,7 +184,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What makes the image upright by its EXIF orientation; None if it is, or if there is none that can be read."""
     try:
-        return TURNS.get(image.getexif().get(0x0112, 1))
+        return ORIENTATIONS.get(image.getexif().get(0x0112, 1))
     except Exception:  # broken EXIF raises many things, and the picture is fine without it
         return None
 
@@ -282,26 +241,3 @@ def _check(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         shape = f"{images.dtype} {list(images.shape)}"
         raise ValueError(f"Images must be float [B,3,H,W] in [-1,1], not {shape}: convert PIL images with to_tensor.")
-
-
-def _check_labels(rows: int, row_labels: Sequence[str], columns: int, column_labels: Sequence[str]) -> None:
-    """ValueError unless there is a column, and a label for each row and column or none at all."""
-    if columns == 0:
-        raise ValueError("There is nothing to show: pass at least one row with one image or None.")
-    for kind, labels, count in (("row", row_labels, rows), ("column", column_labels, columns)):
-        if labels and len(labels) != count:
-            raise ValueError(f"{len(labels)} {kind} labels for {count} {kind}s: pass one for each, or none at all.")
-
-
-def _default_cell(pictures: list[list[Image.Image | None]]) -> int:
-    """Pixels: the least multiple of the largest side that is at least 96, so that enlarged pixels are all alike."""
-    side = max((max(image.size) for row in pictures for image in row if image is not None), default=96)
-    return side * -(-96 // side)
-
-
-def _place(sheet: Image.Image, image: Image.Image, corner: tuple[int, int], cell: int) -> None:
-    """Scale the image to the cell, keeping its aspect ratio, and paste it in the cell's centre."""
-    scale = cell / max(image.size)
-    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    image = image.resize((width, height), Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
-    sheet.paste(image, (corner[0] + (cell - width) // 2, corner[1] + (cell - height) // 2))

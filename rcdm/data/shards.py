@@ -74,11 +74,11 @@ class TarShards:
         """Every image once per epoch; the batches that will follow, by the last two, are decoded meanwhile."""
         stride = step - self._last if self._last is not None else 0
         self._last = step
-        wanted = [(step + k * stride, batch_size) for k in range(1 + _AHEAD * (stride > 0))]
-        ahead = {key: self._ahead.pop(key, []) or self._start(self._epochs.rows(*key)) for key in wanted}
+        keys = [(step + k * stride, batch_size) for k in range(1 + _AHEAD * (stride > 0))]
+        ahead = {key: self._ahead.pop(key, []) or self._start(self._epochs.rows(*key)) for key in keys}
         for given_up in (future for futures in self._ahead.values() for future in futures):
             given_up.cancel()
-        now = ahead.pop(wanted[0])
+        now = ahead.pop(keys[0])
         self._ahead = ahead
         return self._collect(self._epochs.rows(step, batch_size), now)
 

@@ -8,47 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelCardData
+
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 """Between these lines of a card stand the tables of metrics.json; the rest is its author's."""
 
 _BESIDE = ("README.md", "metrics.json", "training.json", "directions.safetensors", "example.png", "reader")
 _PROBES = {"ridge": "ridge", "probe": "small network"}
-_NOTHING = "Nothing has been measured yet: `rcdm evaluate` does."
-_CARD = """---
-license: {licence}
-library_name: diffusers
-pipeline_tag: image-to-image
-tags: [rcdm, self-supervised-learning, interpretability]
----
-
-# {name}
-
-Draws {size} px images that share a representation (RCDM, arXiv 2112.09164). {parameters:.1f} M parameters, trained on
-{data}.{begun}{limits}
-
-```python
-import rcdm
-
-pipe = rcdm.load("{name}")
-images = pipe(photo, source="{source}", seeds=range(8)).images
-```
-
-## Sources
-
-| network | levels | architecture | trained on | licence | paper |
-|---|---|---|---|---|---|
-{networks}
-
-## Numbers
-
-{begin}
-{nothing}
-{end}
-
-## Licence
-
-The networks have the licences in the table; what comes from training data has the terms of that data.
-"""
+_TEMPLATE = Path(__file__).parent / "templates" / "checkpoint.md"
 
 
 def complete_folder(
@@ -66,26 +33,30 @@ def complete_folder(
             shutil.copyfile(file, folder / file.name)
     card = folder / "README.md"
     if not card.is_file():
-        card.write_text(_new_card(name, size, parameters, about, folder / "training.json"))
+        _new_card(name, size, parameters, about, folder / "training.json").save(card)
     if (folder / "metrics.json").is_file():
         card.write_text(_with_tables(card.read_text(), json.loads((folder / "metrics.json").read_text())))
 
 
-def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any], training: Path) -> str:
+def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any], training: Path) -> ModelCard:
     data, networks = about["data"], about["networks"]
-    limits = "" if about["has_unconditional"] else " Guidance and unconditional draws are not possible."
-    return _CARD.format(
-        licence=_licence({str(config.get("licence", "")) for config in networks.values()}, data),
+    return ModelCard.from_template(
+        ModelCardData(
+            license=_licence({str(config.get("licence", "")) for config in networks.values()}, data),
+            library_name="diffusers",
+            pipeline_tag="image-to-image",
+            tags=["rcdm", "self-supervised-learning", "interpretability"],
+        ),
+        template_path=str(_TEMPLATE),
         name=name,
         size=size,
         parameters=parameters / 1e6,
-        data=f"`{data}`" if data else "unknown data",
+        data=data,
         begun=_begun(training),
-        limits=limits,
+        has_unconditional=about["has_unconditional"],
         source=about["sources"][0],
-        networks="\n".join(_network(network, config, about["sources"]) for network, config in networks.items()),
+        networks=[_network(network, config, about["sources"]) for network, config in networks.items()],
         begin=BEGIN,
-        nothing=_NOTHING,
         end=END,
     )
 
@@ -99,13 +70,16 @@ def _begun(training: Path) -> str:
     return f"{first} Settings and history of its training are in `training.json`."
 
 
-def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> str:
-    levels = ", ".join(source.partition("/")[2] for source in sources if source.partition("/")[0] == name)
-    data = config.get("training", {}).get("data", "see the paper" if "published" in config else "unknown")
-    paper = config.get("published", {}).get("paper", "")
-    return (
-        f"| `{name}` | {levels} | {config.get('architecture', '')} | {data} | {config.get('licence', '')} | {paper} |"
-    )
+def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> dict[str, str]:
+    """A row of the table of networks."""
+    return {
+        "name": name,
+        "levels": ", ".join(source.partition("/")[2] for source in sources if source.partition("/")[0] == name),
+        "architecture": config.get("architecture", ""),
+        "data": config.get("training", {}).get("data", "see the paper" if "published" in config else "unknown"),
+        "licence": config.get("licence", ""),
+        "paper": config.get("published", {}).get("paper", ""),
+    }
 
 
 def _licence(of_networks: set[str], data: str) -> str:

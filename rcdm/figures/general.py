@@ -22,8 +22,8 @@ def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]
 def numbers_of(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, dict[str, Any]]:
     """Measure -> source -> number, of those with an interval."""
     panels: dict[str, dict[str, Any]] = {}
-    for source, found in result.numbers.get("sources", {}).items():
-        for name, number in found.items():
+    for source, numbers in result.numbers.get("sources", {}).items():
+        for name, number in numbers.items():
             if isinstance(number, Mapping) and {"value", "low"} <= set(number) and source in looks:
                 panels.setdefault(name, {})[source] = number
     return panels
@@ -47,5 +47,5 @@ def _short(labels: Sequence[str]) -> list[str]:
     parts = [label.split(", ") for label in labels]
     if len(parts) < 2 or len({len(part) for part in parts}) > 1:
         return list(labels)
-    told = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
-    return [", ".join(part[i] if "/" in part[i] else part[i].replace("_", " ") for i in told) for part in parts]
+    differing = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
+    return [", ".join(part[i] if "/" in part[i] else part[i].replace("_", " ") for i in differing) for part in parts]

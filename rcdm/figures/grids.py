@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +26,7 @@ SMALLEST = 0.3
 # inches: between images, between blocks of columns, below all for a colour bar, height of a line of letters
 _GAP, _BREAK, _BAR, _LETTER = 0.025, 0.08, 0.4, 0.085
 _COLOURS = "magma"
+_LARGEST = 2**16  # pixels of a side that matplotlib can draw
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,32 @@ def grid_figures(
             _bar(page, place, top, maps.unit)
         result.append(page)
     return result
+
+
+def grid_png(images: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str], *, pixels: int = 225) -> bytes:
+    """A PNG with all of them on one page, as large as that must be: images about so many pixels wide, at 300 dpi.
+
+    Raises ValueError where there are more than a picture can hold.
+    """
+    side = max(max(image.size) for image in images)
+    room = _LARGEST // (max(len(rows), len(columns)) + 3)  # pixels of the page for an image, its gap and the labels
+    times = min(max(1, round(pixels / side)), room // (side + 8))
+    if times < 1:
+        raise ValueError(f"{len(rows)} x {len(columns)} images of {side} pixels are too many for one picture.")
+    scale = _Scale(side * times / 300, 300, times)
+    labels = ["\n".join(textwrap.wrap(_plain(row), 24, max_lines=3, placeholder="…")) for row in rows]
+    columns = [_plain(column) for column in columns]
+    left = max((_width(line) for label in labels for line in label.split("\n")), default=0.0) + 0.1
+    layout = _Layout(scale, 1, len(rows), left, _above(columns, scale.cell), 0.0, 0)
+    page, _ = _page([(_pictures(images, columns, side, None)[0], labels)], columns, layout)
+    file = io.BytesIO()
+    page.savefig(file, format="png", dpi=scale.dpi)
+    return file.getvalue()
+
+
+def _plain(label: str) -> str:
+    """No formula for matplotlib, whatever a file is called."""
+    return label.replace("$", r"\$")
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def kept_by_draws(
     out. The interval leaves out one draw at a time (Efron & Stein 1981) and says how far the value depends on which
     draws were made. Raises ValueError for fewer than 2 draws.
     """
-    found = {}
+    kept = {}
     for name, values in phi.items():
         k = len(values)
         if k < 2:
@@ -123,12 +123,12 @@ def kept_by_draws(
         if name not in attributes.spread:
             continue
         spread = attributes.spread[name]
-        kept = Kept(1 - float(variance(values)) / spread, k)
+        number = Kept(1 - float(variance(values)) / spread, k)
         if free is not None:
-            kept = replace(kept, null=1 - float(variance(free[name])) / spread)
+            number = replace(number, null=1 - float(variance(free[name])) / spread)
         if k > 2:
             without = torch.stack([variance(values[torch.arange(k) != i]) for i in range(k)])
             error = float(((k - 1) / k * (without - without.mean()).square().sum()).sqrt()) / spread
-            kept = replace(kept, low=kept.value - 1.96 * error, high=kept.value + 1.96 * error)
-        found[name] = kept
-    return found
+            number = replace(number, low=number.value - 1.96 * error, high=number.value + 1.96 * error)
+        kept[name] = number
+    return kept

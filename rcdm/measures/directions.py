@@ -43,7 +43,7 @@ def find_directions(
         _, deviations, axes = torch.linalg.svd(centred, full_matrices=False)
         scaled = axes[:components] * deviations[:components, None] / (len(z) - 1) ** 0.5
         return {f"component {i}": axis / unit[0] for i, axis in enumerate(scaled)}
-    found = {}
+    directions = {}
     for name, phi in attributes.read(images).items():
         for part in range(phi.shape[1]):
             model = RidgeCV(alphas=(1e-1, 1e1, 1e3)).fit(centred.cpu().numpy(), phi[:, part].cpu().numpy())
@@ -51,8 +51,8 @@ def find_directions(
             if predicted.std() < 1e-8:
                 continue
             pattern = centred.T @ predicted / (predicted.square().sum().sqrt() * (len(z) - 1) ** 0.5)
-            found[name if phi.shape[1] == 1 else f"{name} {part}"] = pattern / unit[0]
-    return found
+            directions[name if phi.shape[1] == 1 else f"{name} {part}"] = pattern / unit[0]
+    return directions
 
 
 def directions_in(pipe: RCDMPipeline, dataset: Dataset) -> dict[str, Tensor]:
@@ -67,9 +67,9 @@ def directions_in(pipe: RCDMPipeline, dataset: Dataset) -> dict[str, Tensor]:
     }
 
 
-def write_directions(found: Mapping[str, Tensor], folder: Path) -> Path:
+def write_directions(directions: Mapping[str, Tensor], folder: Path) -> Path:
     """Into a checkpoint's folder; returns the file."""
-    save_file(dict(found), folder / FILE)
+    save_file(dict(directions), folder / FILE)
     return folder / FILE
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -50,12 +51,15 @@ def encode_all(
 
 
 def comparison_grid(pipe: RCDMPipeline, images: Tensor) -> Image.Image:
-    """A row per image: the image itself, then one draw from every source with the same noise."""
-    columns = [im.to_pil(images)]
+    """A row per image: the image itself, then one draw from every source with the same noise, in their order."""
+    columns = [im.resize(images, pipe.image_size).cpu()]
     for name in pipe.sources.names:
-        columns.append(im.to_pil(pipe.draw(pipe.encode(images, name), name, seeds=range(len(images)))))
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return im.grid(rows, column_labels=("image", *pipe.sources.names))
+        columns.append(pipe.draw(pipe.encode(images, name), name, seeds=range(len(images))).cpu())
+    cells = torch.stack(columns, 1).flatten(0, 1)  # [N x columns,3,S,S]
+    times = max(1, -(-96 // pipe.image_size))
+    return im.to_pil(
+        make_grid(cells.repeat_interleave(times, 2).repeat_interleave(times, 3), nrow=len(columns), pad_value=1)[None]
+    )[0]
 
 
 def pixels_of(pipe: RCDMPipeline, images: Tensor | Sequence[Image.Image]) -> Tensor:

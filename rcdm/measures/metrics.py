@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import permutation_test
 from torch import Tensor
 
 
@@ -168,12 +170,22 @@ def jackknife(statistic: Callable[[Tensor], float], n: int, *, folds: int = 10) 
 
 
 def sign_flip(differences: Tensor, *, flips: int = 9999, seed: int = 0) -> float:
-    """Two-sided p-value that paired differences [N] lie evenly about 0: their mean against that of random signs."""
-    differences = differences.double().cpu()
-    signs = torch.randint(2, (flips, len(differences)), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
-    means = (signs.double() @ differences).abs()
-    as_far = int((means >= differences.sum().abs() * (1 - 1e-9)).sum())
-    return (1 + as_far) / (1 + flips)
+    """Two-sided p-value that paired differences [N] lie evenly about 0: their mean against that of random signs.
+
+    All signs are tried, and the p-value is exact, where 2^N is at most `flips`.
+    """
+    values = differences.double().cpu().numpy()
+    test = permutation_test(
+        (values,),
+        lambda flipped, axis: np.abs(flipped.mean(axis)),
+        permutation_type="samples",
+        n_resamples=flips,
+        batch=1000,  # bounds the memory
+        alternative="greater",  # of the absolute mean
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from timm.data.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_INCEPTION_MEAN,
+    IMAGENET_INCEPTION_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 from torchvision.models import ResNet50_Weights, ViT_B_16_Weights
 
 from rcdm.networks.representation import Preprocessing
 
-IMAGENET = Preprocessing(224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_CLIP = Preprocessing(224, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+IMAGENET = Preprocessing(224, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+_CLIP = Preprocessing(224, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+_HALF = Preprocessing(224, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD)
 
 STAGES = ("layer1", "layer2", "layer3", "layer4", "backbone")
 
@@ -276,7 +285,7 @@ PUBLISHED: dict[str, Published] = {
         "b",
         "vit_base_patch16_siglip_224",
         "hf://timm/vit_base_patch16_siglip_224.webli/model.safetensors",
-        preprocessing=Preprocessing(224),
+        preprocessing=_HALF,
         paper="arXiv 2303.15343",
         licence="Apache-2.0",
     ),

@@ -104,27 +104,27 @@ def _find(state: State, path: str | Path, architecture: str | None) -> tuple[str
     """Where the backbone lies: what precedes its names, its format, and the rules for its names."""
     if architecture is not None:
         return _prefix(state, list(build_backbone("timm", name=architecture).state_dict())), "timm", ()
-    found = [
+    candidates = [
         (_rank(name.removesuffix(mark)), name.removesuffix(mark), kind, rules)
         for kind, (mark, rules) in _FORMATS.items()
         for name in state
         if name == mark or name.endswith(f".{mark}")
     ]
-    if not found:
+    if not candidates:
         tops = ", ".join(sorted({name.partition(".")[0] for name in state})[:8])
         raise ValueError(
             f"No ResNet or ViT is recognised in {path}; it has {tops}. For another network of timm write "
             "TIMM_NAME=FILE; for any other, a function (README, 'Your checkpoint in twenty lines')."
         )
-    _, prefix, kind, rules = min(found)
+    _, prefix, kind, rules = min(candidates)
     return prefix, kind, rules
 
 
-def _prefix(state: State, wanted: Sequence[str]) -> str:
-    """What precedes the names in the state dict that are wanted; where most of them are found."""
-    ends = (wanted[0], wanted[-1])
+def _prefix(state: State, names: Sequence[str]) -> str:
+    """What precedes these names in the state dict, where most of them are there."""
+    ends = (names[0], names[-1])
     prefixes = {name.removesuffix(end) for end in ends for name in state if f".{name}".endswith(f".{end}")}
-    hits = {prefix: sum(prefix + name in state for name in wanted) for prefix in prefixes}
+    hits = {prefix: sum(prefix + name in state for name in names) for prefix in prefixes}
     return min(hits, key=lambda prefix: (_rank(prefix)[0], -hits[prefix], len(prefix)), default="")
 
 
@@ -135,12 +135,12 @@ def _rank(prefix: str) -> tuple[bool, int]:
 
 def _own(tensors: State, backbone: nn.Module) -> State:
     """Without classifier, projector and counters, which lie among the backbone's names in some files."""
-    wanted = backbone.state_dict().keys()
-    parts = {name.partition(".")[0] for name in wanted}
+    own = backbone.state_dict().keys()
+    parts = {name.partition(".")[0] for name in own}
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if name in wanted or (name.partition(".")[0] in parts and not re.search(_CLASSIFIER, name))
+        if name in own or (name.partition(".")[0] in parts and not re.search(_CLASSIFIER, name))
     }
 
 

@@ -42,10 +42,10 @@ def register(path: str) -> Build:
 
 def own_network(path: str) -> tuple[nn.Module, Preprocessing, Sequence[str]]:
     """What `package.module:function` returns. Raises ValueError for what is no backbone."""
-    found = register(path)()
-    if not (isinstance(found, tuple) and len(found) == 3 and isinstance(found[0], nn.Module)):
+    parts = register(path)()
+    if not (isinstance(parts, tuple) and len(parts) == 3 and isinstance(parts[0], nn.Module)):
         raise ValueError(f"{path} must return (module, preprocessing, levels).")
-    return found
+    return parts
 
 
 def own_sources(path: str, names: Sequence[str] = ()) -> Sources:
@@ -63,6 +63,5 @@ def own_sources(path: str, names: Sequence[str] = ()) -> Sources:
         "preprocessing": asdict(preprocessing),
     }
     name = path.rpartition(":")[2]
-    wanted = [given if given.startswith(f"{name}/") else f"{name}/{given}" for given in names]
-    names = wanted or [f"{name}/{level}" for level in levels]
+    names = [level if level.startswith(f"{name}/") else f"{name}/{level}" for level in names or levels]
     return Sources({name: (network, preprocessing)}, names, {name: config})

@@ -71,13 +71,13 @@ def fill(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, a
     """Load a state dict strictly. Raises ValueError, naming the keys, when one is left over, missing or misshapen."""
     counts = ("num_batches_tracked",)
     expected = {name: tensor for name, tensor in backbone.state_dict().items() if not name.endswith(counts)}
-    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(counts)}
-    if wrong := sorted(set(expected) ^ set(given)):
+    weights = {name: tensor for name, tensor in tensors.items() if not name.endswith(counts)}
+    if wrong := sorted(set(expected) ^ set(weights)):
         raise ValueError(f"{path} does not fit {architecture}: {', '.join(wrong[:5])} is missing or left over.")
-    if other := [name for name, tensor in given.items() if tensor.shape != expected[name].shape]:
-        here, there = (tuple(tensors[other[0]].shape) for tensors in (given, expected))
+    if other := [name for name, tensor in weights.items() if tensor.shape != expected[name].shape]:
+        here, there = (tuple(tensors[other[0]].shape) for tensors in (weights, expected))
         raise ValueError(f"{path} does not fit {architecture}: {other[0]} is {here} instead of {there}.")
-    backbone.load_state_dict(given, strict=False)
+    backbone.load_state_dict(weights, strict=False)
 
 
 def _has(name: str, prefix: str) -> bool:

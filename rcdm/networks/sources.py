@@ -116,8 +116,8 @@ class Sources(ModelMixin):
         levels = {}
         for name in dict.fromkeys(name.partition("/")[0] for name in names):
             network, preprocessing = self.network(name)
-            wanted = [level for of, _, level in (source.partition("/") for source in names) if of == name]
-            levels[name] = network.all_levels(preprocessing(images), wanted)
+            paths = [level for of, _, level in (source.partition("/") for source in names) if of == name]
+            levels[name] = network.all_levels(preprocessing(images), paths)
         return {name: levels[name.partition("/")[0]][name.partition("/")[2]] for name in names}
 
     def fingerprint(self, name: str) -> str:
@@ -183,15 +183,15 @@ def read_sources(folder: Path, names: Sequence[str] | None = None) -> Sources:
     Of a network that has neither, all that its folder names.
     Raises ValueError when there is none, or when a name does not resolve.
     """
-    found = sorted(path.parent.name for path in folder.glob("*/model.safetensors"))
-    if not found:
+    present = sorted(path.parent.name for path in folder.glob("*/model.safetensors"))
+    if not present:
         raise ValueError(f"{folder} holds no source folder; make one with `rcdm pretrain --out {folder}`.")
-    usual = [network for network in found if network != CONTROL] or found
+    usual = [network for network in present if network != CONTROL] or present
     names = names or [f"{network}/{level}" for network in usual for level in _usual_levels(folder / network)]
-    wanted = list(dict.fromkeys(name.partition("/")[0] for name in names))
-    if missing := [network for network in wanted if network not in found]:
-        raise ValueError(f"{folder} has no {', '.join(missing)}; it holds {', '.join(found)}.")
-    return _load({network: folder / network for network in wanted}, names)
+    networks = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    if missing := [network for network in networks if network not in present]:
+        raise ValueError(f"{folder} has no {', '.join(missing)}; it holds {', '.join(present)}.")
+    return _load({network: folder / network for network in networks}, names)
 
 
 def _usual_levels(folder: Path) -> list[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from rcdm.diffusion.model_card import calibration_of
 from rcdm.ui.controls import Controls
 from rcdm.ui.engine import Engine
 from rcdm.ui.loaded import Loaded
-from rcdm.ui.sheet import table_html
+from rcdm.ui.sheet import render
 
 WORDS = """**What the picture means.** A frozen network turns an image into a vector, its representation `h`. A
 diffusion model that has seen pairs of images and representations draws many images that have that same `h`. What
@@ -43,28 +43,23 @@ def build(engine: Engine, controls: Controls) -> None:
     )  # fmt: skip
 
 
-def calibration_html(loaded: Loaded) -> str:
+def calibration_html(loaded: Loaded) -> Markup:
     """Retention, probe and calibration of every source, from the checkpoint's metrics.json."""
-    found = {s: m["retention"] for s, m in loaded.metrics.get("sources", {}).items() if "retention" in m}
-    name = escape(loaded.name)
-    if not found:
-        return (
-            f'<div class="rcdm"><p>The checkpoint {name} has not been measured: <code>rcdm evaluate</code>.</p></div>'
-        )
-    attributes = list(next(iter(found.values())))
-    rows = [[escape(s).replace("/", "/<wbr>"), *(_cell(kept[a]) for a in attributes)] for s, kept in found.items()]
-    free = next(iter(found.values()))
-    if all("null" in number for number in free.values()):
+    measured = {s: m["retention"] for s, m in loaded.metrics.get("sources", {}).items() if "retention" in m}
+    free: dict[str, Any] = next(iter(measured.values()), {})  # every source has the same null
+    attributes = list(free)
+    rows: list[list[str]] = [[_breakable(s), *(_cell(kept[a]) for a in attributes)] for s, kept in measured.items()]
+    if rows and all("null" in number for number in free.values()):
         rows.append(["unconditional draws", *(f"{free[a]['null']:.2f}" for a in attributes)])
-    head = ["source", *(escape(a.replace("_", " ")) for a in attributes)]
-    n, draws = loaded.metrics["retention_images"], loaded.metrics["retention_draws"]
-    words = (
-        f"<b>{name}</b>, on {n} held-out images x {draws} draws: retention · probe, and below them the calibration, ρ "
-        "(best at 1) or, where retention is above 0.9, δ (best at 0). Unconditional draws are the null of retention."
-    )
-    return f'<div class="rcdm"><p>{words}</p></div>{table_html(head, rows)}'
+    head = ["source", *(a.replace("_", " ") for a in attributes)]
+    return render("calibration.html", name=loaded.name, metrics=loaded.metrics, head=head, rows=rows)
 
 
-def _cell(number: dict[str, Any]) -> str:
+def _breakable(source: str) -> Markup:
+    """A line may end after the slash of its name."""
+    return Markup("/<wbr>").join(source.split("/"))
+
+
+def _cell(number: dict[str, Any]) -> Markup:
     probe = f" · {number['probe']:.2f}" if "probe" in number else ""
-    return f"{number['value']:.2f}{probe}<small>{calibration_of(number)}</small>"
+    return Markup("{:.2f}{}<small>{}</small>").format(number["value"], probe, calibration_of(number))

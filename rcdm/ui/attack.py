@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from rcdm.figures.result import StudyResult
 from rcdm.ui.controls import Asked, Controls, run_tab
@@ -17,9 +18,9 @@ from rcdm.ui.frames import frames_html
 
 WORDS = """**How far can a hardly visible change move it?** Every pixel may change by a few grey levels of 255,
 chosen to move the representation as far as possible; then images are drawn from what it became."""
-NOTE = """<p class="legend">The curves: distance that the representation moves, over that to another image (1),
+NOTE = Markup("""<p class="legend">The curves: distance that the representation moves, over that to another image (1),
 averaged over {n} images: yours and {others} more. A random change of every pixel, as large
-as the largest attack, moves it by {random}.</p>"""
+as the largest attack, moves it by {random}.</p>""")
 
 
 def build(engine: Engine, controls: Controls) -> None:
@@ -27,9 +28,9 @@ def build(engine: Engine, controls: Controls) -> None:
     gr.Markdown(WORDS)
     strength = gr.Slider(5, 40, 20, step=5, label="Steps of the attack")
 
-    def make(wanted: Asked, strength: float) -> tuple[Job, Callable[[Any], str]]:
+    def make(choices: Asked, strength: float) -> tuple[Job, Callable[[Any], str]]:
         job = Study(
-            "adversarial", (wanted.picture,), wanted.sources, wanted.seeds[:1], wanted.steps,
+            "adversarial", (choices.picture,), choices.sources, choices.seeds[:1], choices.steps,
             (("steps", int(strength)),), companions=COMPANIONS,
         )  # fmt: skip
         return job, shown
@@ -37,11 +38,11 @@ def build(engine: Engine, controls: Controls) -> None:
     run_tab(engine, controls, make, [strength], button="Attack", name="attack")
 
 
-def shown(result: StudyResult) -> str:
+def shown(result: StudyResult) -> Markup:
     """The ladder of strengths, and how far the representation went."""
-    found = result.numbers["sources"]
-    curves = {name: [number["value"] for number in numbers["distance"]] for name, numbers in found.items()}
-    random = ", ".join(f"{numbers['random'][-1]['value']:.2f} ({name})" for name, numbers in found.items())
+    sources = result.numbers["sources"]
+    curves = {name: [number["value"] for number in numbers["distance"]] for name, numbers in sources.items()}
+    random = ", ".join(f"{numbers['random'][-1]['value']:.2f} ({name})" for name, numbers in sources.items())
     n = result.numbers["images"]
     rows = tuple(row.replace(", image 0", ", your image").replace(", image ", ", other image ") for row in result.rows)
     return frames_html(

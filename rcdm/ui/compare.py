@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from rcdm.ui.controls import Asked, Controls, asked, run_tab, wire
 from rcdm.ui.drawing import Columns, Progress
@@ -16,7 +16,7 @@ from rcdm.ui.exploring import Bits, Nearest
 from rcdm.ui.export import KINDS, Result, command_of, link_of
 from rcdm.ui.guard import LARGEST_SEED, in_a_sentence
 from rcdm.ui.loaded import NO_DATA
-from rcdm.ui.sheet import EMPTY, bits_html, nearest_html, sheet_html, skeleton_html, status_html
+from rcdm.ui.sheet import EMPTY, bits_html, nearest_html, render, sheet_html, skeleton_html, status_html
 from rcdm.ui.store import key_of
 
 MOST_ROWS = 6
@@ -73,23 +73,23 @@ def _next_seed(seed: float | None, number: int) -> int:
     return after if after <= LARGEST_SEED - int(number) else 0
 
 
-def _draw(engine: Engine, request: gr.Request, wanted: Asked, above: list[str]) -> Iterator[Any]:
+def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str]) -> Iterator[Any]:
     """Draw one row below those `above`: status, sheets, what can be taken away, and the keys of all rows."""
     with in_a_sentence():
-        job = Columns(wanted.picture, wanted.sources, wanted.seeds, wanted.steps)
-        given, begun = wanted.given, time.monotonic()
+        job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps)
+        given, begun = choices.given, time.monotonic()
         kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
         task = f"{len(job.sources)} × {len(job.seeds)} images"
-        top, first = "".join(_sheet(result, i == 0) for i, result in enumerate(kept)), not kept
+        top, first = Markup().join(_sheet(result, i == 0) for i, result in enumerate(kept)), not kept
         waiting = skeleton_html(given, job.sources, job.seeds, first=first)
         yield status_html(f"Drawing {task} …", 0), top + waiting, gr.skip(), gr.skip()
-        for item in engine.run(wanted.loaded.name, job, request):
+        for item in engine.run(choices.loaded.name, job, request):
             if isinstance(item, Progress):
                 words = status_html(f"Drawing {task}: {item.words}", item.share)
                 yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
             elif isinstance(item, tuple):
-                result = Result(wanted.loaded.name, job, given, item[0], wanted.example)
-                key = key_of("result", wanted.loaded.name, job)
+                result = Result(choices.loaded.name, job, given, item[0], choices.example)
+                key = key_of("result", choices.loaded.name, job)
                 engine.store.put(key, result)
                 done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
                 yield done, top + _sheet(result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
@@ -97,19 +97,14 @@ def _draw(engine: Engine, request: gr.Request, wanted: Asked, above: list[str]) 
                 yield gr.skip()
 
 
-def _sheet(result: Result, first: bool) -> str:
+def _sheet(result: Result, first: bool) -> Markup:
     return sheet_html(result.given, result.columns, result.job.seeds, first=first)
 
 
-def take_html(result: Result, key: str) -> str:
+def take_html(result: Result, key: str) -> Markup:
     """Links to the files of a drawing, a link to its settings, and its command."""
-    files = "".join(f'<a download href="drawings/{key}.{kind}">{kind.upper()}</a>' for kind in KINDS)
-    link = f'<a class="permalink" href="{escape(link_of(result))}" target="_blank">Link to these settings</a>'
-    photo = "" if result.photo else " (in place of PHOTO, your file; the link cannot carry it either)"
-    return (
-        f'<div class="rcdm"><div class="take"><b>Take it away</b>{files}{link}</div>'
-        f'<p class="legend">The same from a shell, with the same seeds{photo}:</p>'
-        f"<pre><code>{escape(command_of(result))}</code></pre></div>"
+    return render(
+        "take.html", key=key, kinds=KINDS, link=link_of(result), command=command_of(result), photo=result.photo
     )
 
 
@@ -117,10 +112,10 @@ def _more(engine: Engine, controls: Controls) -> None:
     """What is computed on request alone: bits, and the nearest training images."""
     with gr.Accordion("More about this image", open=False, elem_classes="more"):
         run_tab(
-            engine, controls, lambda wanted: (Bits(wanted.picture, wanted.sources), bits_html), [],
+            engine, controls, lambda choices: (Bits(choices.picture, choices.sources), bits_html), [],
             button="Bits per source", name="bits",
         )  # fmt: skip
         run_tab(
-            engine, controls, lambda wanted: (Nearest(wanted.picture, wanted.sources), nearest_html), [],
+            engine, controls, lambda choices: (Nearest(choices.picture, choices.sources), nearest_html), [],
             button="Nearest training images", name="nearest", lacks=lambda loaded: "" if loaded.data else NO_DATA,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 from PIL import Image
 
 from rcdm.data import images as im
@@ -18,7 +19,7 @@ from rcdm.ui.drawing import Job, Progress
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.guard import LARGEST_SEED, chosen, in_a_sentence, read_photo, whole
 from rcdm.ui.loaded import EXAMPLES_FOLDER, Loaded
-from rcdm.ui.sheet import SEEN, given_html, status_html
+from rcdm.ui.sheet import render, status_html
 
 EXAMPLES = {name: EXAMPLES_FOLDER / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")}
 NOT_SHOWN_BY_BROWSERS = (".tif", ".tiff", ".heic", ".heif")
@@ -105,9 +106,9 @@ def default_sources(names: Sequence[str]) -> list[str]:
     return pair or list(names[:2])
 
 
-def caution_html(loaded: Loaded) -> str:
+def caution_html(loaded: Loaded) -> Markup:
     """What a visitor should know about a checkpoint, or nothing."""
-    return f'<div class="rcdm meta">{escape(loaded.pipe.caution)}</div>'
+    return Markup('<div class="rcdm meta">{}</div>').format(loaded.pipe.caution)
 
 
 def build_controls(engine: Engine) -> Controls:
@@ -160,13 +161,13 @@ def look_at(engine: Engine, controls: Controls, event: Callable[..., Any]) -> No
         convert = png_fits and Path(photo).suffix.lower() in NOT_SHOWN_BY_BROWSERS
         return picture if convert else gr.skip(), _view(loaded, picture)
 
-    given = [controls.photo, controls.checkpoint]
-    event(look, given, [controls.photo, controls.view], show_progress="hidden", api_visibility="private")
+    inputs = [controls.photo, controls.checkpoint]
+    event(look, inputs, [controls.photo, controls.view], show_progress="hidden", api_visibility="private")
 
 
-def _view(loaded: Loaded, picture: Image.Image) -> str:
+def _view(loaded: Loaded, picture: Image.Image) -> Markup:
     square = seen(loaded, picture, loaded.pipe.sources.names[0])
-    return f'<div class="rcdm view">{given_html(square, SEEN.format(square.width))}</div>'
+    return render("view.html", square=square)
 
 
 def run_tab(
@@ -186,12 +187,12 @@ def run_tab(
 
     def work(request: gr.Request, *values: Any) -> Iterator[Any]:
         with in_a_sentence():
-            wanted = asked(engine, *values[:6])
-            job, shown = make(wanted, *values[6:])
+            choices = asked(engine, *values[:6])
+            job, shown = make(choices, *values[6:])
             yield status_html("Working …", 0), gr.skip()
-            for item in engine.run(wanted.loaded.name, job, request):
+            for item in engine.run(choices.loaded.name, job, request):
                 if isinstance(item, Progress):
-                    yield status_html(f"Working: {escape(item.words)} …", item.share), gr.skip()
+                    yield status_html(f"Working: {item.words} …", item.share), gr.skip()
                 elif isinstance(item, tuple):
                     yield status_html("Done."), shown(item[0])
                 else:
@@ -205,7 +206,7 @@ def run_tab(
 
     def renew(checkpoint: str) -> tuple[Any, str, str]:
         lacking = lacks(engine[checkpoint])
-        return gr.update(interactive=not lacking), status_html(escape(lacking)), ""
+        return gr.update(interactive=not lacking), status_html(lacking), ""
 
     first, status.value, _ = renew(engine.settings.checkpoint)
     start.interactive = first["interactive"]

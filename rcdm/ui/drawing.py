@@ -115,9 +115,9 @@ class Columns:
 def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor) -> Column:
     """Drawn images [K,3,H,W] of one source, and h [D], perhaps padded -> their column with its numbers."""
     pipe = loaded.pipe
-    given = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
+    encoded = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
     again = pipe.unet.standardise(pipe.encode(drawn, source), source)
-    alike = similarity(again, given.expand_as(again)).tolist()
+    alike = similarity(again, encoded.expand_as(again)).tolist()
     floor = loaded.similarity_floor(source)
     foreign = None if floor is None else sum(alike) / len(alike) < floor
     column = Column(source, im.to_pil(drawn), alike, foreign=foreign)
@@ -141,10 +141,10 @@ def checked(pipe: RCDMPipeline, check: Check, count: Callable[[int], None] = lam
     """Run `check()` and `count(images)` before every call of the denoiser in this thread, whoever makes it."""
     me = threading.get_ident()
 
-    def before(_unet: Any, given: tuple[Any, ...]) -> None:
+    def before(_unet: Any, arguments: tuple[Any, ...]) -> None:
         if threading.get_ident() == me:
             check()
-            count(len(given[0]))
+            count(len(arguments[0]))
 
     hook = pipe.unet.register_forward_pre_hook(before)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from rcdm.data import sprites
 from rcdm.figures.result import StudyResult
@@ -21,8 +22,8 @@ from rcdm.ui.sheet import table_html
 WORDS = """**What happens along a direction?** The representation is pushed along directions found in training
 images: those that go with an attribute, or the main ones. The slider says how far, in deviations over these images."""
 METHODS = {"Attributes": "attributes", "Main directions": "principal"}
-NOTE = """<p class="legend">How far each attribute of the draws moves per deviation, in its own deviations, over
-{images} image: a clean direction moves its own attribute alone.</p>"""
+NOTE = Markup("""<p class="legend">How far each attribute of the draws moves per deviation, in its own deviations, over
+{images} image: a clean direction moves its own attribute alone.</p>""")
 
 
 def build(engine: Engine, controls: Controls) -> None:
@@ -32,10 +33,10 @@ def build(engine: Engine, controls: Controls) -> None:
         method = gr.Radio(list(METHODS.items()), value="attributes", label="Directions")
         reach = gr.Slider(0.5, 4, 2, step=0.5, label="Largest push (deviations)")
 
-    def make(wanted: Asked, method: str, reach: float) -> tuple[Job, Callable[[Any], str]]:
+    def make(choices: Asked, method: str, reach: float) -> tuple[Job, Callable[[Any], str]]:
         settings = (("method", method), ("reach", float(reach)))
-        pictures, seeds = (wanted.picture,), wanted.seeds[:1]
-        return Study("manipulation", pictures, wanted.sources, seeds, wanted.steps, settings, directions=True), shown
+        pictures, seeds = (choices.picture,), choices.seeds[:1]
+        return Study("manipulation", pictures, choices.sources, seeds, choices.steps, settings, directions=True), shown
 
     def lacks(loaded: Loaded) -> str:
         return "" if loaded.data or has_directions(loaded.pipe) else NO_DATA
@@ -43,12 +44,12 @@ def build(engine: Engine, controls: Controls) -> None:
     run_tab(engine, controls, make, [method, reach], button="Draw the directions", name="edit", lacks=lacks)
 
 
-def shown(result: StudyResult) -> str:
+def shown(result: StudyResult) -> Markup:
     """A ladder per direction, the sources side by side, and tables of what moves."""
     ladder, places = _side_by_side(result)
-    tables = ""
-    for source, found in result.numbers["sources"].items():
-        moves = found["moves"]
+    tables = Markup()
+    for source, numbers in result.numbers["sources"].items():
+        moves = numbers["moves"]
         names = list(next(iter(moves.values())))
         lines = [[spoken(way), *(f"{line[name]:.2f}" for name in names)] for way, line in moves.items()]
         tables += table_html([source, *(name.replace("_", " ") for name in names)], lines)

@@ -17,7 +17,7 @@ from rcdm.ui.guard import Rate
 from rcdm.ui.loaded import Loaded, Shelf
 from rcdm.ui.settings import Settings
 from rcdm.ui.store import Store, key_of
-from rcdm.ui.together import Turns
+from rcdm.ui.together import SharedCalls
 
 
 def hosted() -> bool:
@@ -41,7 +41,7 @@ class Engine:
         self.store = Store(settings.result_mib * 2**20, settings.keep_minutes * 60)
         self.rate = Rate(settings.rate)
         on_cpu = torch.device(device or best_device()).type == "cpu"
-        self._turns = Turns(lanes=torch.get_num_threads() if on_cpu else 1)
+        self._shared = SharedCalls(lanes=torch.get_num_threads() if on_cpu else 1)
         self._stream = on_hosted_gpu(self._perform)
 
     def __getitem__(self, checkpoint: str) -> Loaded:
@@ -77,7 +77,7 @@ class Engine:
 
     def _perform(self, checkpoint: str, job: Job) -> Iterator[Progress | tuple[Any] | None]:
         def work(show: Callable[[Progress], None], check: Callable[[], None]) -> tuple[Any]:
-            with self._turns.job():
+            with self._shared.job():
                 check()
                 return (job.run(self.shelf[checkpoint], show, check),)
 

@@ -16,9 +16,8 @@ from urllib.parse import urlencode
 from PIL import Image
 
 import rcdm
-from rcdm.data import images as im
+from rcdm.figures.grids import grid_png
 from rcdm.ui.drawing import Column, Columns
-from rcdm.ui.sheet import png_of
 
 CELL = 256  # pixels of an image in the PNG: 2 cm at 300 dots per inch
 INCH = 0.9  # side of an image in the PDF
@@ -37,11 +36,9 @@ class Result:
 
 def as_png(result: Result) -> bytes:
     """A row per source: the given image, then a draw per seed, with labels."""
-    rows = [[result.given, *column.images] for column in result.columns]
-    side = max(image.width for image in rows[0])
-    cell = side * max(1, round(CELL / side))
+    images = [image for column in result.columns for image in (result.given, *column.images)]
     labels = ["given", *(f"seed {seed}" for seed in result.job.seeds)]
-    return png_of(im.grid(rows, row_labels=[c.source for c in result.columns], column_labels=labels, cell=cell))
+    return grid_png(images, [column.source for column in result.columns], labels, pixels=CELL)
 
 
 def as_pdf(result: Result) -> bytes:

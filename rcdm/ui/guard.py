@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from cachetools import LRUCache
 from PIL import Image
 
 from rcdm.data import images as im
@@ -62,7 +63,7 @@ class Rate:
 
     def __init__(self, limit: int, *, seconds: float = 60) -> None:
         self._limit, self._seconds = limit, seconds
-        self._calls: OrderedDict[str, deque[float]] = OrderedDict()
+        self._calls: LRUCache[str, deque[float]] = LRUCache(MOST_CLIENTS)
         self._lock = threading.Lock()
 
     def check(self, request: gr.Request | None) -> None:
@@ -72,9 +73,6 @@ class Rate:
         client, now = client_of(request), time.monotonic()
         with self._lock:
             calls = self._calls.setdefault(client, deque())
-            self._calls.move_to_end(client)
-            while len(self._calls) > MOST_CLIENTS:
-                self._calls.popitem(last=False)
             while calls and now - calls[0] > self._seconds:
                 calls.popleft()
             if len(calls) >= self._limit:

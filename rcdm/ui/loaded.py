@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor
 
@@ -92,8 +92,10 @@ class Shelf:
     def __init__(
         self, names: Sequence[str], *, max_bytes: int, data: str = "", device: torch.device | str | None = None
     ) -> None:
-        self.names, self._max_bytes, self._data, self._device = tuple(names), max_bytes, data, device
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self.names, self._data, self._device = tuple(names), data, device
+        self._loaded: LRUCache[str, Loaded] = LRUCache(  # one that is larger than the limit takes all of it, and stays
+            max_bytes, getsizeof=lambda loaded: min(loaded.size(), max_bytes)
+        )
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Loaded:
@@ -102,14 +104,11 @@ class Shelf:
             raise ValueError(f"There is no checkpoint {name!r} here; choose one of {', '.join(self.names)}.")
         with self._lock:
             if name not in self._loaded:
-                data = self._data if name == self.names[0] else ""
                 pipe = load(name, device=self._device)
                 share(pipe)
-                self._loaded[name] = Loaded(name, pipe, data)
-            self._loaded.move_to_end(name)
-            while len(self._loaded) > 1 and sum(item.size() for item in self._loaded.values()) > self._max_bytes:
-                self._loaded.popitem(last=False)
-            return self._loaded[name]
+                self._loaded[name] = Loaded(name, pipe, self._data if name == self.names[0] else "")
+            loaded: Loaded = self._loaded[name]
+            return loaded
 
     def __len__(self) -> int:
         """How many are in memory."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from rcdm.figures.result import StudyResult
 from rcdm.studies import STUDIES
@@ -20,8 +21,8 @@ from rcdm.ui.guard import read_photo
 POINTS = 9
 WORDS = """**What lies between two images?** The slider goes from the representation of the image on the left to that
 of the second image here, always with the same noise; a smooth path changes little by little."""
-NOTE = """<p class="legend">The curves: distance between neighbouring draws, over that between the two images; an
-even path has {even:.2f} everywhere.</p>"""
+NOTE = Markup("""<p class="legend">The curves: distance between neighbouring draws, over that between the two images; an
+even path has {even:.2f} everywhere.</p>""")
 
 
 def build(engine: Engine, controls: Controls) -> None:
@@ -33,17 +34,17 @@ def build(engine: Engine, controls: Controls) -> None:
         )
         path = gr.Radio(list(STUDIES["interpolation"].option("path").choices), value="linear", label="Path")
 
-    def make(wanted: Asked, second: str | None, path: str) -> tuple[Job, Callable[[Any], str]]:
+    def make(choices: Asked, second: str | None, path: str) -> tuple[Job, Callable[[Any], str]]:
         settings = (("path", path), ("points", POINTS))
-        pictures = (wanted.picture, read_photo(second))
-        return Study("interpolation", pictures, wanted.sources, wanted.seeds[:1], wanted.steps, settings), shown
+        pictures = (choices.picture, read_photo(second))
+        return Study("interpolation", pictures, choices.sources, choices.seeds[:1], choices.steps, settings), shown
 
     run_tab(engine, controls, make, [second, path], button="Draw the path", name="mix")
 
 
-def shown(result: StudyResult) -> str:
+def shown(result: StudyResult) -> Markup:
     """The path as a slider, with the jumps; the given images at its ends stand beside the tab already."""
-    jumps = {name: [0.0, *found["jumps"]] for name, found in result.numbers["sources"].items()}
+    jumps = {name: [0.0, *numbers["jumps"]] for name, numbers in result.numbers["sources"].items()}
     width = len(result.columns)
     drawn = [image for i, image in enumerate(result.images) if 0 < i % width < width - 1]
     path = replace(result, images=drawn, columns=result.columns[1:-1])

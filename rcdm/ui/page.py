@@ -108,10 +108,10 @@ def launch(engine: Engine, *, prevent_thread_lock: bool = False) -> gr.Blocks:
 
 def _wait(page: gr.Blocks) -> None:
     """Until SIGINT or SIGTERM; then close, without waiting for whoever still listens."""
-    told = threading.Event()
+    stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.set())
-    told.wait()
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
     threading.Thread(target=page.close, daemon=True).start()
     page.server.thread.join(timeout=3)
 

@@ -41,10 +41,12 @@ def variable(name: str) -> str:
 
 def from_environment() -> Settings:
     """The defaults, overruled by the environment. Raises ValueError for a value that cannot be read."""
-    found = {f.name: _parsed(f.name, os.environ[variable(f.name)]) for f in _fields() if variable(f.name) in os.environ}
+    values = {
+        f.name: _parsed(f.name, os.environ[variable(f.name)]) for f in _fields() if variable(f.name) in os.environ
+    }
     if "GRADIO_SERVER_NAME" in os.environ:  # set on a hosted Space
-        found.setdefault("host", os.environ["GRADIO_SERVER_NAME"])
-    return Settings(**found)
+        values.setdefault("host", os.environ["GRADIO_SERVER_NAME"])
+    return Settings(**values)
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
@@ -61,8 +63,8 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
 
 def from_options(options: argparse.Namespace) -> Settings:
     """What the command line says, else the environment, else the defaults."""
-    given = {f.name: value for f in _fields() if (value := getattr(options, f.name, None)) is not None}
-    return dataclasses.replace(from_environment(), **given)
+    values = {f.name: value for f in _fields() if (value := getattr(options, f.name, None)) is not None}
+    return dataclasses.replace(from_environment(), **values)
 
 
 def _fields() -> tuple[dataclasses.Field[Any], ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 from PIL import Image
 
 from rcdm.data import images as im
@@ -25,8 +26,13 @@ SPRITE = {
 PIXELS = 256
 WORDS = """**Is it true?** Here the truth is known: set the factors of a drawn shape, and the table says what the
 draws of each source say about every factor, beside what was set."""
-NOTE = """<p class="legend">Read off the draws by a small network (angles in turns). <b>±</b> is their deviation:
-small where the representation holds the factor. Retention is that of these draws alone.</p>"""
+NOTE = Markup("""<div class="rcdm"><p class="legend">Read off the draws by a small network (angles in turns).
+<b>±</b> is their deviation: small where the representation holds the factor. Retention is that of these draws
+alone.</p></div>""")
+LACKING = Markup(
+    '<div class="rcdm"><p>Take a checkpoint of the drawn world and at least 2 images per source to read factors.</p>'
+    "</div>"
+)
 
 OTHER_WORLD = "This needs a checkpoint of the drawn world: choose sprites-32."
 
@@ -61,31 +67,31 @@ def build(engine: Engine, controls: Controls) -> None:
     def lacks(loaded: Loaded) -> str:
         return "" if loaded.pipe.config.trained_on in ("", "sprites") else OTHER_WORLD
 
-    def make(wanted: Asked, *values: Any) -> tuple[Job, Callable[[Any], str]]:
+    def make(choices: Asked, *values: Any) -> tuple[Job, Callable[[Any], str]]:
         truth = dict(zip(sprites.KINDS, values, strict=True))
-        job = Columns(sprite(**truth), wanted.sources, wanted.seeds, wanted.steps)
-        given = im.centre_crop(job.picture, wanted.given.width)
-        return job, lambda columns: shown(given, columns, wanted.seeds, truth)
+        job = Columns(sprite(**truth), choices.sources, choices.seeds, choices.steps)
+        given = im.centre_crop(job.picture, choices.given.width)
+        return job, lambda columns: shown(given, columns, choices.seeds, truth)
 
     run_tab(engine, controls, make, factors, button="What is kept of it?", name="lab", lacks=lacks)
 
 
-def shown(given: Image.Image, columns: list[Column], seeds: tuple[int, ...], truth: dict[str, Any]) -> str:
+def shown(given: Image.Image, columns: list[Column], seeds: tuple[int, ...], truth: dict[str, Any]) -> Markup:
     """The table of factors, then the columns."""
     read = {column.source: read_factors(column) for column in columns}
-    if not all(set(found) == set(sprites.KINDS) for found in read.values()):
-        words = "<p>Take a checkpoint of the drawn world and at least 2 images per source to read factors.</p>"
-        return f'<div class="rcdm">{words}</div>' + sheet_html(given, columns, seeds)
+    if not all(set(factors) == set(sprites.KINDS) for factors in read.values()):
+        return LACKING + sheet_html(given, columns, seeds)
     rows = []
     for name, value in truth.items():
         cells = [name.replace("_", " "), value if isinstance(value, str) else f"{value:.2f}"]
         for column in columns:
             says, spread = read[column.source][name]
             kept = column.kept.get(name)
-            cells.append(f"{says} <small>{spread}{'' if kept is None else f', retention {kept.value:.2f}'}</small>")
+            note = spread if kept is None else f"{spread}, retention {kept.value:.2f}"
+            cells.append(Markup("{} <small>{}</small>").format(says, note))
         rows.append(cells)
     table = table_html(["factor", "truth", *(column.source for column in columns)], rows)
-    return table + f'<div class="rcdm">{NOTE}</div>' + sheet_html(given, columns, seeds)
+    return table + NOTE + sheet_html(given, columns, seeds)
 
 
 def factor_controls() -> list[gr.components.Component]:

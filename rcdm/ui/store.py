@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
-from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from cachetools import TTLCache
 from PIL import Image
+
+SWEEPS = 20
+"""How often what is too old is looked for in the time that values may stay."""
 
 
 def key_of(*parts: Any) -> str:
@@ -49,60 +52,41 @@ def size_of(value: Any) -> int:
 
 
 class Store:
-    """Values by key, each for `seconds`, all together at most `max_bytes`: the oldest go first."""
+    """Values by key, each for at most `seconds`, all together at most `max_bytes`: the least recently used go first."""
 
     def __init__(self, max_bytes: int, seconds: float) -> None:
-        self._max_bytes, self._seconds = max_bytes, seconds
-        self._items: OrderedDict[str, tuple[float, int, Any]] = OrderedDict()
-        self._bytes = 0
+        self._pause = seconds / SWEEPS
+        self._values: TTLCache[str, Any] = TTLCache(max_bytes, seconds - self._pause, getsizeof=size_of)
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
     def put(self, key: str, value: Any) -> None:
         """Keep a value; one that alone passes the limit is not kept."""
-        size = size_of(value)
         with self._lock:
-            self._drop(key)
-            if size > self._max_bytes:
-                return
-            self._items[key] = (time.monotonic(), size, value)
-            self._bytes += size
-            self._forget()
-            self._look_again()
+            self._values.pop(key, None)
+            with suppress(ValueError):  # too large
+                self._values[key] = value
+            self._sweep_later()
 
     def get(self, key: str) -> Any | None:
         """The value, or None when there is none any more."""
         with self._lock:
-            self._forget()
-            item = self._items.get(key)
-            return None if item is None else item[2]
+            return self._values.get(key)
 
     @property
     def bytes(self) -> int:
         """Of all that is kept."""
-        return self._bytes
+        return int(self._values.currsize)
 
-    def _forget(self) -> None:
-        while self._items:
-            key, (born, _, _) = next(iter(self._items.items()))
-            if self._bytes <= self._max_bytes and time.monotonic() - born <= self._seconds:
-                return
-            self._drop(key)
-
-    def _look_again(self) -> None:
-        """Forget the oldest in time also when nobody asks for anything."""
-        if self._timer is None and self._items:
-            born = next(iter(self._items.values()))[0]
-            self._timer = threading.Timer(max(born + self._seconds - time.monotonic(), 0) + 0.05, self._sweep)
+    def _sweep_later(self) -> None:
+        """A TTLCache forgets when it is asked; this forgets also when nobody asks for anything."""
+        if self._timer is None and self._values.currsize:
+            self._timer = threading.Timer(self._pause, self._sweep)
             self._timer.daemon = True
             self._timer.start()
 
     def _sweep(self) -> None:
         with self._lock:
             self._timer = None
-            self._forget()
-            self._look_again()
-
-    def _drop(self, key: str) -> None:
-        if key in self._items:
-            self._bytes -= self._items.pop(key)[1]
+            self._values.expire()
+            self._sweep_later()

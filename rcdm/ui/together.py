@@ -41,7 +41,7 @@ class _Call:
         return self.network is other.network and alike and self.x.device == other.x.device
 
 
-class Turns:
+class SharedCalls:
     """The jobs under way on a device: what they ask of a denoiser is computed together.
 
     A call of the denoiser is made once all jobs that draw wait for one, so a job joins the others at their next step
@@ -62,12 +62,12 @@ class Turns:
     @contextmanager
     def job(self) -> Iterator[None]:
         """Calls of a denoiser that are made inside, in this thread, are made together with those of other jobs."""
-        _here.turns, _here.drawing = self, False
+        _here.shared, _here.drawing = self, False
         self._share_cores()
         try:
             yield
         finally:
-            _here.turns = None
+            _here.shared = None
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -121,13 +121,13 @@ class Turns:
 @contextmanager
 def drawing() -> Iterator[None]:
     """What asks a denoiser again and again should do so inside: the other jobs then wait for each of its calls."""
-    turns: Turns | None = getattr(_here, "turns", None)
-    if turns is None or _here.drawing:
+    shared: SharedCalls | None = getattr(_here, "shared", None)
+    if shared is None or _here.drawing:
         yield
         return
     _here.drawing = True
     try:
-        with turns.drawing():
+        with shared.drawing():
             yield
     finally:
         _here.drawing = False
@@ -153,17 +153,17 @@ def share(pipe: Any) -> None:
 
 def call(network: Callable[..., Any], x: Tensor, timestep: Tensor | float | int, embedding: Tensor) -> Tensor:
     """`network(x, timestep, class_labels=embedding).sample`, [B,C,H,W]; in a job perhaps with the images of others."""
-    turns: Turns | None = getattr(_here, "turns", None)
-    if turns is None or torch.is_grad_enabled():
+    shared: SharedCalls | None = getattr(_here, "shared", None)
+    if shared is None or torch.is_grad_enabled():
         out: Tensor = network(x, timestep, class_labels=embedding).sample
         return out
-    wanted = _Call(network, x, timestep, embedding)
+    asked = _Call(network, x, timestep, embedding)
     with drawing():
-        turns.wait_for(wanted)
-    if wanted.error is not None:
-        raise wanted.error
-    assert wanted.answer is not None
-    return wanted.answer
+        shared.wait_for(asked)
+    if asked.error is not None:
+        raise asked.error
+    assert asked.answer is not None
+    return asked.answer
 
 
 def _batches(calls: Sequence[_Call]) -> list[list[_Call]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from rcdm.data.transformations import TRANSFORMATIONS
 from rcdm.figures.result import StudyResult
@@ -17,8 +18,8 @@ from rcdm.ui.frames import frames_html
 
 WORDS = """**What does it ignore?** Pick a change of the image and drag its strength: draws that stay as they are
 come from a representation that does not notice it."""
-NOTE = """<p class="legend"><b>Alignment</b>, the curve: squared distance that the representation moves, over that to
-another image on average. 0 is invariant, 1 is as far as another image. {views}</p>"""
+NOTE = Markup("""<p class="legend"><b>Alignment</b>, the curve: squared distance that the representation moves, over
+that to another image on average. 0 is invariant, 1 is as far as another image. {views}</p>""")
 IN_VIEWS = "This change is usually part of the views that such networks are trained to ignore."
 NOT_IN_VIEWS = "This change is usually not part of the views that such networks are trained to ignore."
 
@@ -28,16 +29,16 @@ def build(engine: Engine, controls: Controls) -> None:
     gr.Markdown(WORDS)
     name = gr.Dropdown(list(TRANSFORMATIONS), value="hue", label="Change of the image")
 
-    def make(wanted: Asked, name: str) -> tuple[Job, Callable[[Any], str]]:
+    def make(choices: Asked, name: str) -> tuple[Job, Callable[[Any], str]]:
         if name not in TRANSFORMATIONS:
             raise ValueError(f"There is no change {str(name)[:40]!r}; choose one of {', '.join(TRANSFORMATIONS)}.")
-        return Transformed(wanted.picture, name, wanted.sources, wanted.seeds[0], wanted.steps), shown
+        return Transformed(choices.picture, name, choices.sources, choices.seeds[0], choices.steps), shown
 
     run_tab(engine, controls, make, [name], button="Draw every strength", name="transform")
 
 
-def shown(result: StudyResult) -> str:
+def shown(result: StudyResult) -> Markup:
     """The ladder of strengths with the alignment curve of every source."""
-    curves = {name: [0.0, *found["alignment"]] for name, found in result.numbers["sources"].items()}
+    curves = {name: [0.0, *numbers["alignment"]] for name, numbers in result.numbers["sources"].items()}
     note = NOTE.format(views=IN_VIEWS if result.numbers["in_views"] else NOT_IN_VIEWS)
     return frames_html(result, what="Strength", start=len(result.columns) - 1, curves=curves, note=note)

@@ -47,11 +47,11 @@ def test_sample_writes_a_grid_and_every_setting(photo, tiny_checkpoint, tmp_path
 
 def test_sample_draws_what_python_draws(photo, tiny_checkpoint, tmp_path, monkeypatch):
     grids = []
-    monkeypatch.setattr(im, "grid", lambda rows, **_: grids.append(rows) or Image.new("RGB", (4, 4)))
+    monkeypatch.setattr("rcdm.cli.sample.grid_png", lambda images, *_: grids.append(images) or b"")
     sample(photo, tiny_checkpoint, tmp_path / "a.png", "--seed", "5", "--samples", "2", "--source", "tiny/layer2")
     pipe = rcdm.load(tiny_checkpoint, device="cpu")
     drawn = pipe(im.decode(photo), source="tiny/layer2", seeds=[5, 6]).images
-    assert [image.tobytes() for image in grids[0][0][1:]] == [image.tobytes() for image in drawn]
+    assert [image.tobytes() for image in grids[0][1:]] == [image.tobytes() for image in drawn]
 
 
 def test_sample_takes_several_photographs_and_all_sources(photo, tiny_checkpoint, tmp_path):
@@ -68,7 +68,7 @@ def test_sample_puts_sources_side_by_side(photo, tiny_checkpoint, tmp_path, monk
     grids = {}
     for way in ("--across", "--seed=0"):
         monkeypatch.setattr(
-            im, "grid", lambda rows, _way=way, **_: grids.update({_way: rows}) or Image.new("RGB", (4, 4))
+            "rcdm.cli.sample.grid_png", lambda images, *_, _way=way: grids.update({_way: images}) or b""
         )
         sample(
             photo,
@@ -81,8 +81,8 @@ def test_sample_puts_sources_side_by_side(photo, tiny_checkpoint, tmp_path, monk
             "tiny/layer2",
             "tiny/backbone",
         )
-    (across,), below = grids["--across"], grids["--seed=0"]
-    assert [image.tobytes() for image in across[1:]] == [image.tobytes() for row in below for image in row[1:]]
+    across, below = grids["--across"], grids["--seed=0"]
+    assert [image.tobytes() for image in across[1:]] == [image.tobytes() for image in below[1:3] + below[4:]]
 
 
 @pytest.mark.parametrize(
@@ -299,17 +299,8 @@ def test_levels_of_a_published_network_are_listed_without_its_weights(capsys):
 def test_a_scheduler_is_chosen_by_name_and_written_down(tiny_checkpoint, tmp_path, capsys):
     photo = tmp_path / "photo.png"
     Image.linear_gradient("L").convert("RGB").save(photo)
-    plain = [
-        str(photo),
-        "--checkpoint",
-        str(tiny_checkpoint),
-        "--samples",
-        "1",
-        "--source",
-        "tiny/projector",
-        "--device",
-        "cpu",
-    ]
+    plain = [str(photo), "--checkpoint", str(tiny_checkpoint), "--samples", "2"]
+    plain += ["--source", "tiny/projector", "--device", "cpu"]
     for name, chosen in (("own", []), ("euler", ["--scheduler", "euler"])):
         cli.main(["sample", *plain, "--out", str(tmp_path / f"{name}.png"), *chosen])
     own, euler = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("own", "euler"))

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageCms, ImageFont
+from PIL import Image, ImageCms
 from safetensors.torch import load_file
 
-from rcdm.data import labels
-from rcdm.data.images import as_rgb, centre_crop, decode, grid, resize, to_pil, to_tensor
+from rcdm.data.images import as_rgb, centre_crop, decode, resize, to_pil, to_tensor
 
 torch.set_num_threads(1)
 RECORDED = Path(__file__).resolve().parents[1] / "recorded" / "official" / "misc"
@@ -427,81 +426,3 @@ def test_resize_agrees_with_pil() -> None:
     image = photo(64, 64)
     ours = to_pil(resize(to_tensor(image), 20))[0]
     assert difference(ours, image.resize((20, 20), Image.Resampling.BICUBIC)) <= 1
-
-
-# ---- grid ----
-
-
-def test_grid_enlarges_pixels_evenly_and_leaves_blanks_white() -> None:
-    small = photo(32, 32)
-    sheet = grid([[small, None], [None, small]])
-    assert sheet.mode == "RGB" and sheet.size == (2 + 2 * 98, 2 + 2 * 98)
-    enlarged = small.resize((96, 96), Image.Resampling.NEAREST)
-    for row in (0, 1):
-        for column in (0, 1):
-            cell = sheet.crop((2 + 98 * column, 2 + 98 * row, 98 + 98 * column, 98 + 98 * row))
-            assert difference(cell, enlarged if row == column else Image.new("RGB", (96, 96), "white")) == 0
-
-
-@pytest.mark.parametrize(("side", "cell"), [(28, 112), (32, 96), (64, 128), (96, 96), (128, 128)])
-def test_default_cell_is_a_multiple_of_the_image(side: int, cell: int) -> None:
-    assert grid([[photo(side, side)]], padding=0).size == (cell, cell)
-
-
-def test_grid_takes_any_mode_size_and_ragged_rows() -> None:
-    rows: list[list[Image.Image | None]] = [
-        [photo(10, 30).convert("L")],
-        [photo(200, 50).convert("RGBA"), None, photo(8, 8)],
-    ]
-    sheet = grid(rows, cell=40, padding=0)
-    assert sheet.size == (120, 80)
-    assert sheet.getpixel((2, 2)) == (255, 255, 255) and sheet.getpixel((20, 20)) != (255, 255, 255)
-
-
-def test_labels_stay_beside_their_cells_however_long() -> None:
-    picture, long = Image.new("RGB", (32, 32), "red"), "W" * 300 + " and/so_on " * 50
-    rows = [[picture] * 3] * 2
-    plain = grid(rows, padding=0)
-    sheet = grid(rows, padding=0, row_labels=["a", long], column_labels=["", long, ""])
-    left, top = sheet.width - plain.width, sheet.height - plain.height
-    assert 0 < left <= 96 + 6 and 0 < top <= 96
-    assert difference(sheet.crop((left, top, sheet.width, sheet.height)), plain) == 0
-    ink = ImageChops.invert(sheet)
-    for empty in ((0, 0, left, top), (left, 0, left + 96, top), (left + 192, 0, sheet.width, top)):
-        assert ink.crop(empty).getbbox() is None
-    for written in ((0, top, left, top + 96), (0, top + 96, left, sheet.height), (left + 96, 0, left + 192, top)):
-        assert ink.crop(written).getbbox() is not None
-
-
-def test_wrapped_lines_fit_and_keep_every_letter_that_has_room() -> None:
-    font = ImageFont.load_default(size=12)
-    text = "simclr-nojitter/projector of a photo  taken\nin 2020"
-    lines = labels.wrap(text, font, 92, 9)
-    assert "".join(lines).replace(" ", "") == "".join(text.split())
-    short = labels.wrap(text, font, 60, 2)
-    assert len(short) == 2 and short[1].endswith("…")
-    assert all(font.getlength(line) <= 92 for line in lines) and all(font.getlength(line) <= 60 for line in short)
-
-
-def test_labels_are_spelled_in_letters_the_font_has() -> None:
-    assert labels.legible("Élan – 3×, ±1 → ok\n猫…") == "Elan - 3x, ±1 -> ok ?…"
-    font = ImageFont.load_default(size=12)
-    missing = bytes(font.getmask("\ufffe"))
-    assert all(bytes(font.getmask(character)) != missing for character in labels.LEGIBLE - {" "})
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"rows": []},
-        {"rows": [[]]},
-        {"row_labels": ["a", "b"]},
-        {"column_labels": ["a", "b"]},
-        {"cell": 0},
-        {"padding": -1},
-        {"cell": 8, "row_labels": ["a"]},
-    ],
-)
-def test_grid_refuses_what_it_cannot_show(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r": (pass|use) .*\.$"):
-        grid(**{"rows": [[photo()]], **wrong})  # type: ignore[arg-type]

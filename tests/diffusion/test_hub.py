@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import RepoUrl
+from huggingface_hub import ModelCard, RepoUrl
 
 import rcdm
 from rcdm.diffusion import model_card, pipeline
@@ -56,7 +56,8 @@ def test_a_checkpoint_without_a_card_gets_one(tiny_checkpoint, tmp_path, uploads
     assert uploads["repo"] == ("me/copy", {"private": None, "token": "x", "exist_ok": True})
     for folder, name in ((tmp_path / "copy", "copy"), (uploads["folder"], "me/copy")):
         card = (folder / "README.md").read_text()
-        assert card.startswith("---\nlicense: other\nlibrary_name: diffusers\n")
+        head = ModelCard(card).data
+        assert (head.license, head.library_name, head.tags[0]) == ("other", "diffusers", "rcdm")
         assert f'rcdm.load("{name}")' in card and "16 px" in card and "unknown data" in card
         assert "| `tiny` | backbone, projector, layer2 | small_resnet | unknown |" in card
         assert "Nothing has been measured yet" in card

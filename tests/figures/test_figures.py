@@ -1,12 +1,14 @@
 """Figures: every pixel as it was drawn, one colour per source, numbers where they belong."""
 
+import io
+
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from rcdm.figures.general import _short
-from rcdm.figures.grids import Maps, grid_figures
+from rcdm.figures.grids import Maps, grid_figures, grid_png
 from rcdm.figures.intervals import interval_panels
 from rcdm.figures.matrix import matrix
 from rcdm.figures.result import StudyResult
@@ -40,6 +42,21 @@ def test_a_grid_holds_every_pixel(tmp_path, side):
     right = left + round(axes.width) - side * times
     third = pixels[top : top + side * times, right : right + side * times]
     assert np.array_equal(third, np.asarray(images[2]).repeat(times, 0).repeat(times, 1))
+
+
+@pytest.mark.parametrize(("side", "times"), [(16, 14), (32, 7), (224, 1), (512, 1)])
+def test_one_page_holds_every_pixel_however_long_its_labels_are(side, times):
+    images, long = noise(6, side), "W" * 300 + r" $\frac$ and/so_on_$1 " * 9
+    pixels = np.asarray(Image.open(io.BytesIO(grid_png(images, ("", long), ("a", "seed 1", long)))).convert("RGB"))
+    last = np.asarray(images[5]).repeat(times, 0).repeat(times, 1)
+    edge = 6  # right of and below the last one
+    corner = pixels[-edge - last.shape[0] : -edge, -edge - last.shape[1] : -edge]
+    assert np.array_equal(corner, last) and pixels.shape[1] < 3 * (last.shape[1] + 8) + 700
+
+
+def test_more_images_than_a_picture_can_hold_are_refused():
+    with pytest.raises(ValueError, match="too many for one picture"):
+        grid_png([Image.new("RGB", (512, 512))] * 200, ("",), [""] * 200)
 
 
 def test_a_grid_fits_pages_and_keeps_groups_together():

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_published import mlp, named
+from timm.models import get_pretrained_cfg
 from torch import nn
-from torchvision.models import VisionTransformer, vit_b_16
+from torchvision.models import ResNet50_Weights, VisionTransformer, ViT_B_16_Weights, vit_b_16
 
 import rcdm
 from rcdm.networks import published
@@ -22,6 +23,25 @@ from rcdm.networks.safe_load import read_checkpoint
 VITS = [name for name in PUBLISHED if "-vit" in name]
 WIDTHS = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "h": (1280, 32)}
 CLIP_WIDTHS = {"clip-vitb32": 512, "clip-vitb16": 512, "clip-vitl14": 768}
+
+
+TAGS = {
+    "dino": "dino", "dinov2": "lvd142m", "dinov3": "lvd1689m", "mae": "mae", "ijepa": "in1k_ijepa", "clip": "openai",
+    "siglip": "webli",
+}  # fmt: skip
+"""Family -> what timm calls its weights."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_pixels_are_normalised_as_timm_and_torchvision_do_for_these_weights(name):
+    entry, family = PUBLISHED[name], name.partition("-")[0]
+    if family in TAGS and entry.architecture == "timm":
+        known = get_pretrained_cfg(f"{entry.arguments['name']}.{TAGS[family]}")
+    else:  # the supervised ones are torchvision's; the others were trained with its example's constants
+        weights = ViT_B_16_Weights if name == "supervised-vitb16" else ResNet50_Weights
+        known = weights.IMAGENET1K_V1.transforms()
+    assert (*entry.preprocessing.mean, *entry.preprocessing.std) == (*known.mean, *known.std)
+    assert entry.preprocessing.size == 224
 
 
 def blank(*shape: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Jobs that take turns draw what each would draw alone, in common batches, and none stops another."""
+"""Jobs that share calls draw what each would draw alone, in common batches, and none stops another."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ from rcdm.ui.drawing import Columns, Job
 from rcdm.ui.engine import Engine
 from rcdm.ui.exploring import Encoding, Study
 from rcdm.ui.settings import Settings
-from rcdm.ui.together import Turns
+from rcdm.ui.together import SharedCalls
 
 BOTH = ("tiny/backbone", "tiny/projector")
 PICTURES = [Image.linear_gradient("L").rotate(90 * i).convert("RGB") for i in range(3)]
@@ -39,14 +39,14 @@ class Adder:
         return SimpleNamespace(sample=x + (steps + class_labels[:, 0])[:, None, None, None])
 
 
-def _at_once(turns: Turns, works: list[Callable[[], Any]]) -> list[Any]:
+def _at_once(shared: SharedCalls, works: list[Callable[[], Any]]) -> list[Any]:
     """Run each in a job of its own, all of them drawing before the first asks; results or errors."""
     found: list[Any] = [None] * len(works)
     there = threading.Barrier(len(works), timeout=10)
 
     def run(i: int) -> None:
         try:
-            with turns.job(), torch.no_grad(), together.drawing():
+            with shared.job(), torch.no_grad(), together.drawing():
                 there.wait()
                 found[i] = works[i]()
         except Exception as error:
@@ -68,29 +68,31 @@ def _asker(network: Adder, value: float, images: int = 2, calls: int = 3) -> Cal
 
 def test_jobs_share_calls_and_get_their_own_answers() -> None:
     network = Adder()
-    found = _at_once(Turns(), [_asker(network, 1.0), _asker(network, 2.0, images=3), _asker(network, 3.0, calls=5)])
+    found = _at_once(
+        SharedCalls(), [_asker(network, 1.0), _asker(network, 2.0, images=3), _asker(network, 3.0, calls=5)]
+    )
     assert found == [[12, 13, 14], [24, 25, 26], [36, 37, 38, 39, 40]]
     assert network.sizes == [7, 7, 7, 2, 2]
 
 
 def test_a_batch_has_a_largest_size_and_networks_are_kept_apart() -> None:
     first, second = Adder(), Adder()
-    _at_once(Turns(), [_asker(n, 1.0, together.MOST // 2, 1) for n in (first, first, first, second)])
+    _at_once(SharedCalls(), [_asker(n, 1.0, together.MOST // 2, 1) for n in (first, first, first, second)])
     assert first.sizes == [together.MOST, together.MOST // 2] and second.sizes == [together.MOST // 2]
 
 
 def test_an_error_of_a_call_is_raised_in_its_jobs_and_the_next_ones_work() -> None:
-    turns, network, other = Turns(), Adder(), Adder()
-    failed, fine = _at_once(turns, [_asker(network, -1.0), _asker(other, 1.0)])
+    shared, network, other = SharedCalls(), Adder(), Adder()
+    failed, fine = _at_once(shared, [_asker(network, -1.0), _asker(other, 1.0)])
     assert isinstance(failed, ValueError) and fine == [12, 13, 14]
-    assert _at_once(turns, [_asker(network, 1.0)]) == [[12, 13, 14]]
+    assert _at_once(shared, [_asker(network, 1.0)]) == [[12, 13, 14]]
 
 
 def test_outside_of_a_job_and_for_gradients_the_network_is_called_at_once() -> None:
-    network, turns = Adder(), Turns()
+    network, shared = Adder(), SharedCalls()
     with torch.no_grad():
         assert _asker(network, 1.0)() == [12, 13, 14]
-    with turns.job(), torch.enable_grad():
+    with shared.job(), torch.enable_grad():
         assert _asker(network, 1.0)() == [12, 13, 14]
 
 
@@ -105,8 +107,8 @@ def test_lanes_share_the_jobs_and_the_cores() -> None:
             return super().__call__(x, timestep, class_labels)
 
     threads: list[int] = []
-    network, turns = Meeting(), Turns(lanes=2)
-    found = _at_once(turns, [_asker(network, float(i)) for i in range(4)])
+    network, shared = Meeting(), SharedCalls(lanes=2)
+    found = _at_once(shared, [_asker(network, float(i)) for i in range(4)])
     assert found == [[11.0 * i + 1 * i + k for k in range(3)] for i in range(4)]
     assert network.sizes == [4] * 6 and set(threads) == {max(1, cores // 2)}
     assert torch.get_num_threads() == cores  # of this thread: each has a setting of its own
@@ -114,8 +116,8 @@ def test_lanes_share_the_jobs_and_the_cores() -> None:
 
 
 def test_a_lane_is_not_kept_from_who_is_there_alone() -> None:
-    network, turns = Adder(), Turns(lanes=4)
-    found = _at_once(turns, [_asker(network, 1.0, calls=2), _asker(network, 2.0, calls=1)])
+    network, shared = Adder(), SharedCalls(lanes=4)
+    found = _at_once(shared, [_asker(network, 1.0, calls=2), _asker(network, 2.0, calls=1)])
     assert found == [[12, 13], [24]] and network.sizes == [2, 2, 2]
 
 
@@ -149,7 +151,7 @@ def test_a_network_can_be_read_in_several_threads_at_once(pipe: rcdm.RCDMPipelin
 def engine(tiny_checkpoint: Path) -> Engine:
     """Of one lane, so that what is drawn together does not depend on the machine."""
     engine = Engine(Settings(checkpoint=str(tiny_checkpoint)), device="cpu")
-    engine._turns = Turns()
+    engine._shared = SharedCalls()
     return engine
 
 
@@ -161,10 +163,10 @@ def _draw_at_once(engine: Engine, jobs: list[Job]) -> list[Any]:
         found[i] = list(engine.run(engine.settings.checkpoint, jobs[i]))[-1][0]  # type: ignore[index]
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(jobs))]
-    with engine._turns.drawing():  # holds the first calls back until all of them are there
+    with engine._shared.drawing():  # holds the first calls back until all of them are there
         for thread in threads:
             thread.start()
-        while engine._turns._drawing < 1 + len(jobs):
+        while engine._shared._drawing < 1 + len(jobs):
             time.sleep(0.01)
     for thread in threads:
         thread.join(30)

@@ -382,6 +382,22 @@ def test_the_store_forgets_by_size_and_age() -> None:
     assert brief.bytes == 0 and brief.get("a") is None  # forgotten before anybody asked
 
 
+def test_what_was_asked_for_last_stays_longest_but_not_longer() -> None:
+    store = Store(max_bytes=150, seconds=0.4)
+    for key in "ab":
+        store.put(key, 1)  # 64 bytes each
+    assert store.get("a") == 1
+    store.put("c", 1)
+    assert [store.get(key) for key in "abc"] == [1, None, 1]
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        store.get("a")
+    assert store.get("a") is None and store.bytes == 0
+    store.put("a", 1)
+    store.put("a", Image.new("RGB", (100, 100)))
+    assert store.get("a") is None  # what it stood for is another value now, too large to keep
+
+
 def test_requests_are_told_apart_by_everything_in_them() -> None:
     base = Columns(PICTURE, BOTH, (0, 1), 4)
     turned = PICTURE.rotate(90)
@@ -414,6 +430,25 @@ def test_what_is_kept_is_shown_as_it_is_and_its_bar_is_clamped() -> None:
 def test_names_on_the_page_are_text() -> None:
     html = sheet.sheet_html(PICTURE, [Column("<b>/x", [PICTURE], [1.0])], (0,))
     assert "<b>/x" not in html and "&lt;b&gt;" in html
+
+
+def test_names_in_tables_ladders_curves_and_notes_are_text(loaded: Loaded) -> None:
+    evil = "<b>'\"&"
+    number = {"value": 0.5, "low": 0.4, "high": 0.6, "calibration": 1.0}
+    two = rcdm.studies.StudyResult([PICTURE] * 4, (evil, evil), (evil, evil), {})
+    loaded.name, loaded.metrics = evil, {
+        "sources": {evil: {"retention": {evil: number}}}, "retention_images": 1, "retention_draws": 2,
+    }  # fmt: skip
+    attacked = {"images": 2, "sources": {evil: {"distance": [number] * 2, "random": [number]}}}
+    pages = [
+        sheet.table_html([evil], [[evil, evil]]),
+        sheet.status_html(evil, 0.5),
+        frames.frames_html(two, what=evil, curves={evil: [0, 1]}, note=evil, places=[1, 2]),
+        about.calibration_html(loaded),
+        attack.shown(rcdm.studies.StudyResult([PICTURE] * 4, (evil, evil), (evil, evil), attacked)),
+    ]
+    for html in pages:
+        assert "<b>'" not in html and "&lt;b&gt;&#39;&#34;&amp;" in html
 
 
 def test_a_ladder_has_a_slider_over_its_columns() -> None:

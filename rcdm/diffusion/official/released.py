@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelCardData
+
 from rcdm.data.downloads import cache_folder, fetch
 from rcdm.diffusion.official.convert import from_official, official_scheduler, read_official
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -24,20 +26,7 @@ RELEASED = {
 
 _URL = "https://dl.fbaipublicfiles.com/rcdm/"
 _STEPS = 100
-_CARD = """---
-license: cc-by-nc-4.0
-library_name: diffusers
-tags: [rcdm, self-supervised-learning]
----
-
-# {name}
-
-Converted by rcdm from `{file}`. Weights released with *High Fidelity Visualization of What Your Self-Supervised
-Representation Knows About* (Bordes, Balestriero & Vincent 2022, arXiv 2112.09164) under CC-BY-NC 4.0: not for
-commercial use. Images of {size} px are drawn from `{source}`; the network that makes the representation sees 224 px
-with mean and deviation 0.5, as in the released code. The denoiser never learned to draw without a representation:
-guidance and unconditional draws are refused.
-"""
+_TEMPLATE = Path(__file__).parents[1] / "templates" / "released.md"
 
 
 def official_folder(name: str) -> Path:
@@ -79,6 +68,11 @@ def convert_file(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     RCDMPipeline(unet, official_scheduler(flags), sources, _STEPS).save_pretrained(partial)
-    card = _CARD.format(name=folder.name, file=Path(file).name, source=source, size=unet.image_size)
-    (partial / "README.md").write_text(card)
+    _card(folder.name, Path(file).name, source, unet.image_size).save(partial / "README.md")
     partial.rename(folder)
+
+
+def _card(name: str, file: str, source: str, size: int) -> ModelCard:
+    tags = ["rcdm", "self-supervised-learning"]
+    data = ModelCardData(license="cc-by-nc-4.0", library_name="diffusers", tags=tags)
+    return ModelCard.from_template(data, template_path=str(_TEMPLATE), name=name, file=file, source=source, size=size)
