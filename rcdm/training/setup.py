@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
 from diffusers import SchedulerMixin
-from timm.optim.muon import Muon
+from timm.optim import muon
 
 from rcdm.diffusion.checkpoints import checkpoint_folder
 from rcdm.diffusion.image_space import space_of
@@ -80,7 +81,16 @@ def optimizer_of(
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError("muon needs whole matrices, which FSDP and DeepSpeed cut up: use adamw.")
-    return Muon(list(parameters), lr=lr, weight_decay=decay, nesterov=True, betas=(0.9, 0.999))
+    parameters = list(parameters)
+    if parameters[0].device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        _orthogonalise_in_float32()
+    return muon.Muon(parameters, lr=lr, weight_decay=decay, nesterov=True, betas=(0.9, 0.999))
+
+
+def _orthogonalise_in_float32() -> None:
+    """timm's Muon multiplies in bfloat16 and has no option for it: a CPU that lacks it takes seconds per matrix."""
+    if not isinstance(muon.zeropower_via_newtonschulz, partial):
+        muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=torch.float32)
 
 
 def scheduler_of(config: TrainingConfig) -> SchedulerMixin:
