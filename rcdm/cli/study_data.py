@@ -8,8 +8,6 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from rcdm.data import images as im
 from rcdm.data.dataset import Dataset
 from rcdm.data.datasets import load_dataset
@@ -59,7 +57,7 @@ class StudyData:
         """The photographs as PIL images, or images of the data [N,3,S,S]. ValueError for fewer than `count`."""
         if self._files:
             names = self._chosen(self._files)
-            return [_smaller(im.decode(file), MORE_THAN_NEEDED * self._pipe.image_size) for file in names]
+            return [im.halved(im.decode(file), MORE_THAN_NEEDED * self._pipe.image_size) for file in names]
         return self._chosen(self._taken.images)
 
     @cached_property
@@ -153,10 +151,3 @@ def _files_of(photo: str) -> list[Path]:
     if not found:
         raise ValueError(f"{photo} holds no image files.")
     return found
-
-
-def _smaller(photo: Image.Image, side: int) -> Image.Image:
-    """Halved as `images.centre_crop` halves, so that crops stay what they were and a thousand photographs fit."""
-    while min(photo.size) >= 2 * side:
-        photo = photo.resize((photo.width // 2, photo.height // 2), Image.Resampling.BOX)
-    return photo

@@ -83,13 +83,18 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """
     if size < 1 or 0 in image.size:
         raise ValueError(f"Cannot crop {image.width}x{image.height} pixels to {size}: both must be at least 1.")
-    image = _cut_strip(image)
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    image = halved(_cut_strip(image), size)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
     left, top = (width - size) // 2, (height - size) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+
+
+def halved(image: Image.Image, size: int) -> Image.Image:
+    """Halved with BOX while the short side is at least 2 * size: crops of up to `size` pixels stay what they were."""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return image
 
 
 def squash(image: Image.Image, size: int) -> Image.Image:

@@ -17,7 +17,7 @@ from PIL import Image
 from rcdm.data import images as im
 from rcdm.ui.drawing import Job, Progress
 from rcdm.ui.engine import DEVICE, Engine
-from rcdm.ui.guard import LARGEST_SEED, chosen, in_a_sentence, read_photo, whole
+from rcdm.ui.guard import LARGEST_SEED, chosen, in_a_sentence, read_photo, received, whole
 from rcdm.ui.loaded import EXAMPLES_FOLDER, Loaded
 from rcdm.ui.sheet import render, status_html
 
@@ -79,7 +79,7 @@ def asked(
     first = whole("The seed", seed, 0, LARGEST_SEED - limits.most_images)
     return Asked(
         loaded,
-        read_photo(photo),
+        read_photo(photo, max(loaded.pipe.sources[name].preprocessing.size for name in names)),
         names,
         tuple(range(first, first + count)),
         whole("Steps", steps, 1, limits.most_steps),
@@ -91,7 +91,7 @@ def example_of(photo: str | None) -> str:
     """The name of the example that a file is a copy of, or ''."""
     if photo is None or (path := EXAMPLES.get(Path(photo).name)) is None:
         return ""
-    return path.name if path.read_bytes() == Path(photo).read_bytes() else ""
+    return path.name if path.read_bytes() == received(photo) else ""
 
 
 def seen(loaded: Loaded, picture: Image.Image, source: str) -> Image.Image:
@@ -119,7 +119,7 @@ def build_controls(engine: Engine) -> Controls:
     photo = Photo(
         first, format="png", sources=["upload", "clipboard", "webcam"], label="Image", height=220, elem_id="photo"
     )
-    view = gr.HTML(_view(loaded, read_photo(first)))
+    view = gr.HTML(_view(loaded, im.decode(first)))
     examples = gr.Examples(
         [[str(path)] for path in EXAMPLES.values()], photo, elem_id="examples", preload=False, api_visibility="private"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 import time
 from collections import deque
@@ -13,6 +15,7 @@ from typing import Any
 
 import gradio as gr
 from cachetools import LRUCache
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from rcdm.data import images as im
@@ -30,15 +33,41 @@ def in_a_sentence() -> Iterator[None]:
         raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
 
 
-def read_photo(path: str | None) -> Image.Image:
-    """The uploaded file as an upright RGB picture. Raises ValueError when there is none or it cannot be read."""
+_NOT_HERE = "The image is no longer on the server: give it again."
+_DECODING = threading.BoundedSemaphore(1)  # one after the other: a picture of 50 megapixels takes 150 MB, and copies
+_KEPT_SIDE = 512  # pixels of the short side above which a picture is halved, unless a network sees more
+
+
+def read_photo(path: str | None, side: int = _KEPT_SIDE) -> Image.Image:
+    """The uploaded file as an upright RGB picture; ValueError when there is none or it cannot be read.
+
+    Large ones are halved as centre crops are, so that crops of up to `side` pixels are those of the file itself.
+    """
     if path is None:
         raise ValueError("Give an image first: upload or paste one, take an example, or draw a sprite.")
+    data = received(path)
+    with _DECODING:
+        return im.halved(im.decode(data), max(side, _KEPT_SIDE))
+
+
+def received(path: str) -> bytes:
+    """What lies in an uploaded file, at most a byte more than may be decoded. Nothing else on the server is opened.
+
+    Gradio puts an upload into UPLOADS/DIGEST/NAME, with the SHA-256 of its content: who can name it, has it. For all
+    else, whether it exists or not, ValueError with one sentence.
+    """
     try:
-        data = Path(path).read_bytes()  # as bytes, so that no error names the server's folders
-    except OSError as error:
-        raise ValueError("The image is no longer on the server: give it again.") from error
-    return im.decode(data)
+        place = Path(path)
+        whole_path = place.resolve(strict=True)
+        inside = whole_path.parent.parent == Path(get_upload_folder()).resolve(strict=True)
+        if not inside or whole_path.parts[-2:] != place.parts[-2:]:  # elsewhere, or a link on the way
+            raise ValueError(_NOT_HERE)
+        with open(os.open(whole_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe or a device would never end
+                raise ValueError(_NOT_HERE)
+            return file.read(im.MAX_BYTES + 1)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(_NOT_HERE) from error
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
@@ -82,8 +111,8 @@ class Rate:
 
 
 def client_of(request: gr.Request | None) -> str:
-    """The address of whoever asks; behind a proxy, what the last proxy says (the others can be made up)."""
-    if request is None or request.client is None:
-        return ""
-    forwarded = request.headers.get("x-forwarded-for", "")
-    return forwarded.rpartition(",")[2].strip() or str(request.client.host)
+    """The address of whoever asks: that of the socket, or what a proxy says that the server trusts.
+
+    Headers are not read here, as anybody can send them: uvicorn does where `trusted_proxies` names who may.
+    """
+    return "" if request is None or request.client is None else str(request.client.host)

@@ -84,7 +84,9 @@ def from_query(engine: Engine, query: Any) -> list[Any]:
 def launch(engine: Engine, *, prevent_thread_lock: bool = False) -> gr.Blocks:
     """Serve the page of an engine; returns when the server stops, or at once with `prevent_thread_lock`."""
     settings = engine.settings
-    page = build(engine).queue(max_size=settings.queue, default_concurrency_limit=4)
+    os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies  # read by uvicorn
+    # api_open: what waits in the queue is reached through it alone
+    page = build(engine).queue(max_size=settings.queue, default_concurrency_limit=4, api_open=False)
     page._queue.sleep_when_free = 0.02  # seconds between two looks at the queue: Gradio's 0.001 takes 4 % of a core
     page.launch(
         server_name=settings.host,

@@ -27,6 +27,11 @@ class Settings:
     share: bool = _setting(False, "also open a public link through Gradio's servers")
     queue: int = _setting(32, "how many may wait; who comes then is asked to come back")
     rate: int = _setting(0, "how many drawings a client may start in a minute; 0 is any number")
+    trusted_proxies: str = _setting(
+        "",
+        "addresses of proxies, separated by commas, whose X-Forwarded-For says who asks; without any the address of "
+        "the connection counts",
+    )
     most_images: int = _setting(16, "largest number of images per source")
     most_steps: int = _setting(100, "largest number of steps")
     model_mib: int = _setting(4096, "checkpoints kept in memory, all together, in MiB; one always stays")

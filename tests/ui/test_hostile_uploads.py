@@ -174,8 +174,12 @@ def test_there_are_at_least_forty_kinds() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_hostile_upload_gives_a_sentence_or_a_picture(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "secret-folder.jpg"
+def test_a_hostile_upload_gives_a_sentence_or_a_picture(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "secret"))
+    path = tmp_path / "secret" / "folder" / "secret.jpg"
+    path.parent.mkdir(parents=True)
     path.write_bytes(KINDS[name]())
     try:
         with in_a_sentence():

@@ -1,0 +1,127 @@
+"""Requests of strangers to a served page: other files, devices, the way past the queue, made-up addresses."""
+
+import asyncio
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+import uvicorn
+from PIL import Image
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from rcdm.ui import page
+from rcdm.ui.engine import Engine
+from rcdm.ui.guard import client_of
+from rcdm.ui.settings import Settings
+
+SECRET = (201, 17, 96)  # the one colour of a picture that lies on the server
+
+
+@pytest.fixture(scope="module")
+def served(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[gr.Blocks, str]]:
+    """A page and its address."""
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        patch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        engine = Engine(Settings(checkpoint=str(tiny_checkpoint), port=port), device="cpu")
+        blocks = page.launch(engine, prevent_thread_lock=True)
+        try:
+            yield blocks, f"http://127.0.0.1:{port}"
+        finally:
+            blocks.close()
+
+
+def post(address: str, body: Any, timeout: float = 10) -> tuple[int, str]:
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_no_function_of_the_page_reads_another_file(served: tuple[gr.Blocks, str], tmp_path: Path) -> None:
+    """Every function by its number, each photograph a path that was never uploaded, with and without Gradio's mark."""
+    _, address = served
+    Image.new("RGB", (64, 64), SECRET).save(tmp_path / "secret.tif")
+    with urllib.request.urlopen(f"{address}/config", timeout=10) as answer:
+        config = json.load(answer)
+    kinds = {part["id"]: part for part in config["components"]}
+    asked = 0
+    for path in (str(tmp_path / "secret.tif"), os.path.relpath(tmp_path / "secret.tif"), "/dev/zero", "/etc/hostname"):
+        for mark in ({}, {"meta": {"_type": "other"}}, {"meta": {"_type": "gradio.FileData"}}):
+            for function in config["dependencies"]:
+                if not any(kinds[i]["type"] == "image" for i in function["inputs"]):
+                    continue
+                values = [
+                    {"path": path, **mark} if kinds[i]["type"] == "image" else kinds[i]["props"].get("value")
+                    for i in function["inputs"]
+                ]
+                body = {"fn_index": function["id"], "session_hash": "k", "data": values}
+                status, text = post(f"{address}/gradio_api/run/predict", body)
+                asked += 1
+                assert "secret" not in text and "hostname" not in text and "Traceback" not in text
+                assert status != 200 or not _drawn(json.loads(text)), (function["id"], mark)
+    assert asked >= 24
+    with urllib.request.urlopen(f"{address}/health", timeout=10) as answer:
+        assert answer.read() == b"ok\n"
+
+
+def _drawn(answer: dict[str, Any]) -> bool:
+    """Whether an answer holds a picture."""
+    return "data:image" in json.dumps(answer) or ".png" in json.dumps(answer)
+
+
+def test_what_draws_is_reached_through_the_queue_alone(served: tuple[gr.Blocks, str]) -> None:
+    _, address = served
+    with urllib.request.urlopen(f"{address}/config", timeout=10) as answer:
+        functions = json.load(answer)["dependencies"]
+    queued = [f for f in functions if f["queue"] and f["backend_fn"]]
+    assert len(queued) > 8
+    for function in queued:
+        status, _ = post(
+            f"{address}/gradio_api/run/predict", {"fn_index": function["id"], "session_hash": "k", "data": []}
+        )
+        assert status in (404, 422), function["id"]
+
+
+@pytest.mark.usefixtures("served")
+def test_an_address_that_a_client_makes_up_is_not_believed() -> None:
+    """Gradio's server is uvicorn: what it makes of a header is what `client_of` sees."""
+    config = uvicorn.Config(app=None)
+    assert config.forwarded_allow_ips == "", "the server believes somebody"
+    assert os.environ["FORWARDED_ALLOW_IPS"] == ""
+    assert client_of(None) == ""
+    made_up = gr.Request(
+        client=type("Client", (), {"host": "10.1.2.3"})(), headers={"x-forwarded-for": "1.1.1.1, 2.2.2.2"}
+    )
+    assert client_of(made_up) == "10.1.2.3"
+
+
+@pytest.mark.parametrize(("trusted", "socket_address", "expected"), [
+    ("", "10.0.0.9", "10.0.0.9"), ("10.0.0.1", "10.0.0.9", "10.0.0.9"), ("10.0.0.9", "10.0.0.9", "2.2.2.2"),
+    ("10.0.0.9,2.2.2.2", "10.0.0.9", "1.1.1.1"),
+])  # fmt: skip
+def test_a_proxy_that_is_trusted_says_who_asks(trusted: str, socket_address: str, expected: str) -> None:
+    """The last address that no trusted proxy vouches for: those before it can be made up."""
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+
+    scope = {
+        "type": "http", "client": (socket_address, 5), "scheme": "http",
+        "headers": [(b"x-forwarded-for", b"1.1.1.1, 2.2.2.2")],
+    }  # fmt: skip
+    asyncio.run(ProxyHeadersMiddleware(app, trusted_hosts=trusted)(scope, None, None))
+    assert seen == [expected]
