@@ -1,4 +1,7 @@
-"""The command line: one file per command, imported when it is asked for, because torch takes seconds."""
+"""The command line: one file per command, imported when it is asked for, because torch takes seconds.
+
+May import everything.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def row_space(projector: Callable[[Tensor], Tensor], h: Tensor, *, draws: int = 
         for _ in range(draws):
             signs = (torch.randint(2, z.shape, generator=stream) * 2 - 1).to(z)
             (pulled,) = torch.autograd.grad((z * signs).sum(), point, retain_graph=True)
-            pulled = pulled.double().cpu()
+            pulled = pulled.double().cpu()  # Jᵀs of each row with random signs s: E (Jᵀs)(Jᵀs)ᵀ = JᵀJ
             total += pulled.T @ pulled
     energy, directions = torch.linalg.eigh(total)
     return directions.flip(1)[:, : _effective(energy.clamp(min=0))].float()

@@ -44,7 +44,8 @@ def information(predict: Predict, x: Tensor, logsnr: Tensor, noise: Callable[[in
     for k, weight in enumerate(trapezoid(logsnr)):
         epsilon = noise(k)
         free, given = predict(add_noise(x, epsilon, *levels_of(logsnr[k])), k)
-        scale = float(weight) / (2 * math.log(2))
+        scale = float(weight) / (2 * math.log(2))  # ½ dλ, from nats to bits
+        # form 1: ‖ε − ε̂(x_t)‖² − ‖ε − ε̂(x_t,h)‖²; form 2: ‖ε̂(x_t) − ε̂(x_t,h)‖²
         gain = (epsilon - free).square() - (epsilon - given).square()
         change = (free - given).square()
         form_1 += scale * gain.flatten(1).sum(1)

@@ -1,6 +1,6 @@
 """An outside judge: a network that was never a source tells what drawn images are like.
 
-Its name stands beside every number that it gives (MEASURES: perceptual distance, KID, class).
+Its name stands beside every number that it gives: perceptual distance, KID, class.
 """
 
 from __future__ import annotations

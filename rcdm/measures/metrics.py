@@ -57,6 +57,7 @@ def squared_error(drawn: Tensor, given: Tensor) -> Tensor:
 def squared_distance_to_others(given: Tensor) -> Tensor:
     """Mean over j ≠ i of ‖f(x_i) − f(x_j)‖²: [N,D] standardised -> [N]."""
     n = len(given)
+    # Σ_j ‖a_i − a_j‖² = n ‖a_i‖² + Σ ‖a_j‖² − 2 a_i · Σ a_j
     total = n * given.square().sum(1) + given.square().sum() - 2 * given @ given.sum(0)
     return total / (n - 1)
 
@@ -76,7 +77,7 @@ def ranks(queries: Tensor, gallery: Tensor, *, chunk: int = 1024) -> Tensor:
     queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
     result = []
     for rows in torch.arange(len(queries)).split(chunk):
-        likeness = queries[rows] @ gallery.T
+        likeness = queries[rows] @ gallery.T  # cosines, [chunk,N]
         own = likeness.gather(1, rows[:, None].to(likeness.device))
         closer, ties = (likeness > own).sum(1), (likeness == own).sum(1) - 1
         result.append(1 + closer + ties / 2)
@@ -93,6 +94,7 @@ def retrieval(drawn: Tensor, gallery: Tensor) -> dict[str, Number]:
     """`mrr` and `recall_at_1` of finding the given image from its draw, standardised [N,D]; null: chance among N."""
     n = len(gallery)
     r = ranks(drawn, gallery)
+    # a rank that is uniform over 1 … n: its mean reciprocal is (1 + ½ + … + 1/n) / n
     chance = float((1 / torch.arange(1, n + 1, dtype=torch.float64)).mean())
     return {
         "mrr": bootstrap(lambda i: (1 / r[i]).mean(), n, null=chance),
@@ -110,7 +112,7 @@ def retention(drawn: Tensor, given: Tensor) -> Number:
 
     `drawn` [N,K,P] is φ of K draws per image, `given` [N,P] is φ of the images by the same reader.
     """
-    within = variance(drawn, 1)
+    within = variance(drawn, 1)  # Var_k φ(a(x̂_k)) of each image, [N]
     return bootstrap(lambda i: 1 - within[i].mean() / variance(given[i]), len(given))
 
 
@@ -152,6 +154,7 @@ def singular_values(h: Tensor, *, centred: bool = True) -> Tensor:
     """Of h [N,D], falling, float64 [min(N, D)]."""
     h = h.double()
     h = h - h.mean(0) if centred else h
+    # σ² are the eigenvalues of HᵀH and of HHᵀ alike: the smaller one is taken
     gram = h.T @ h if h.shape[1] <= h.shape[0] else h @ h.T
     return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).sqrt()
 
@@ -165,6 +168,7 @@ def jackknife(statistic: Callable[[Tensor], float], n: int, *, folds: int = 10) 
     folds = min(folds, n)
     left = torch.tensor([statistic(index[index % folds != fold]) for fold in range(folds)], dtype=torch.float64)
     value = statistic(index)
+    # Efron & Stein 1981: (f − 1)/f Σ (θ_(−k) − mean)²
     error = float(((folds - 1) / folds * (left - left.mean()).square().sum()).sqrt())
     return Number(value, value - 1.96 * error, value + 1.96 * error, n)
 

@@ -1,4 +1,7 @@
-"""Studies: each module asks one question of a pipeline and answers with a StudyResult; its record says all about it."""
+"""Studies: each module asks one question of a pipeline and answers with a StudyResult; its record says all about it.
+
+May import everything but ui and cli. No study imports another: what two of them need lives in measures or figures.
+"""
 
 from importlib import import_module
 
