@@ -9,7 +9,7 @@ from pathlib import Path
 
 import rcdm
 from rcdm.cli.options import add_backbone_option, add_scheduler_option, announce
-from rcdm.data.dataset import Dataset
+from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.checkpoints import checkpoint_folder, load_source
 from rcdm.diffusion.model_card import markdown_tables

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rcdm.data import images as im
-from rcdm.data.dataset import Dataset
+from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.datasets import load_dataset
 from rcdm.data.sprites import Sprites
 from rcdm.diffusion.pipeline import RCDMPipeline

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rcdm.data import images as im
-from rcdm.data.dataset import Dataset
+from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.in_memory import Photographs, Pixels, decode_all, split
 from rcdm.data.sprites import Sprites
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rcdm.data import images as im
-from rcdm.data.dataset import Batch
+from rcdm.data.dataset_protocol import Batch
 from rcdm.data.in_memory import decode_square
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rcdm.data import images as im
-from rcdm.data.dataset import Batch, Epochs
+from rcdm.data.dataset_protocol import Batch, Epochs
 from rcdm.data.downloads import cache_folder
 from rcdm.data.in_memory import decode_square
 

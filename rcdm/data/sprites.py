@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rcdm.data.colour import hsv_to_rgb
-from rcdm.data.dataset import Batch
+from rcdm.data.dataset_protocol import Batch
 
 SHAPES = ("arrow", "crescent", "drop", "ell", "heart", "tee")
 """Each has no rotational symmetry, so that its rotation can be read."""

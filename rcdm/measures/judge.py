@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from rcdm.data.dataset import Dataset
+from rcdm.data.dataset_protocol import Dataset
 from rcdm.measures.metrics import Number, bootstrap, nearest
 from rcdm.measures.probes import logistic_regression
 from rcdm.networks.representation import RepresentationSource

@@ -18,7 +18,7 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.utils.lars import LARS
 from torch import Tensor, nn
 
-from rcdm.data.dataset import Dataset
+from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.sprites import Sprites
 from rcdm.data.views import random_view
 from rcdm.diffusion.memory import keep_freed_memory

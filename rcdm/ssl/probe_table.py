@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcdm.data import sprites
-from rcdm.data.dataset import Dataset
+from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.sprites import HELD_OUT_SEED, Sprites
 from rcdm.measures.probes import ridge_probe
 from rcdm.networks.representation import OpenNetwork, Preprocessing, RepresentationSource, SSLNetwork

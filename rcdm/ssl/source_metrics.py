@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
 
-from rcdm.data.dataset import Dataset
+from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.sprites import Sprites
 from rcdm.data.transformations import TELLING
 from rcdm.data.views import ViewStrengths, random_view

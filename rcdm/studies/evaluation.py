@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcdm.data.dataset import Dataset
+from rcdm.data.dataset_protocol import Dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes, attributes_of
 from rcdm.measures.faithfulness import encode_all, faithfulness_of

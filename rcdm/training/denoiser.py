@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration, broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from rcdm.data.dataset import Dataset, NumberedDataset
+from rcdm.data.dataset_protocol import Dataset, NumberedDataset
 from rcdm.data.datasets import load_dataset
 from rcdm.data.in_memory import Photographs
 from rcdm.diffusion.memory import keep_freed_memory

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rcdm.data.dataset import NumberedDataset
+from rcdm.data.dataset_protocol import NumberedDataset
 from rcdm.networks.sources import Sources, runs
 
 _BATCH = 256

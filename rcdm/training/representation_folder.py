@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from rcdm.data.dataset import NumberedDataset
+from rcdm.data.dataset_protocol import NumberedDataset
 from rcdm.networks.sources import Sources
 from rcdm.training.representation_cache import RepresentationCache, representations
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections import deque
 from typing import Any
 
+from cachetools import LRUCache
+from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from rcdm.data import images as im
 from rcdm.ui.export import KINDS, Result
 from rcdm.ui.store import Store
 
@@ -34,6 +40,55 @@ class Headers:
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
+MOST_FILES = 4  # in one upload: the page sends one
+MOST_BYTES = im.MAX_BYTES + 2**16  # of one upload, with what multipart puts around a file
+MOST_BYTES_A_MINUTE = 8 * im.MAX_BYTES  # of one client
+
+_FILE = re.compile(rb"(?i)content-disposition:[^\r\n]*filename")
+_LONGEST_HEADER = 256
+
+
+class Uploads:
+    """ASGI middleware that ends an upload of too many files or bytes, and those of a client who sends too many."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self._sent: LRUCache[str, deque[tuple[float, int]]] = LRUCache(10_000)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith("/upload"):
+            receive = self._counted(receive, str((scope.get("client") or ("",))[0]))
+        await self.app(scope, receive, send)
+
+    def _counted(self, receive: Any, client: str) -> Any:
+        """`receive`, but it raises what Gradio answers with a sentence where there is too much."""
+        total, files, tail = 0, 0, b""
+
+        async def counted() -> Any:
+            nonlocal total, files, tail
+            message = await receive()
+            body = message.get("body", b"")
+            total += len(body)
+            files += len(_FILE.findall(tail + body)) - len(_FILE.findall(tail))  # a header may lie across two parts
+            tail = (tail + body)[-_LONGEST_HEADER:]
+            if total > MOST_BYTES or self._of_last_minute(client, len(body)) > MOST_BYTES_A_MINUTE:
+                raise MultiPartException("This is more than the maximum allowed size: send less, or wait a minute.")
+            if files > MOST_FILES:
+                raise MultiPartException(f"Send at most {MOST_FILES} files at once.")
+            return message
+
+        return counted
+
+    def _of_last_minute(self, client: str, more: int) -> int:
+        """Bytes that a client has sent, with these."""
+        now = time.monotonic()
+        sent = self._sent.setdefault(client, deque())
+        sent.append((now, more))
+        while now - sent[0][0] > 60:
+            sent.popleft()
+        return sum(size for _, size in sent)
+
+
 def app_arguments(results: Store) -> dict[str, Any]:
     """Arguments of the FastAPI application that Gradio makes."""
 
@@ -50,4 +105,4 @@ def app_arguments(results: Store) -> dict[str, Any]:
         return PlainTextResponse("ok\n")
 
     routes = [Route("/drawings/{key}.{ending}", file), Route("/health", health)]
-    return {"routes": routes, "middleware": [Middleware(Headers)]}
+    return {"routes": routes, "middleware": [Middleware(Headers), Middleware(Uploads)]}

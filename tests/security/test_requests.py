@@ -16,7 +16,8 @@ import uvicorn
 from PIL import Image
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from rcdm.ui import page
+from rcdm.data import images as im
+from rcdm.ui import page, routes
 from rcdm.ui.engine import Engine
 from rcdm.ui.guard import client_of
 from rcdm.ui.settings import Settings
@@ -125,3 +126,39 @@ def test_a_proxy_that_is_trusted_says_who_asks(trusted: str, socket_address: str
     }  # fmt: skip
     asyncio.run(ProxyHeadersMiddleware(app, trusted_hosts=trusted)(scope, None, None))
     assert seen == [expected]
+
+
+def upload(address: str, files: list[bytes]) -> int:
+    """The status of an upload of these files."""
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    body = b"".join(part + file + b"\r\n" for file in files) + b"--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    try:
+        request = urllib.request.Request(f"{address}/gradio_api/upload", body, headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:  # the server has hung up
+        return 413
+
+
+def test_an_upload_has_an_end(served: tuple[gr.Blocks, str]) -> None:
+    _, address = served
+    assert upload(address, [b"one"]) == 200
+    assert upload(address, [b"x"] * routes.MOST_FILES) == 200
+    assert upload(address, [b"x"] * (routes.MOST_FILES + 1)) == 400
+    assert upload(address, [b"x" * (im.MAX_BYTES + 1)]) == 413
+    assert upload(address, [b"x" * (im.MAX_BYTES // 2)] * 3) == 413
+    assert upload(address, [b"one"]) == 200
+
+
+def test_a_client_sends_so_much_in_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(routes.time, "monotonic", lambda: clock[0])
+    counter = routes.Uploads(None)
+    part = routes.MOST_BYTES_A_MINUTE // 4
+    assert [counter._of_last_minute("a", part) for _ in range(3)] == [part, 2 * part, 3 * part]
+    assert counter._of_last_minute("b", part) == part
+    clock[0] += 61
+    assert counter._of_last_minute("a", 1) == 1
