@@ -31,6 +31,7 @@ from rcdm.ssl.source_metrics import knn
 from rcdm.training.budget import Budget, Progress
 from rcdm.training.loop import Loop
 from rcdm.training.resume import saved_states
+from rcdm.training.run_folder import alone_in, check_settings, remember_settings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "lars": lambda groups, lr: LARS(groups, lr=lr, momentum=0.9),
 }
 """Name -> constructor (parameter groups, peak learning rate)."""
+
+
+HARMLESS = ("max_steps", "max_minutes", "checkpointing_minutes", "monitor_minutes", "compile")
+"""Options that may change when a run is continued."""
 
 
 def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: bool = False) -> SSLNetwork:
@@ -56,11 +61,17 @@ def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: 
     if not resume and (saved_states(folder) or (folder / "model.safetensors").exists()):
         raise ValueError(f"{folder} is in use: continue with --resume, or choose another name.")
     keep_freed_memory()
-    run = _Run(dataset, config, folder)
-    if resume and saved_states(folder):
-        run.load("latest")
-    run.loop(folder.name)
-    return run.finish()
+    with alone_in(folder):
+        continued = resume and bool(saved_states(folder))
+        if continued:
+            check_settings(folder, asdict(config), HARMLESS)
+        else:
+            remember_settings(folder, asdict(config))
+        run = _Run(dataset, config, folder)
+        if continued:
+            run.load("latest")
+        run.loop(folder.name)
+        return run.finish()
 
 
 class _Learner(nn.Module):

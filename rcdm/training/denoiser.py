@@ -31,6 +31,7 @@ from rcdm.training.loop import Loop
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
 from rcdm.training.resume import saved_states
+from rcdm.training.run_folder import alone_in, check_settings, remember_settings
 from rcdm.training.setup import (
     by_place,
     new_unet,
@@ -47,6 +48,15 @@ LARGEST_FILE = "15MB"
 """The weights of a checkpoint are split into files of at most this size, as those of its networks are."""
 
 
+HARMLESS = (
+    "output_dir", "sources_dir", "train_data_dir", "representations_dir", "cache_representations", "max_train_steps",
+    "max_train_minutes", "checkpointing_minutes", "checkpointing_steps", "checkpoints_total_limit", "validation_steps",
+    "num_validation_images", "resume_from_checkpoint", "report_to", "num_inference_steps", "share_sources", "compile",
+    "pretrained_model_name_or_path",
+)  # fmt: skip
+"""Options that may change when a run is continued: how long it is, where things lie, what is looked at."""
+
+
 def train(config: TrainingConfig) -> Path:
     """Train until the steps or the minutes are used up; returns the checkpoint folder that `rcdm.load` opens.
 
@@ -55,6 +65,11 @@ def train(config: TrainingConfig) -> Path:
     Diverged when the loss is not finite, leaving the last good checkpoint.
     """
     keep_freed_memory()
+    with alone_in(Path(config.output_dir)):
+        return _train(config)
+
+
+def _train(config: TrainingConfig) -> Path:
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -228,7 +243,11 @@ class _Run(Loop):
                 f"{self.folder} holds a run already: continue it with --resume_from_checkpoint latest, "
                 "or choose another output_dir."
             )
-        if wish is not None and self.load(wish):
+        if wish is None:
+            remember_settings(self.folder, asdict(self.config))
+            return
+        check_settings(self.folder, asdict(self.config), HARMLESS)
+        if self.load(wish):
             if self.sharded:  # each process has a part, and a state would keep that of the main process alone
                 log.warning("The averaged weights begin anew from the present ones.")
                 self.ema = EMAModel(self.unet.parameters(), decay=self.config.ema_decay, foreach=True)
