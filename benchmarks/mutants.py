@@ -1,0 +1,233 @@
+"""Mutants of one module: small mistakes put into it one at a time, and whether the tests notice.
+
+    pip install cosmic-ray
+    python benchmarks/mutants.py rcdm/diffusion/process.py tests/diffusion/test_process.py --sample 25
+
+The mistakes are cosmic-ray's (another operator, number, comparison, condition, …). cosmic-ray itself and mutmut start or
+collect anew for every mutant, or skip functions with decorators; here every mutant is a fork of a process that has torch
+imported, and runs only those tests that reach the statement. A sample takes places evenly, then one mutant of each
+place. Replacements by <<, >>, |, & and ^ are left out, because tensors of floats raise on them, and so is what stands in
+annotations, which nothing evaluates. `equivalent_mutants.tsv` beside this lists mutants that change nothing a caller can
+see, with the reason; they do not count.
+"""
+
+import argparse
+import ast
+import importlib
+import importlib.machinery
+import io
+import os
+import pickle
+import pkgutil
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.tsv")
+LEFT_OUT = ("_LShift", "_RShift", "_BitOr", "_BitAnd", "_BitXor", "_Eq_Is", "_NotEq_IsNot", "/NoOp")
+QUIET = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no"]
+
+
+class Mutant(NamedTuple):
+    line: int
+    column: int
+    before: str
+    after: str
+    source: str
+
+
+def mutants_of(source: str) -> dict[tuple[int, int], list[Mutant]]:
+    """Place -> its mutants, without those that differ in annotations alone."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    places: dict[tuple[int, int], list[Mutant]] = {}
+    lines, meaning = source.splitlines(), _meaning(source)
+    for name in operator_names():
+        operator = get_operator(name)
+        if operator.arguments() or name.endswith(LEFT_OUT):
+            continue
+        operator = operator()
+        found = [place for node in ast_nodes(get_ast(source)) for place in operator.mutation_positions(node)]
+        for occurrence, ((line, column), _) in enumerate(found):
+            changed = mutate_code(source, operator, occurrence)
+            if changed is None or _meaning(changed) in (meaning, None):
+                continue
+            pairs = [(old, new) for old, new in zip(lines, changed.splitlines(), strict=False) if old != new]
+            before, after = (pairs[0][0].strip(), pairs[0][1].strip()) if pairs else (lines[line - 1].strip(), "")
+            if name.endswith(("ZeroIterationForLoop", "RemoveDecorator")):  # these move the lines below them
+                before, after = lines[line - 1].strip(), name.split("/")[1]
+            places.setdefault((line, column), []).append(Mutant(line, column, before, after, changed))
+    return places
+
+
+def _meaning(source: str) -> str | None:
+    """The code without annotations; None where it is no Python."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return None
+    for node in ast.walk(tree):
+        for name in ("annotation", "returns"):
+            if getattr(node, name, None) is not None:
+                setattr(node, name, ast.Constant(None))
+    return ast.dump(tree)
+
+
+def statement_lines(source: str, line: int) -> range:
+    """The lines of the statement around a line; of a compound one, of its head."""
+    found = range(line, line + 1)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+            stop = body[0].lineno if body else node.end_lineno + 1
+            if start <= line < max(stop, start + 1):
+                found = range(start, max(stop, start + 1))
+    return found
+
+
+class Reached:
+    """A plug-in of pytest: test -> the lines of one file that it runs; "" for what all tests share."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.lines, self.now = str(file), {"": set()}, ""
+        threading.settrace(self.trace)
+        sys.settrace(self.trace)
+
+    def trace(self, frame: Any, event: str, _argument: Any) -> Any:
+        if frame.f_code.co_filename != self.file:
+            return None
+        self.lines.setdefault(self.now, set()).add(frame.f_lineno)
+        return self.trace
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
+        self.now = item.nodeid
+        self.lines[self.now] = set()
+        yield
+        self.now = ""
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        before = self.now
+        self.now = before if fixturedef.scope == "function" else ""
+        yield
+        self.now = before
+
+
+class Mutated(importlib.machinery.SourceFileLoader):
+    """A file's code with other text in place of what it holds; found before all others on sys.meta_path."""
+
+    def __init__(self, name: str, path: Path, text: str) -> None:
+        super().__init__(name, str(path))
+        self.text = text
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Any:
+        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError("no cache of compiled code")
+
+    def get_data(self, path: str) -> bytes:
+        return self.text.encode() if path == self.path else super().get_data(path)
+
+    def set_data(self, path: str, data: bytes, *, _mode: int = 0o666) -> None:
+        pass
+
+
+def in_child(work: Callable[[], int], limit: float) -> int | None:
+    """Exit status of a fork that does this work quietly; None where it passes the limit in seconds."""
+    child = os.fork()
+    if not child:
+        os.setsid()
+        quiet = os.open(os.devnull if not os.environ.get("MUTANTS_LOG") else os.environ["MUTANTS_LOG"],
+                        os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # fmt: skip
+        os.dup2(quiet, 1), os.dup2(quiet, 2)
+        sys.stdout, sys.stderr = io.TextIOWrapper(os.fdopen(1, "wb", 0)), io.TextIOWrapper(os.fdopen(2, "wb", 0))
+        try:
+            status = int(work())
+        except BaseException:
+            status = 1
+        os._exit(status)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("module", type=Path)
+    parser.add_argument("tests", nargs="+")
+    parser.add_argument("--sample", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--line", type=int, help="only mutants of this line, all of them")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path[:0] = [str(ROOT)]
+    path = ROOT / args.module
+    name, source = str(args.module.with_suffix("")).replace("/", "."), path.read_text()
+    places = mutants_of(source)
+    rng = random.Random(args.seed)
+    chosen = [rng.choice(places[p]) for p in rng.sample(sorted(places), min(args.sample, len(places)))]
+    if args.line:
+        chosen = [mutant for of_place in places.values() for mutant in of_place if mutant.line == args.line]
+
+    for module in pkgutil.walk_packages([str(ROOT / "rcdm")], "rcdm."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for module in [m for m in sys.modules if m.partition(".")[0] == "rcdm"]:
+        del sys.modules[module]
+
+    with tempfile.NamedTemporaryFile() as kept:
+
+        def trace() -> int:
+            reached = Reached(path)
+            status = pytest.main([*QUIET, *args.tests], plugins=[reached])
+            Path(kept.name).write_bytes(pickle.dumps(reached.lines))
+            return status
+
+        began = time.monotonic()
+        if in_child(trace, 1200) != 0:
+            raise SystemExit("The tests fail without any mutant.")
+        lines, limit = pickle.loads(kept.read()), 10 + 3 * (time.monotonic() - began)
+
+    judged = {tuple(row.split("\t")[:3]) for row in EQUIVALENT.read_text().splitlines()} if EQUIVALENT.exists() else set()
+    count = dict.fromkeys(("caught", "timed out", "equivalent", "SURVIVED", "NOT REACHED"), 0)
+    for mutant in sorted(chosen):
+        where = set(statement_lines(source, mutant.line))
+        tests = [test for test, seen in lines.items() if test and (seen & where or lines[""] & where)]
+
+        def test(mutant: Mutant = mutant, tests: list[str] = tests) -> int:
+            sys.meta_path.insert(0, Mutated(name, path, mutant.source))
+            return pytest.main([*QUIET, *tests])
+
+        status = in_child(test, limit) if tests else 0
+        verdict = {None: "timed out", 0: "SURVIVED"}.get(status, "caught") if tests else "NOT REACHED"
+        if (str(args.module), mutant.before, mutant.after) in judged and verdict in ("SURVIVED", "NOT REACHED"):
+            verdict = "equivalent"
+        count[verdict] += 1
+        print(f"{verdict:11} {args.module}:{mutant.line}  {mutant.before}  ->  {mutant.after}", flush=True)
+    total = len(chosen) - count["equivalent"]
+    found = count["caught"] + count["timed out"]
+    print(f"{args.module}\t{len(chosen)} mutants\t{count}\tshare {found / max(total, 1):.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
