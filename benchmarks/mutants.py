@@ -7,7 +7,7 @@ The mistakes are cosmic-ray's (another operator, number, comparison, condition, 
 collect anew for every mutant, or skip functions with decorators; here every mutant is a fork of a process that has torch
 imported, and runs only those tests that reach the statement. A sample takes places evenly, then one mutant of each
 place. Replacements by <<, >>, |, & and ^ are left out, because tensors of floats raise on them, and so is what stands in
-annotations, which nothing evaluates. `equivalent_mutants.tsv` beside this lists mutants that change nothing a caller can
+annotations, which nothing evaluates, and the * of a signature. `equivalent_mutants.tsv` beside this lists mutants that change nothing a caller can
 see, with the reason; they do not count.
 """
 
@@ -72,7 +72,7 @@ def mutants_of(source: str) -> dict[tuple[int, int], list[Mutant]]:
 
 
 def _meaning(source: str) -> str | None:
-    """The code without annotations; None where it is no Python."""
+    """The code without annotations and without * and / in signatures; None where it is no Python."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -81,6 +81,10 @@ def _meaning(source: str) -> str | None:
         for name in ("annotation", "returns"):
             if getattr(node, name, None) is not None:
                 setattr(node, name, ast.Constant(None))
+        if isinstance(node, ast.arguments):
+            node.args = node.posonlyargs + node.args + node.kwonlyargs
+            node.defaults = node.defaults + [value for value in node.kw_defaults if value is not None]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
     return ast.dump(tree)
 
 
@@ -159,6 +163,7 @@ def in_child(work: Callable[[], int], limit: float) -> int | None:
             status = int(work())
         except BaseException:
             status = 1
+        sys.stdout.flush()
         os._exit(status)
     end = time.monotonic() + limit
     while time.monotonic() < end:

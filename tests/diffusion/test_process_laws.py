@@ -10,6 +10,7 @@ from rcdm.diffusion.process import (
     network_input,
     random_numbers,
     scheduler_named,
+    scheduler_names,
     velocity_scheduler,
 )
 
@@ -116,3 +117,10 @@ def test_neighbouring_seeds_share_no_image():
     ours = {tuple(row) for row in random_numbers(0, range(2000), (2,), CPU)[0].tolist()}
     theirs = {tuple(row) for row in random_numbers(1, range(2000), (2,), CPU)[0].tolist()}
     assert not ours & theirs
+
+
+def test_every_name_gives_the_class_that_it_names():
+    learnt = velocity_scheduler()
+    for short, name in scheduler_names(learnt).items():
+        if short != "dpmsolver-sde":  # needs a library
+            assert type(scheduler_named(learnt, short)).__name__ == type(scheduler_named(learnt, name)).__name__ == name
