@@ -5,7 +5,7 @@
 
 The mistakes are cosmic-ray's (another operator, number, comparison, condition, …). cosmic-ray itself and mutmut start or
 collect anew for every mutant, or skip functions with decorators; here every mutant is a fork of a process that has torch
-imported, and runs only those tests that reach the statement. A sample takes places evenly, then one mutant of each
+imported, and runs only those tests that call the function. A sample takes places evenly, then one mutant of each
 place. Replacements by <<, >>, |, & and ^ are left out, because tensors of floats raise on them, and so is what stands in
 annotations, which nothing evaluates, and the * of a signature. `equivalent_mutants.tsv` beside this lists mutants that change nothing a caller can
 see, with the reason; they do not count.
@@ -15,7 +15,6 @@ import argparse
 import ast
 import importlib
 import importlib.machinery
-import io
 import os
 import pickle
 import pkgutil
@@ -88,32 +87,24 @@ def _meaning(source: str) -> str | None:
     return ast.dump(tree)
 
 
-def statement_lines(source: str, line: int) -> range:
-    """The lines of the statement around a line; of a compound one, of its head."""
-    found = range(line, line + 1)
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.stmt):
-            body = getattr(node, "body", None)
-            start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-            stop = body[0].lineno if body else node.end_lineno + 1
-            if start <= line < max(stop, start + 1):
-                found = range(start, max(stop, start + 1))
-    return found
+def first_line(source: str, line: int) -> int:
+    """Where the innermost function around a line begins, decorators included; 0 outside of all functions."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    spans = [(min([node.lineno, *(d.lineno for d in node.decorator_list)]), node.end_lineno) for node in functions]
+    return max((begin for begin, end in spans if begin <= line <= end), default=0)
 
 
 class Reached:
-    """A plug-in of pytest: test -> the lines of one file that it runs; "" for what all tests share."""
+    """A plug-in of pytest: test -> where the functions of one file begin that it calls; "" for what all tests share."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.lines, self.now = str(file), {"": set()}, ""
         threading.settrace(self.trace)
         sys.settrace(self.trace)
 
-    def trace(self, frame: Any, event: str, _argument: Any) -> Any:
-        if frame.f_code.co_filename != self.file:
-            return None
-        self.lines.setdefault(self.now, set()).add(frame.f_lineno)
-        return self.trace
+    def trace(self, frame: Any, _event: str, _argument: Any) -> None:
+        if frame.f_code.co_filename == self.file:
+            self.lines.setdefault(self.now, set()).add(frame.f_code.co_firstlineno)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
@@ -144,10 +135,7 @@ class Mutated(importlib.machinery.SourceFileLoader):
         raise OSError("no cache of compiled code")
 
     def get_data(self, path: str) -> bytes:
-        return self.text.encode() if path == self.path else super().get_data(path)
-
-    def set_data(self, path: str, data: bytes, *, _mode: int = 0o666) -> None:
-        pass
+        return self.text.encode()
 
 
 def in_child(work: Callable[[], int], limit: float) -> int | None:
@@ -155,10 +143,9 @@ def in_child(work: Callable[[], int], limit: float) -> int | None:
     child = os.fork()
     if not child:
         os.setsid()
-        quiet = os.open(os.devnull if not os.environ.get("MUTANTS_LOG") else os.environ["MUTANTS_LOG"],
-                        os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # fmt: skip
-        os.dup2(quiet, 1), os.dup2(quiet, 2)
-        sys.stdout, sys.stderr = io.TextIOWrapper(os.fdopen(1, "wb", 0)), io.TextIOWrapper(os.fdopen(2, "wb", 0))
+        quiet = os.open(os.environ.get("MUTANTS_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
         try:
             status = int(work())
         except BaseException:
@@ -182,7 +169,6 @@ def main() -> None:
     parser.add_argument("tests", nargs="+")
     parser.add_argument("--sample", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--line", type=int, help="only mutants of this line, all of them")
     args = parser.parse_args()
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT)]
@@ -191,8 +177,6 @@ def main() -> None:
     places = mutants_of(source)
     rng = random.Random(args.seed)
     chosen = [rng.choice(places[p]) for p in rng.sample(sorted(places), min(args.sample, len(places)))]
-    if args.line:
-        chosen = [mutant for of_place in places.values() for mutant in of_place if mutant.line == args.line]
 
     for module in pkgutil.walk_packages([str(ROOT / "rcdm")], "rcdm."):
         if not module.name.endswith("__main__"):
@@ -213,11 +197,11 @@ def main() -> None:
             raise SystemExit("The tests fail without any mutant.")
         lines, limit = pickle.loads(kept.read()), 10 + 3 * (time.monotonic() - began)
 
-    judged = {tuple(row.split("\t")[:3]) for row in EQUIVALENT.read_text().splitlines()} if EQUIVALENT.exists() else set()
+    judged = {tuple(row.split("\t")[:3]) for row in EQUIVALENT.read_text().splitlines()}
     count = dict.fromkeys(("caught", "timed out", "equivalent", "SURVIVED", "NOT REACHED"), 0)
     for mutant in sorted(chosen):
-        where = set(statement_lines(source, mutant.line))
-        tests = [test for test, seen in lines.items() if test and (seen & where or lines[""] & where)]
+        where = first_line(source, mutant.line)
+        tests = [test for test, seen in lines.items() if test and (not where or where in seen | lines[""])]
 
         def test(mutant: Mutant = mutant, tests: list[str] = tests) -> int:
             sys.meta_path.insert(0, Mutated(name, path, mutant.source))

@@ -50,11 +50,11 @@ def test_the_interval_of_a_bootstrap_is_two_sided_and_repeats():
     assert skewed.high - skewed.value > skewed.value - skewed.low
 
 
-def test_few_draws_of_a_bootstrap_are_few(monkeypatch):
+def test_few_draws_of_a_bootstrap_are_few():
     seen = []
     bootstrap(lambda i: seen.append(i) or torch.tensor(0.0), 7, draws=5)
     assert len(seen) == 6 and seen[0].tolist() == list(range(7))
-    assert all(len(i) == 7 and 0 <= int(i.min()) and int(i.max()) < 7 for i in seen)
+    assert all(len(i) == 7 and set(i.tolist()) <= set(range(7)) for i in seen)
     assert all(len(i.unique()) < 7 for i in seen[1:])  # with replacement
 
 

@@ -83,7 +83,8 @@ def test_a_gap_is_the_difference_of_retentions_and_its_sign_is_that_of_the_backb
 
 def test_p_values_are_corrected_over_all_networks_and_attributes():
     given = {"a": torch.randn(30, 1), "b": torch.randn(30, 1)}
-    within = {f"{net}/{level}": {name: torch.rand(30) for name in given} for net in "xy" for level in ("backbone", "projector")}
+    sources = [f"{network}/{level}" for network in "xy" for level in ("backbone", "projector")]
+    within = {source: {name: torch.rand(30) for name in given} for source in sources}
     cells = [cell for of in gaps(within, given).values() for cell in of.values()]
     assert len(cells) == 4
     least = min(cells, key=lambda cell: cell["p"])
@@ -91,10 +92,9 @@ def test_p_values_are_corrected_over_all_networks_and_attributes():
 
 
 def test_networks_of_which_a_level_is_missing_are_no_pair():
-    sources = ["a/backbone", "a/projector", "b/backbone", "c/projector", "d/layer2", "e.1/x/projector", "e.1/x/backbone"]
-    assert backbones_and_projectors(sources) == {
-        "a": ("a/backbone", "a/projector"), "e.1/x": ("e.1/x/backbone", "e.1/x/projector")
-    }  # fmt: skip
+    sources = ["a/backbone", "a/projector", "b/backbone", "c/projector", "d/layer2", "e.1/projector", "e.1/backbone"]
+    pairs = {name: (f"{name}/backbone", f"{name}/projector") for name in ("a", "e.1")}
+    assert backbones_and_projectors(sources) == pairs
 
 
 def test_agreement_is_of_ranks_over_sources_and_attributes():
