@@ -3,12 +3,11 @@
     pip install cosmic-ray
     python benchmarks/mutants.py rcdm/diffusion/process.py tests/diffusion/test_process.py --sample 25
 
-The mistakes are cosmic-ray's (another operator, number, comparison, condition, …). cosmic-ray itself and mutmut start or
-collect anew for every mutant, or skip functions with decorators; here every mutant is a fork of a process that has torch
-imported, and runs only those tests that call the function. A sample takes places evenly, then one mutant of each
-place. Replacements by <<, >>, |, & and ^ are left out, because tensors of floats raise on them, and so is what stands in
-annotations, which nothing evaluates, and the * of a signature. `equivalent_mutants.tsv` beside this lists mutants that change nothing a caller can
-see, with the reason; they do not count.
+The mistakes are cosmic-ray's: another operator, number, comparison, condition. It starts Python anew for each, and
+mutmut leaves out functions with decorators; here each is a fork of a process that has torch imported, and runs only the
+tests that call the function. Places are sampled evenly, then one mutant of each. Left out: <<, >>, |, & and ^ as
+replacements, on which tensors of floats raise, and what nothing evaluates: annotations, the * of a signature.
+`equivalent_mutants.tsv` lists mutants that change nothing a caller can see, and why; they do not count.
 """
 
 import argparse
@@ -24,9 +23,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -36,12 +36,8 @@ LEFT_OUT = ("_LShift", "_RShift", "_BitOr", "_BitAnd", "_BitXor", "_Eq_Is", "_No
 QUIET = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no"]
 
 
-class Mutant(NamedTuple):
-    line: int
-    column: int
-    before: str
-    after: str
-    source: str
+Mutant = tuple[int, str, str, str]
+"""Line, its text before and after, and the whole module's."""
 
 
 def mutants_of(source: str) -> dict[tuple[int, int], list[Mutant]]:
@@ -62,11 +58,10 @@ def mutants_of(source: str) -> dict[tuple[int, int], list[Mutant]]:
             changed = mutate_code(source, operator, occurrence)
             if changed is None or _meaning(changed) in (meaning, None):
                 continue
-            pairs = [(old, new) for old, new in zip(lines, changed.splitlines(), strict=False) if old != new]
-            before, after = (pairs[0][0].strip(), pairs[0][1].strip()) if pairs else (lines[line - 1].strip(), "")
+            before, after = lines[line - 1].strip(), changed.splitlines()[line - 1].strip()
             if name.endswith(("ZeroIterationForLoop", "RemoveDecorator")):  # these move the lines below them
-                before, after = lines[line - 1].strip(), name.split("/")[1]
-            places.setdefault((line, column), []).append(Mutant(line, column, before, after, changed))
+                after = name.split("/")[1]
+            places.setdefault((line, column), []).append((line, before, after, changed))
     return places
 
 
@@ -98,18 +93,18 @@ class Reached:
     """A plug-in of pytest: test -> where the functions of one file begin that it calls; "" for what all tests share."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.lines, self.now = str(file), {"": set()}, ""
+        self.file, self.now = str(file), ""
+        self.called: defaultdict[str, set[int]] = defaultdict(set)
         threading.settrace(self.trace)
         sys.settrace(self.trace)
 
     def trace(self, frame: Any, _event: str, _argument: Any) -> None:
         if frame.f_code.co_filename == self.file:
-            self.lines.setdefault(self.now, set()).add(frame.f_code.co_firstlineno)
+            self.called[self.now].add(frame.f_code.co_firstlineno)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
         self.now = item.nodeid
-        self.lines[self.now] = set()
         yield
         self.now = ""
 
@@ -164,7 +159,7 @@ def in_child(work: Callable[[], int], limit: float) -> int | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser()
     parser.add_argument("module", type=Path)
     parser.add_argument("tests", nargs="+")
     parser.add_argument("--sample", type=int, default=25)
@@ -184,38 +179,37 @@ def main() -> None:
     for module in [m for m in sys.modules if m.partition(".")[0] == "rcdm"]:
         del sys.modules[module]
 
-    with tempfile.NamedTemporaryFile() as kept:
+    kept, began = Path(tempfile.mkstemp()[1]), time.monotonic()
 
-        def trace() -> int:
-            reached = Reached(path)
-            status = pytest.main([*QUIET, *args.tests], plugins=[reached])
-            Path(kept.name).write_bytes(pickle.dumps(reached.lines))
-            return status
+    def trace() -> int:
+        reached = Reached(path)
+        status = pytest.main([*QUIET, *args.tests], plugins=[reached])
+        kept.write_bytes(pickle.dumps(reached.called))
+        return status
 
-        began = time.monotonic()
-        if in_child(trace, 1200) != 0:
-            raise SystemExit("The tests fail without any mutant.")
-        lines, limit = pickle.loads(kept.read()), 10 + 3 * (time.monotonic() - began)
-
+    if in_child(trace, 1200) != 0:
+        raise SystemExit("The tests fail without any mutant.")
+    called, limit = pickle.loads(kept.read_bytes()), 10 + 3 * (time.monotonic() - began)
+    kept.unlink()
     judged = {tuple(row.split("\t")[:3]) for row in EQUIVALENT.read_text().splitlines()}
-    count = dict.fromkeys(("caught", "timed out", "equivalent", "SURVIVED", "NOT REACHED"), 0)
-    for mutant in sorted(chosen):
-        where = first_line(source, mutant.line)
-        tests = [test for test, seen in lines.items() if test and (not where or where in seen | lines[""])]
+    count: Counter[str] = Counter()
+    for line, before, after, changed in sorted(chosen):
+        where = first_line(source, line)
+        tests = [test for test, functions in called.items() if test and (not where or where in functions | called[""])]
 
-        def test(mutant: Mutant = mutant, tests: list[str] = tests) -> int:
-            sys.meta_path.insert(0, Mutated(name, path, mutant.source))
+        def run(changed: str = changed, tests: list[str] = tests) -> int:
+            sys.meta_path.insert(0, Mutated(name, path, changed))
             return pytest.main([*QUIET, *tests])
 
-        status = in_child(test, limit) if tests else 0
-        verdict = {None: "timed out", 0: "SURVIVED"}.get(status, "caught") if tests else "NOT REACHED"
-        if (str(args.module), mutant.before, mutant.after) in judged and verdict in ("SURVIVED", "NOT REACHED"):
+        status = in_child(run, limit) if tests else 0
+        verdict = {None: "timed out", 0: "SURVIVED" if tests else "NOT REACHED"}.get(status, "caught")
+        if status == 0 and (str(args.module), before, after) in judged:
             verdict = "equivalent"
         count[verdict] += 1
-        print(f"{verdict:11} {args.module}:{mutant.line}  {mutant.before}  ->  {mutant.after}", flush=True)
+        print(f"{verdict:11} {args.module}:{line}  {before}  ->  {after}", flush=True)
     total = len(chosen) - count["equivalent"]
-    found = count["caught"] + count["timed out"]
-    print(f"{args.module}\t{len(chosen)} mutants\t{count}\tshare {found / max(total, 1):.2f}", flush=True)
+    share = (count["caught"] + count["timed out"]) / max(total, 1)
+    print(f"{args.module}\t{len(chosen)} mutants\t{dict(count)}\tshare {share:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rcdm.measures.metrics import (
     calibration_difference,
     cosines,
     cycle_error,
+    holm,
     jackknife,
     mean,
     nearest,
@@ -176,3 +177,11 @@ def test_accuracy_of_a_share():
     number = accuracy(predicted, labels, 3)
     assert number.value == pytest.approx(8 / 12) and number.null == pytest.approx(1 / 3) and number.low < number.high
     assert math.isclose(accuracy(labels, labels, 3).low, 1)
+
+
+def test_corrected_p_values_are_p_values_in_the_same_order():
+    p = torch.rand(9).tolist()
+    corrected = holm(p)
+    assert all(own <= new <= 1 for own, new in zip(p, corrected, strict=True)) and holm([0.7, 0.9]) == [1, 1]
+    assert sorted(corrected) == [corrected[i] for i in sorted(range(9), key=p.__getitem__)]
+    assert holm([0.3]) == [0.3]
