@@ -12,7 +12,6 @@ replacements, on which tensors of floats raise, and what nothing evaluates: anno
 
 import argparse
 import ast
-import importlib
 import importlib.machinery
 import os
 import pickle
@@ -21,7 +20,6 @@ import random
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -30,39 +28,39 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path.cwd()
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.tsv")
 LEFT_OUT = ("_LShift", "_RShift", "_BitOr", "_BitAnd", "_BitXor", "_Eq_Is", "_NotEq_IsNot", "/NoOp")
 QUIET = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no"]
 
 
-Mutant = tuple[int, str, str, str]
-"""Line, its text before and after, and the whole module's."""
-
-
-def mutants_of(source: str) -> dict[tuple[int, int], list[Mutant]]:
-    """Place -> its mutants, without those that differ in annotations alone."""
+def sampled(source: str, count: int, seed: int) -> list[tuple[int, str, str, str]]:
+    """So many mutants, each of another place: line, its text before and after, and the module with the latter."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 
-    places: dict[tuple[int, int], list[Mutant]] = {}
-    lines, meaning = source.splitlines(), _meaning(source)
+    places: defaultdict[Any, list[tuple[str, int]]] = defaultdict(list)
+    nodes = list(ast_nodes(get_ast(source)))
     for name in operator_names():
-        operator = get_operator(name)
-        if operator.arguments() or name.endswith(LEFT_OUT):
+        if get_operator(name).arguments() or name.endswith(LEFT_OUT):
             continue
-        operator = operator()
-        found = [place for node in ast_nodes(get_ast(source)) for place in operator.mutation_positions(node)]
-        for occurrence, ((line, column), _) in enumerate(found):
-            changed = mutate_code(source, operator, occurrence)
-            if changed is None or _meaning(changed) in (meaning, None):
-                continue
-            before, after = lines[line - 1].strip(), changed.splitlines()[line - 1].strip()
-            if name.endswith(("ZeroIterationForLoop", "RemoveDecorator")):  # these move the lines below them
-                after = name.split("/")[1]
-            places.setdefault((line, column), []).append((line, before, after, changed))
-    return places
+        operator = get_operator(name)()
+        for k, (start, _) in enumerate(place for node in nodes for place in operator.mutation_positions(node)):
+            places[start].append((name, k))
+    rng, lines, meaning, found = random.Random(seed), source.splitlines(), _meaning(source), []
+    for place in rng.sample(sorted(places), len(places)):
+        for name, k in rng.sample(places[place], len(places[place])):
+            changed = mutate_code(source, get_operator(name)(), k)
+            if changed is not None and _meaning(changed) not in (meaning, None):
+                after = changed.splitlines()[place[0] - 1].strip()
+                if name.endswith(("ZeroIterationForLoop", "RemoveDecorator")):  # these move the lines below them
+                    after = name.split("/")[1]
+                found.append((place[0], lines[place[0] - 1].strip(), after, changed))
+                break
+        if len(found) == count:
+            break
+    return sorted(found)
 
 
 def _meaning(source: str) -> str | None:
@@ -86,7 +84,7 @@ def first_line(source: str, line: int) -> int:
     """Where the innermost function around a line begins, decorators included; 0 outside of all functions."""
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
     spans = [(min([node.lineno, *(d.lineno for d in node.decorator_list)]), node.end_lineno) for node in functions]
-    return max((begin for begin, end in spans if begin <= line <= end), default=0)
+    return max((begin for begin, end in spans if begin <= line <= (end or 0)), default=0)
 
 
 class Reached:
@@ -95,7 +93,6 @@ class Reached:
     def __init__(self, file: Path) -> None:
         self.file, self.now = str(file), ""
         self.called: defaultdict[str, set[int]] = defaultdict(set)
-        threading.settrace(self.trace)
         sys.settrace(self.trace)
 
     def trace(self, frame: Any, _event: str, _argument: Any) -> None:
@@ -117,11 +114,9 @@ class Reached:
 
 
 class Mutated(importlib.machinery.SourceFileLoader):
-    """A file's code with other text in place of what it holds; found before all others on sys.meta_path."""
+    """The code of a file with another text, once this stands first on sys.meta_path."""
 
-    def __init__(self, name: str, path: Path, text: str) -> None:
-        super().__init__(name, str(path))
-        self.text = text
+    text = ""
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Any:
         return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
@@ -133,11 +128,11 @@ class Mutated(importlib.machinery.SourceFileLoader):
         return self.text.encode()
 
 
-def in_child(work: Callable[[], int], limit: float) -> int | None:
-    """Exit status of a fork that does this work quietly; None where it passes the limit in seconds."""
+def in_child(work: Callable[[], int], limit: int) -> int:
+    """Exit status of a fork that does this work quietly; that of SIGALRM where it takes longer, in seconds."""
     child = os.fork()
     if not child:
-        os.setsid()
+        signal.alarm(limit)
         quiet = os.open(os.environ.get("MUTANTS_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -147,37 +142,25 @@ def in_child(work: Callable[[], int], limit: float) -> int | None:
             status = 1
         sys.stdout.flush()
         os._exit(status)
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("module", type=Path)
     parser.add_argument("tests", nargs="+")
-    parser.add_argument("--sample", type=int, default=25)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in (("--sample", 25), ("--seed", 0)):
+        parser.add_argument(name, type=int, default=default)
     args = parser.parse_args()
-    os.chdir(ROOT)
     sys.path[:0] = [str(ROOT)]
     path = ROOT / args.module
     name, source = str(args.module.with_suffix("")).replace("/", "."), path.read_text()
-    places = mutants_of(source)
-    rng = random.Random(args.seed)
-    chosen = [rng.choice(places[p]) for p in rng.sample(sorted(places), min(args.sample, len(places)))]
-
+    chosen = sampled(source, args.sample, args.seed)
     for module in pkgutil.walk_packages([str(ROOT / "rcdm")], "rcdm."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for module in [m for m in sys.modules if m.partition(".")[0] == "rcdm"]:
-        del sys.modules[module]
+    for loaded in [known for known in sys.modules if known.partition(".")[0] == "rcdm"]:
+        del sys.modules[loaded]
 
     kept, began = Path(tempfile.mkstemp()[1]), time.monotonic()
 
@@ -189,26 +172,26 @@ def main() -> None:
 
     if in_child(trace, 1200) != 0:
         raise SystemExit("The tests fail without any mutant.")
-    called, limit = pickle.loads(kept.read_bytes()), 10 + 3 * (time.monotonic() - began)
+    called, limit = pickle.loads(kept.read_bytes()), 10 + 3 * int(time.monotonic() - began)
     kept.unlink()
     judged = {tuple(row.split("\t")[:3]) for row in EQUIVALENT.read_text().splitlines()}
     count: Counter[str] = Counter()
-    for line, before, after, changed in sorted(chosen):
+    for line, before, after, changed in chosen:
         where = first_line(source, line)
         tests = [test for test, functions in called.items() if test and (not where or where in functions | called[""])]
 
         def run(changed: str = changed, tests: list[str] = tests) -> int:
-            sys.meta_path.insert(0, Mutated(name, path, changed))
+            Mutated.text = changed
+            sys.meta_path.insert(0, Mutated(name, str(path)))
             return pytest.main([*QUIET, *tests])
 
         status = in_child(run, limit) if tests else 0
-        verdict = {None: "timed out", 0: "SURVIVED" if tests else "NOT REACHED"}.get(status, "caught")
+        verdict = {-signal.SIGALRM: "timed out", 0: "SURVIVED" if tests else "NOT REACHED"}.get(status, "caught")
         if status == 0 and (str(args.module), before, after) in judged:
             verdict = "equivalent"
         count[verdict] += 1
         print(f"{verdict:11} {args.module}:{line}  {before}  ->  {after}", flush=True)
-    total = len(chosen) - count["equivalent"]
-    share = (count["caught"] + count["timed out"]) / max(total, 1)
+    share = (count["caught"] + count["timed out"]) / max(1, len(chosen) - count["equivalent"])
     print(f"{args.module}\t{len(chosen)} mutants\t{dict(count)}\tshare {share:.2f}", flush=True)
 
 
