@@ -1,0 +1,126 @@
+"""Laws of levels, training times and noises that need no network."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+
+from rcdm.diffusion.process import (
+    Process,
+    VelocityError,
+    network_input,
+    random_numbers,
+    scheduler_named,
+    scheduler_names,
+    velocity_scheduler,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_levels_at_a_timestep_are_those_that_training_adds():
+    scheduler = velocity_scheduler()
+    process, objective = Process(scheduler), VelocityError(scheduler, CPU)
+    x0, noise = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    for t in (0, 1, 500, 998, 999):
+        a, s = process.levels(t)
+        here = torch.tensor([t])
+        assert float(objective.noisy(x0, here, noise)[0, 0, 0, 0]) == pytest.approx(float(a), abs=1e-7)
+        assert float(objective.noisy(noise, here, x0)[0, 0, 0, 0]) == pytest.approx(float(s), abs=1e-7)
+        lam = float(process.logsnr()[t])
+        if 0 < t < 999:
+            assert lam == pytest.approx(float((a**2 / s**2).log()), rel=1e-3)
+
+
+def test_log_snr_falls_and_is_finite_to_its_ends():
+    lambdas = Process(velocity_scheduler()).logsnr()
+    assert torch.isfinite(lambdas).all() and lambdas.dtype == torch.float32
+    assert (lambdas[:-1].diff() < 0).all()  # diffusers lifts the last to 2⁻²⁴
+    no_noise = DDIMScheduler(trained_betas=[0.0, 0.5, 1.0])  # a is 1 at the first step, 0 at the last
+    first, _, last = Process(no_noise).logsnr().tolist()
+    assert first == pytest.approx(27.6, abs=0.1) and last == pytest.approx(-27.6, abs=0.1)
+
+
+def test_between_the_last_timesteps_there_is_no_level_beyond():
+    process = Process(velocity_scheduler())
+    last = process.levels(999)[0]
+    assert process.levels(998)[0] < process.levels(998.5)[0] < last  # diffusers lifts the last to 2⁻²⁴
+    assert float(process.levels(999.5)[0]) == pytest.approx(float(last), rel=1e-3)
+
+
+def test_a_flow_is_known_by_its_prediction_whatever_the_sampler():
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    a, s = Process(scheduler).levels(torch.tensor(250.0))
+    assert float(a) == pytest.approx(0.75) and float(s) == pytest.approx(0.25)
+
+
+def test_the_network_is_given_what_training_gave_it():
+    """Euler keeps x0 + σ ε, the network knows a x0 + s ε."""
+    x0, noise = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), -1.0)
+    for k in range(1, 5):
+        euler = scheduler_named(velocity_scheduler(), "euler")  # a new one: it counts its steps
+        euler.set_timesteps(5)
+        process, t = Process(euler), euler.timesteps[k]
+        a, s = process.levels(t)
+        assert torch.allclose(network_input(euler, x0 + euler.sigmas[k] * noise, t), a * x0 + s * noise, atol=1e-3)
+
+
+def test_a_named_sampler_keeps_signal_for_those_that_divide_by_it():
+    """a² is never below 2⁻²⁴, and no timestep above that is touched."""
+    learnt = velocity_scheduler()
+    found, least = scheduler_named(learnt, "heun").alphas_cumprod, 2.0**-24
+    assert float(found.min()) == float(found[-1]) == pytest.approx(least, rel=0.05)
+    above = learnt.alphas_cumprod > 1.01 * least
+    assert torch.allclose(found[above], learnt.alphas_cumprod[above], rtol=1e-3) and int(above.sum()) > 990
+    same = scheduler_named(learnt, "dpmsolver")
+    assert same is not learnt and torch.equal(same.alphas_cumprod, learnt.alphas_cumprod)
+    assert isinstance(scheduler_named(learnt, "EULER"), EulerDiscreteScheduler)
+
+
+def test_few_training_images_are_all_but_noise():
+    """λ below -4 in 38 of 100 uniform times of this schedule, in 9 of 100 here; every time is one of the schedule."""
+    scheduler = velocity_scheduler()
+    t = VelocityError(scheduler, CPU).timesteps((torch.arange(10_000) + 0.5) / 10_000)
+    lambdas = Process(scheduler).logsnr()
+    assert float((lambdas[t] < -4).float().mean()) == pytest.approx(0.09, abs=0.01)
+    assert float((lambdas < -4).float().mean()) == pytest.approx(0.38, abs=0.02)
+    assert t.dtype == torch.int64 and (t.diff() >= 0).all() and int(t[0]) <= 5 and int(t[-1]) == 999
+    edge = VelocityError(scheduler, CPU).timesteps(torch.tensor([0.0, 1.0]))
+    assert edge.tolist() == [0, 999]
+
+
+def test_the_weight_is_least_where_there_is_no_signal_and_most_where_it_is_gamma():
+    scheduler = velocity_scheduler()
+    plain, weighted = VelocityError(scheduler, CPU), VelocityError(scheduler, CPU, 5.0)
+    t, x0 = torch.arange(1000), torch.zeros(1000, 1, 1, 1)
+    noise = torch.zeros_like(x0)
+    out = torch.ones_like(x0)
+    weight = weighted.error(out, x0, t, noise) / plain.error(out, x0, t, noise)
+    snr = Process(scheduler).logsnr().exp()
+    assert float(weight.min()) == pytest.approx(0.1) and float(weight[-1]) == pytest.approx(0.1)
+    assert float(weight[snr > 100].max()) == pytest.approx(0.1)  # 5 / (snr + 1) is below it
+    assert float(snr[weight.argmax()]) == pytest.approx(5, rel=0.05)
+    assert float(weight.max()) == pytest.approx(5 / 6, rel=0.01)
+
+
+def test_noises_differ_between_seeds_and_images_and_repeat():
+    shape = (3, 4, 4)
+    noise, uniform = random_numbers(3, [5, 7, 5], shape, CPU)
+    assert torch.equal(noise[0], noise[2]) and torch.equal(uniform[0], uniform[2])
+    assert not torch.equal(noise[0], noise[1]) and uniform.shape == (3, 3) and noise.shape == (3, *shape)
+    many = torch.cat([random_numbers(seed, range(50), (2,), CPU)[0] for seed in range(4)])
+    assert len(many.unique(dim=0)) == 200
+    assert uniform.min() >= 0 and uniform.max() < 1
+
+
+def test_neighbouring_seeds_share_no_image():
+    """Image k of one run is none of the first million of the next."""
+    ours = {tuple(row) for row in random_numbers(0, range(2000), (2,), CPU)[0].tolist()}
+    theirs = {tuple(row) for row in random_numbers(1, range(2000), (2,), CPU)[0].tolist()}
+    assert not ours & theirs
+
+
+def test_every_name_gives_the_class_that_it_names():
+    learnt = velocity_scheduler()
+    for short, name in scheduler_names(learnt).items():
+        if short != "dpmsolver-sde":  # needs a library
+            assert type(scheduler_named(learnt, short)).__name__ == type(scheduler_named(learnt, name)).__name__ == name
