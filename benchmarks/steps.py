@@ -10,10 +10,10 @@ import rcdm
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.checkpoints import load_source
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.measures.attributes import attributes_of
 from rcdm.measures.faithfulness import encode_all, faithfulness_of
 from rcdm.measures.judge import Evaluator
 from rcdm.measures.metrics import calibration
+from rcdm.measures.readers import attributes_of
 
 CALIBRATION_IMAGES, CALIBRATION_DRAWS = 64, 8
 

@@ -125,5 +125,5 @@ def add_options(
 
 def given(options: argparse.Namespace, config: type) -> dict[str, Any]:
     """The fields of `config` that the command line holds a value for; lists become tuples."""
-    found = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(config)}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in found.items() if v is not None}
+    values = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(config)}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}

@@ -138,8 +138,8 @@ def _networks(options: argparse.Namespace, folder: Path) -> Iterator[Section]:
 
 def _metrics_below(folder: Path) -> dict[str, Any]:
     """Name -> metrics.json of the source folders below a folder that were measured at every level."""
-    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))}
-    return {name: metrics for name, metrics in found.items() if "levels" in metrics}
+    by_network = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))}
+    return {name: metrics for name, metrics in by_network.items() if "levels" in metrics}
 
 
 def _by_strength(folder: Path) -> dict[float, Any]:

@@ -19,8 +19,9 @@ from rcdm.cli.options import add_drawing_options, chosen_sources, unmeasured
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.grids import grid_png
-from rcdm.measures.attributes import attributes_of, kept_by_draws
+from rcdm.measures.attributes import kept_by_draws
 from rcdm.measures.metrics import similarity
+from rcdm.measures.readers import attributes_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -62,11 +63,11 @@ def _sample(options: argparse.Namespace) -> None:
                     **drawing,
                 )
                 drawn.append(im.to_pil(images))
-                found = _similarity(pipe, photo, source, images)
+                about = _similarity(pipe, photo, source, images)
                 if len(seeds) > 1:
                     kept = kept_by_draws(attributes, attributes.read(images), unconditional)
-                    found["kept_by_draws"] = {name: number.to_json() for name, number in kept.items()}
-                numbers.append({"photo": str(path), "source": source, **found})
+                    about["kept_by_draws"] = {name: number.to_json() for name, number in kept.items()}
+                numbers.append({"photo": str(path), "source": source, **about})
     given = [im.centre_crop(photo, 4 * pipe.image_size) for photo in photos]
     names = [path.name for path in map(Path, options.photos)]
     grid = (_across if options.across else _below)(given, names, drawn, sources, seeds)

@@ -140,8 +140,11 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
     null = [f"{next(iter(sources.values()))['retention'][attribute]['null']:.2f}" for attribute in attributes]
     lines.append("| *unconditional draws (null of retention)* | " + " | ".join(null) + " |")
     if "agreement" in metrics:
-        found = "; ".join(f"{_PROBES[name]} {_interval(rho)}" for name, rho in metrics["agreement"].items())
-        lines += ["", f"Spearman correlation of retention with a probe's R² over all sources and attributes: {found}."]
+        correlations = "; ".join(f"{_PROBES[name]} {_interval(rho)}" for name, rho in metrics["agreement"].items())
+        lines += [
+            "",
+            f"Spearman correlation of retention with a probe's R² over all sources and attributes: {correlations}.",
+        ]
     return "\n".join(lines)
 
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rcdm.data import sprites
 from rcdm.data.colour import luma, rgb_to_hsv
-from rcdm.data.sprites import HELD_OUT_SEED
-from rcdm.diffusion.checkpoints import folder_of
-from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.metrics import variance
-from rcdm.measures.readers import load_reader
 
 
 @dataclass(frozen=True)
@@ -26,28 +19,6 @@ class Attributes:
 
     read: Callable[[Tensor], dict[str, Tensor]]
     spread: Mapping[str, float]
-
-
-def attributes_of(pipe: RCDMPipeline) -> Attributes:
-    """The attributes that suit a checkpoint: the factors of the drawn world when it ships a reader, else those of
-    any image (`photo_attributes`), whose spread over data images is in its metrics.json once it was evaluated.
-    """
-    folder = folder_of(pipe)
-    metrics = folder / "metrics.json" if folder is not None else None
-    spread = json.loads(metrics.read_text()).get("spread", {}) if metrics is not None and metrics.is_file() else {}
-    if folder is not None and (folder / "reader").is_dir():
-        return _sprite_attributes(folder / "reader", spread)
-    return Attributes(photo_attributes, spread)
-
-
-def _sprite_attributes(folder: Path, spread: Mapping[str, float]) -> Attributes:
-    """With the spread that was measured once, or else measured now."""
-    reader = load_reader(folder)
-    if set(sprites.KINDS) <= set(spread):
-        return Attributes(lambda images: reader.read(images.cpu()), spread)
-    held_out = sprites.render(sprites.sample_factors(1024, HELD_OUT_SEED), reader.size)
-    spread = {name: float(variance(phi)) for name, phi in reader.read(held_out).items()}
-    return Attributes(lambda images: reader.read(images.cpu()), spread)
 
 
 @torch.no_grad()

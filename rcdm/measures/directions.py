@@ -16,8 +16,9 @@ from torch import Tensor
 from rcdm.data.dataset_protocol import Dataset
 from rcdm.diffusion.checkpoints import folder_of
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all
+from rcdm.measures.readers import attributes_of
 
 METHODS = ("principal", "attributes")
 FILE = "directions.safetensors"

@@ -71,8 +71,8 @@ def noise_ladder(pipe: RCDMPipeline, levels: int, lowest: float, highest: float)
             f"Give at least 2 levels from a lower to a higher ln SNR, not {levels} from {lowest:g} to {highest:g}."
         )
     logsnr = Process(pipe.scheduler).logsnr()
-    wanted = torch.linspace(highest, lowest, levels)
-    return sorted({int((logsnr - value).abs().argmin()) for value in wanted})
+    targets = torch.linspace(highest, lowest, levels)
+    return sorted({int((logsnr - value).abs().argmin()) for value in targets})
 
 
 @torch.no_grad()
@@ -100,8 +100,8 @@ def measure_bits(
             parts.append(part("bits", inputs, compute))
             bar.n = len(parts) * len(steps)
             bar.refresh()
-    found = torch.cat(parts).cpu()
-    return Information(found[:, 0], found[:, 1], found[:, 2:].unflatten(1, x.shape[2:]))
+    bits = torch.cat(parts).cpu()
+    return Information(bits[:, 0], bits[:, 1], bits[:, 2:].unflatten(1, x.shape[2:]))
 
 
 def _bits(

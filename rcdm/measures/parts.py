@@ -40,12 +40,12 @@ class Parts:
         file = self.folder / f"{name}-{digest({'identity': self.identity, **inputs})[:32]}.safetensors"
         if file.is_file():
             try:
-                found = load_file(file)["part"]
+                kept = load_file(file)["part"]
             except (SafetensorError, KeyError):
                 file.unlink()  # damaged: it is computed again
             else:
                 self.reused += 1
-                return found
+                return kept
         part = compute().detach().cpu().contiguous()
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}.partial")

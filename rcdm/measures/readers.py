@@ -1,9 +1,10 @@
-"""The reader: a small network that reads every factor of the drawn world back from an image, drawn or clean."""
+"""What suits a checkpoint to be read off its images; on the drawn world, a small network that reads every factor."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from tqdm import tqdm
 from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.data.sprites import HELD_OUT_SEED
+from rcdm.diffusion.checkpoints import folder_of
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.attributes import Attributes, photo_attributes
+from rcdm.measures.metrics import variance
 from rcdm.measures.probes import r_squared
 from rcdm.networks.backbones import SmallResNet
 
@@ -133,3 +138,25 @@ def load_reader(folder: Path) -> Reader:
     tensors = load_file(file)
     reader.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     return reader.eval().requires_grad_(False)
+
+
+def attributes_of(pipe: RCDMPipeline) -> Attributes:
+    """The attributes that suit a checkpoint: the factors of the drawn world when it ships a reader, else those of
+    any image (`photo_attributes`), whose spread over data images is in its metrics.json once it was evaluated.
+    """
+    folder = folder_of(pipe)
+    metrics = folder / "metrics.json" if folder is not None else None
+    spread = json.loads(metrics.read_text()).get("spread", {}) if metrics is not None and metrics.is_file() else {}
+    if folder is not None and (folder / "reader").is_dir():
+        return _sprite_attributes(folder / "reader", spread)
+    return Attributes(photo_attributes, spread)
+
+
+def _sprite_attributes(folder: Path, spread: Mapping[str, float]) -> Attributes:
+    """With the spread that was measured once, or else measured now."""
+    reader = load_reader(folder)
+    if set(sprites.KINDS) <= set(spread):
+        return Attributes(lambda images: reader.read(images.cpu()), spread)
+    held_out = sprites.render(sprites.sample_factors(1024, HELD_OUT_SEED), reader.size)
+    spread = {name: float(variance(phi)) for name, phi in reader.read(held_out).items()}
+    return Attributes(lambda images: reader.read(images.cpu()), spread)

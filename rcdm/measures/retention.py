@@ -89,9 +89,9 @@ def gaps(within: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Tensor]
     `within`: source -> attribute -> Var_k φ of the draws of each image [N]; `given`: φ of the images [N,P]. `p` is that
     of a sign-flip test over images, `p_holm` corrected for all differences that are returned.
     """
-    found: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, dict[str, Any]] = {}
     for network, (backbone, projector) in backbones_and_projectors(list(within)).items():
-        found[network] = {}
+        numbers[network] = {}
         for name, phi in given.items():
             spared = within[projector][name] - within[backbone][name]
 
@@ -99,11 +99,11 @@ def gaps(within: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Tensor]
                 return spared[i].mean() / variance(phi[i])
 
             number = bootstrap(difference, len(phi), null=0.0).to_json()
-            found[network][name] = number | {"p": sign_flip(spared)}
-    cells = [cell for attributes in found.values() for cell in attributes.values()]
+            numbers[network][name] = number | {"p": sign_flip(spared)}
+    cells = [cell for attributes in numbers.values() for cell in attributes.values()]
     for cell, p in zip(cells, holm([cell["p"] for cell in cells]), strict=True):
         cell["p_holm"] = p
-    return found
+    return numbers
 
 
 def backbones_and_projectors(sources: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -82,8 +82,8 @@ def measure_source(
     for name in TELLING:
         on_progress(f"transformation probe: {name}")
         n = size.transformation_images
-        found = transformation_probe(encode, dataset.batch(0, n).images, dataset.held_out(n // 2).images, name)
-        for level, number in found.items():
+        accuracies = transformation_probe(encode, dataset.batch(0, n).images, dataset.held_out(n // 2).images, name)
+        for level, number in accuracies.items():
             levels[level]["transformation_probe"][name] = number.to_json()
     result: dict[str, Any] = {"data": dataset.name, "n_train": len(labels), "n": len(held_out.labels), "levels": levels}
     if isinstance(dataset, Sprites):

@@ -18,10 +18,11 @@ from rcdm.figures import general
 from rcdm.figures.curves import level_legend, network_panels
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import Look, band, null_line
-from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import pixels_of
 from rcdm.measures.metrics import Number, bootstrap, mean, squared_distance_to_others, squared_error
 from rcdm.measures.parts import part
+from rcdm.measures.readers import attributes_of
 from rcdm.studies.record import Entry, Option, Study
 
 CLASSES = ("class", "shape")
@@ -110,7 +111,7 @@ def _attacked(
     k, others = len(seeds), squared_distance_to_others(clean).cpu()
     signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(1)).to(x) * 2 - 1
     noise = [seed + 1000 * i for i in range(len(x)) for seed in seeds]
-    found: dict[str, list[Any]] = {"distance": [], "random": [], "drawn": []}
+    measures: dict[str, list[Any]] = {"distance": [], "random": [], "drawn": []}
     shown: dict[str, list[Tensor]] = {"attacked": [], "drawn": []}
     before: Tensor | None = None
     for strength in STRENGTHS:
@@ -124,16 +125,16 @@ def _attacked(
             far = squared_error(encode(drawn), clean.repeat_interleave(k, 0)).view(-1, k).mean(1)
         errors = {"distance": squared_error(harmed, clean), "random": squared_error(shaken, clean), "drawn": far}
         for name, error in errors.items():
-            found[name].append(_ratio(error.cpu(), others).to_json())
+            measures[name].append(_ratio(error.cpu(), others).to_json())
         read = attributes.read(drawn)
         kind = next((name for name in CLASSES if name in read), None)
         if kind is not None:
             now = read[kind].argmax(1).cpu()
             before = now if before is None else before
-            found.setdefault("flips", []).append(mean((now != before).float().view(-1, k).mean(1)).to_json())
+            measures.setdefault("flips", []).append(mean((now != before).float().view(-1, k).mean(1)).to_json())
         shown["attacked"].append(hostile[:SHOWN].cpu())
         shown["drawn"].append(drawn[: SHOWN * k : k].cpu())
-    return found, shown
+    return measures, shown
 
 
 def _ratio(error: Tensor, others: Tensor) -> Number:

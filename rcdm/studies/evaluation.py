@@ -14,10 +14,11 @@ from torch import Tensor
 
 from rcdm.data.dataset_protocol import Dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, faithfulness_of
 from rcdm.measures.judge import Evaluator
 from rcdm.measures.metrics import cycle_error, variance
+from rcdm.measures.readers import attributes_of
 from rcdm.studies import retention_study
 
 
@@ -70,8 +71,8 @@ def evaluate(
         on_progress(f"{source}: one draw of each of {len(held_out)} images")
         h = encode_all(pipe, held_out, source)
         drawn = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps)
-        found = faithfulness_of(pipe, h, drawn, source)
-        numbers[source] = {name: number.to_json() for name, number in found.items()}
+        faithful = faithfulness_of(pipe, h, drawn, source)
+        numbers[source] = {name: number.to_json() for name, number in faithful.items()}
         numbers[source] |= _references(pipe, held_out, source)
         if evaluator is not None:
             n = min(size.retention_images, len(h))

@@ -79,11 +79,11 @@ def _mean(parts: list[Information]) -> Information:
     )
 
 
-def _differences(found: dict[str, Information]) -> dict[str, Any]:
+def _differences(bits: dict[str, Information]) -> dict[str, Any]:
     """Backbone minus projector of one network, on the same images and noise."""
     result: dict[str, Any] = {}
-    for backbone, projector in backbones_and_projectors(list(found)).values():
-        gap = found[backbone].form_1 - found[projector].form_1
+    for backbone, projector in backbones_and_projectors(list(bits)).values():
+        gap = bits[backbone].form_1 - bits[projector].form_1
         number = mean(gap, null=0.0).to_json()
         result[f"{backbone} − {projector}"] = {**number, "limited_by_decoder": number["value"] < 0}
     return result
@@ -106,11 +106,11 @@ def _summary(result: dict[str, Any]) -> str:
         f"Bits per image down to ln SNR {high:g} (from {low:g}), {result['images']} images: form 1 (95 %), of another "
         "image's h, form 2"
     ]
-    for source, found in result["sources"].items():
-        one = found["form_1"]
+    for source, bits in result["sources"].items():
+        one = bits["form_1"]
         lines.append(
             f"{source:24} {one['value']:8.1f} ({one['low']:.1f} … {one['high']:.1f}) {one['null']:8.1f} "
-            f"{found['form_2']['value']:8.1f}"
+            f"{bits['form_2']['value']:8.1f}"
         )
     for name, gap in result["differences"].items():
         note = ""
@@ -123,9 +123,7 @@ def _summary(result: dict[str, Any]) -> str:
 def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """Bits with intervals; the paired differences beside them where there are any; maps on one scale in colour."""
     numbers = result.numbers
-    rows = {
-        source: {**found["form_1"], "other": found["form_2"]["value"]} for source, found in numbers["sources"].items()
-    }
+    rows = {source: {**bits["form_1"], "other": bits["form_2"]["value"]} for source, bits in numbers["sources"].items()}
     gaps = numbers.get("differences", {})
     drawn = figure(DOUBLE if gaps else SINGLE, 0.75 + 0.15 * len(rows))
     axes = drawn.subplots(1, 2 if gaps else 1, squeeze=False)[0]

@@ -84,9 +84,9 @@ def study(
         kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source).unflatten(0, (len(seeds), points))
         numbers[source] = _numbers(kept, pipe.unet.standardise(ends, source), ratios)
     rows = tuple(f"{source}, seed {seed}" for source in sources for seed in seeds)
-    found = {"path": path, "ratios": ratios, "seeds": list(seeds), "sources": numbers}
+    result = {"path": path, "ratios": ratios, "seeds": list(seeds), "sources": numbers}
     columns = ("first", *(f"{ratio:.2f}" for ratio in ratios), "second")
-    return StudyResult(grid, rows, columns, found, _summary(numbers, path, len(seeds)))
+    return StudyResult(grid, rows, columns, result, _summary(numbers, path, len(seeds)))
 
 
 def _numbers(kept: Tensor, ends: Tensor, ratios: Sequence[float]) -> dict[str, Any]:
@@ -107,9 +107,9 @@ def _numbers(kept: Tensor, ends: Tensor, ratios: Sequence[float]) -> dict[str, A
 
 def _summary(numbers: dict[str, Any], path: str, n: int) -> str:
     lines = [f"{path} path, {n} seeds: similarity to the first and the second image at the middle; largest jump"]
-    for source, found in numbers.items():
-        first, second = (_at_middle(found[end]) for end in ("to_first", "to_second"))
-        jump = found["largest_jump"]
+    for source, by_source in numbers.items():
+        first, second = (_at_middle(by_source[end]) for end in ("to_first", "to_second"))
+        jump = by_source["largest_jump"]
         lines.append(f"{source:24} {first:6.2f} {second:6.2f}   {jump['value']:.2f} up to ratio {jump['ends_at']:.2f}")
     return "\n".join(lines)
 
@@ -122,22 +122,22 @@ def _at_middle(values: Sequence[float]) -> float:
 def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """Similarity to the first (falling) and second image (rising) and the jumps; the draws along the path."""
     numbers = result.numbers
-    ratios, found = numbers["ratios"], numbers["sources"]
+    ratios, by_source = numbers["ratios"], numbers["sources"]
     between = [(a + b) / 2 for a, b in pairwise(ratios)]
 
     def similarity(axes: Axes, source: str) -> None:
-        axes.plot(ratios, found[source]["to_first"], **looks[source].curve)
-        axes.plot(ratios, found[source]["to_second"], **{**looks[source].curve, "marker": "", "linewidth": 0.9})
+        axes.plot(ratios, by_source[source]["to_first"], **looks[source].curve)
+        axes.plot(ratios, by_source[source]["to_second"], **{**looks[source].curve, "marker": "", "linewidth": 0.9})
 
     def jumps(axes: Axes, source: str) -> None:
-        axes.plot(between, found[source]["jumps"], **looks[source].curve)
+        axes.plot(between, by_source[source]["jumps"], **looks[source].curve)
         null_line(axes, 1 / (len(ratios) - 1))
 
     panels = [("similarity", similarity), ("jump", jumps)]
-    drawn = network_panels(list(found), panels, xlabel="ratio: 0 first, 1 second image")
+    drawn = network_panels(list(by_source), panels, xlabel="ratio: 0 first, 1 second image")
     for axes in drawn.axes[len(drawn.axes) // 2 :]:
         axes.set_ylim(bottom=0)
-    level_legend(drawn, list(found), looks, null="an even path", grey="unmarked: to the second image")
+    level_legend(drawn, list(by_source), looks, null="an even path", grey="unmarked: to the second image")
     return {"": drawn} | general.images(result, group=len(numbers["seeds"]))
 
 

@@ -15,11 +15,12 @@ from rcdm.data import images as im
 from rcdm.data.transformations import TELLING, TRANSFORMATIONS, Transformation
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
-from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.levels import transformation_probe
 from rcdm.measures.metrics import Number, bootstrap, squared_distance_to_others, squared_error
 from rcdm.measures.parts import json_part
+from rcdm.measures.readers import attributes_of
 from rcdm.studies.invariance_figures import CAPTIONS, figures
 from rcdm.studies.record import Entry, Option, Study
 
@@ -105,8 +106,8 @@ def _told(
         return {source: encode_all(pipe, images, source).cpu() for source in sources}
 
     def probe(name: str) -> dict[str, Any]:
-        told = transformation_probe(encode, train, test, name, penalties=(1e-4,))
-        return {source: number.to_json() for source, number in told.items()}
+        accuracies = transformation_probe(encode, train, test, name, penalties=(1e-4,))
+        return {source: number.to_json() for source, number in accuracies.items()}
 
     inputs = {"train": train, "test": test, "sources": list(sources)}
     return {name: json_part("telling", {**inputs, "name": name}, partial(probe, name)) for name in names}

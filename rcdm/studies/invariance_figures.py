@@ -32,38 +32,38 @@ _READABLE = 0.24
 
 def figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """The summary, then per transformation its curves (key: its name) and its draws (`NAME-images`)."""
-    found = result.numbers["transformations"]
-    drawn = {"": _summary(found, result.numbers["sources"])}
-    for name, one in found.items():
+    by_name = result.numbers["transformations"]
+    drawn = {"": _summary(by_name, result.numbers["sources"])}
+    for name, one in by_name.items():
         key = name.replace(" ", "-")
         drawn[key] = _curves(name, one, looks)
         if pictures := _pictures(result, name, one):
             drawn[f"{key}-images"] = pictures
-    if told := result.numbers.get("transformation_probe"):
+    if telling := result.numbers.get("transformation_probe"):
         says = "telling which case was applied"
-        drawn["telling"] = interval_panels(told, looks, xlabel=says, value="accuracy, 95 % interval", null="chance")
+        drawn["telling"] = interval_panels(telling, looks, xlabel=says, value="accuracy, 95 % interval", null="chance")
     return drawn
 
 
-def _summary(found: Mapping[str, Any], sources: list[str]) -> Figure:
+def _summary(by_name: Mapping[str, Any], sources: list[str]) -> Figure:
     """Alignment at the strongest, and how far the attribute that moves follows; those in the SSL views first."""
-    names = sorted(found, key=lambda name: not found[name]["in_views"])
-    inside = sum(found[name]["in_views"] for name in names)
-    moved = [name for name in names if any("transport" in n for n in found[name]["sources"].values())]
+    names = sorted(by_name, key=lambda name: not by_name[name]["in_views"])
+    inside = sum(by_name[name]["in_views"] for name in names)
+    moved = [name for name in names if any("transport" in n for n in by_name[name]["sources"].values())]
     drawn = figure(DOUBLE, 1.1 + 0.16 * len(sources) * (2 if moved else 1) + (0.6 if moved else 0))
     panels = drawn.subplots(2 if moved else 1, 1, squeeze=False)[:, 0]
-    table = [[found[name]["sources"][source]["alignment"][-1]["value"] for name in names] for source in sources]
-    labels = [f"{name} {found[name]['strengths'][-1]:g}" for name in names]
+    table = [[by_name[name]["sources"][source]["alignment"][-1]["value"] for name in names] for source in sources]
+    labels = [f"{name} {by_name[name]['strengths'][-1]:g}" for name in names]
     matrix(panels[0], table, sources, labels, top=1.0)
     panels[0].set_title("alignment at the strongest: 0 invariant, 1 another image", loc="left", pad=_ABOVE)
     _divide(panels[0], inside, len(names))
     if moved:
-        slopes = [[_slope(found[name]["sources"][source]) for name in moved] for source in sources]
-        follows = [f"{name}:\n{_attribute(found[name])}" for name in moved]
+        slopes = [[_slope(by_name[name]["sources"][source]) for name in moved] for source in sources]
+        follows = [f"{name}:\n{_attribute(by_name[name])}" for name in moved]
         matrix(panels[1], slopes, sources, follows, top=1.0, rotation=0 if len(moved) < 6 else 35)
         hatched = "; hatched: below 0, against the change" if any(below(v) for row in slopes for v in row) else ""
         panels[1].set_title(f"slope of the attribute in the draws: 0 ignored, 1 kept{hatched}", loc="left", pad=_ABOVE)
-        _divide(panels[1], sum(found[name]["in_views"] for name in moved), len(moved))
+        _divide(panels[1], sum(by_name[name]["in_views"] for name in moved), len(moved))
     return drawn
 
 
@@ -92,7 +92,7 @@ def _curves(name: str, one: Mapping[str, Any], looks: Mapping[str, Look]) -> Fig
     drawn = figure(DOUBLE, max(1.9, 0.7 + 0.14 * len(sources)))
     panels = drawn.subplots(1, 3 if slopes else 2)
     for axes, measure, label in ((panels[0], "alignment", "alignment"), (panels[1], "seen", "seen change")):
-        numbers = {source: found[measure] for source, found in one["sources"].items()}
+        numbers = {source: by_name[measure] for source, by_name in one["sources"].items()}
         if len(one["strengths"]) > 1:
             _ladder(axes, numbers, one["strengths"], looks)
             axes.set_xlabel(f"{name}, {one['unit']}")

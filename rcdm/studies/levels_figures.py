@@ -47,7 +47,7 @@ def figures(result: StudyResult, given: Mapping[str, Look]) -> dict[str, Figure]
         "bits per image": (_one(levels, "bits"), {}),
         "cycle error": (_one(levels, "cycle_error"), {}),
     }
-    told: dict[str, tuple[Curves, Curves]] = {
+    tellings: dict[str, tuple[Curves, Curves]] = {
         f"telling {name}": (_of(levels, "transformation_probe", name), {})
         for name in _names(levels, "transformation_probe")
     }
@@ -55,7 +55,7 @@ def figures(result: StudyResult, given: Mapping[str, Look]) -> dict[str, Figure]
         name.replace("_", " "): (_of(levels, "ridge", name), _of(levels, "retention", name))
         for name in _names(levels, "ridge")
     }
-    drawn = {"": panels(main), "attributes": panels(held), "transformations": panels(told)}
+    drawn = {"": panels(main), "attributes": panels(held), "transformations": panels(tellings)}
     return drawn | general.images(result)
 
 
@@ -72,15 +72,15 @@ def _in_depth(levels: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def _one(levels: Mapping[str, Any], measure: str) -> Curves:
-    found = {n: {k: m[measure] for k, m in own.items() if measure in m} for n, own in levels.items()}
-    return {network: curve for network, curve in found.items() if curve}
+    curves = {n: {k: m[measure] for k, m in own.items() if measure in m} for n, own in levels.items()}
+    return {network: curve for network, curve in curves.items() if curve}
 
 
 def _of(levels: Mapping[str, Any], measure: str, name: str) -> Curves:
-    found = {
+    curves = {
         n: {k: m[measure][name] for k, m in own.items() if name in m.get(measure, {})} for n, own in levels.items()
     }
-    return {network: curve for network, curve in found.items() if curve}
+    return {network: curve for network, curve in curves.items() if curve}
 
 
 def _names(levels: Mapping[str, Any], measure: str) -> Iterable[str]:

@@ -15,13 +15,14 @@ from rcdm.data import images as im
 from rcdm.data.transformations import TELLING
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
-from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import measure_bits, noise_ladder
 from rcdm.measures.levels import levels_of, levels_with, transformation_probe
 from rcdm.measures.metrics import cycle_error, effective_rank, jackknife, mean
 from rcdm.measures.parts import json_part
 from rcdm.measures.probes import linear_probe, ridge_probe
+from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import below_zero, draw_each, read_unconditional, retention_numbers
 from rcdm.networks.sources import CONTROL
 from rcdm.studies.levels_figures import CAPTIONS, figures
@@ -82,8 +83,8 @@ def study(
     for name in dict.fromkeys([*(source.partition("/")[0] for source in sources), *pipe.sources.beside]):
         on_progress(f"{name}: probes at every level")
         levels = _probed(pipe, name, [s.partition("/")[2] for s in sources if s.startswith(f"{name}/")], train, test)
-        for level, found in levels.items():
-            found |= drawn.get(f"{name}/{level}", {"no_decoder": True})
+        for level, measures in levels.items():
+            measures |= drawn.get(f"{name}/{level}", {"no_decoder": True})
         objective = pipe.sources.config_of(name).get("training", {}).get("objective")
         numbers[name] = {"objective": objective} if objective else {}
         numbers[name] |= {"levels": levels, "best": _best(levels)}
@@ -117,35 +118,35 @@ def _probed(
         return _read(encode(train.images), encode(test.images), train, test)
 
     def tell(telling: str) -> dict[str, Any]:
-        told = transformation_probe(encode, train.images, test.images, telling, penalties=(1e-4,))
-        return {level: number.to_json() for level, number in told.items()}
+        accuracies = transformation_probe(encode, train.images, test.images, telling, penalties=(1e-4,))
+        return {level: number.to_json() for level, number in accuracies.items()}
 
-    found: dict[str, dict[str, Any]] = json_part("probes", inputs, read)
+    measures: dict[str, dict[str, Any]] = json_part("probes", inputs, read)
     for telling in TELLING:
-        told = json_part("telling", {**inputs, "telling": telling}, partial(tell, telling))
-        for level, number in told.items():
-            found[level].setdefault("transformation_probe", {})[telling] = number
-    return found
+        accuracies = json_part("telling", {**inputs, "telling": telling}, partial(tell, telling))
+        for level, number in accuracies.items():
+            measures[level].setdefault("transformation_probe", {})[telling] = number
+    return measures
 
 
 def _read(
     h: Mapping[str, Tensor], h_test: Mapping[str, Tensor], train: _Labelled, test: _Labelled
 ) -> dict[str, dict[str, Any]]:
     """Level -> width, rank, R² of each attribute and, with labels, the class; of representations by level, [M,D]."""
-    found: dict[str, dict[str, Any]] = {}
+    measures: dict[str, dict[str, Any]] = {}
     for level in h:
         spread, centre = h[level].std(0).clamp(min=1e-6), h[level].mean(0)
         z, z_test = ((part[level] - centre) / spread for part in (h, h_test))
         rank = jackknife(lambda i, level=level: effective_rank(h[level][i]), len(z))  # type: ignore[misc]
-        found[level] = {
+        measures[level] = {
             "width": z.shape[1],
             "effective_rank": rank.to_json(),
             "ridge": {a: ridge_probe(z, phi, z_test, test.phi[a]).to_json() for a, phi in train.phi.items()},
         }
         if train.labels is not None and test.labels is not None:
             linear = linear_probe(z, train.labels.cpu(), z_test, test.labels.cpu())
-            found[level]["linear_top1"] = linear.to_json()
-    return found
+            measures[level]["linear_top1"] = linear.to_json()
+    return measures
 
 
 def _drawn(
@@ -162,24 +163,24 @@ def _drawn(
     given = attributes.read(x)
     on_progress("unconditional draws")
     free = read_unconditional(pipe, attributes, len(x), seeds, steps)
-    found: dict[str, dict[str, Any]] = {}
+    measures: dict[str, dict[str, Any]] = {}
     shown: dict[str, Tensor] = {}
     for source in sources:
         on_progress(f"{source}: draws")
         h = encode_all(pipe, x, source)
         draws = draw_each(pipe, h, source, seeds, steps)
         shown[source] = draws[: len(seeds)]
-        kept, wanted = (
+        kept, target = (
             pipe.unet.standardise(z, source).cpu() for z in (encode_all(pipe, draws[:: len(seeds)], source), h)
         )
-        found[source] = {
+        measures[source] = {
             "retention": retention_numbers(attributes.read(draws), free, given, len(seeds)),
-            "cycle_error": cycle_error(kept, wanted).to_json(),
+            "cycle_error": cycle_error(kept, target).to_json(),
         }
         if ladder:
             bits, null = (measure_bits(pipe, x, each, source, ladder, seeds[0]).form_1 for each in (h, h.roll(1, 0)))
-            found[source]["bits"] = mean(bits, null=float(null.mean())).to_json()
-    return found, shown
+            measures[source]["bits"] = mean(bits, null=float(null.mean())).to_json()
+    return measures, shown
 
 
 def _best(levels: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -206,10 +207,10 @@ def _summary(result: dict[str, Any]) -> str:
     ]
     for name, network in result["networks"].items():
         control = ", the label-aligned control" if network.get("objective") == CONTROL else ""
-        if all("no_decoder" in found for found in network["levels"].values()):
+        if all("no_decoder" in measures for measures in network["levels"].values()):
             control += "; the checkpoint has no decoder for it: no draws and no bits"
         lines.append(f"{name} ({network.get('objective', 'objective not known')}{control})")
-        lines += [f"  {level:12} {_line(found)}" for level, found in network["levels"].items()]
+        lines += [f"  {level:12} {_line(measures)}" for level, measures in network["levels"].items()]
         best = ", ".join(f"{measure} {level}" for measure, level in network["best"].items())
         lines.append(f"  best level: {best}")
     kept = {f"{n}/{k}": v.get("retention", {}) for n, m in result["networks"].items() for k, v in m["levels"].items()}
@@ -224,13 +225,13 @@ def _summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _line(found: Mapping[str, Any]) -> str:
+def _line(measures: Mapping[str, Any]) -> str:
     def numbers(name: str) -> str:
-        return " ".join(f"{number['value']:5.2f}" for number in found.get(name, {}).values())
+        return " ".join(f"{number['value']:5.2f}" for number in measures.get(name, {}).values())
 
-    top = f"{100 * found['linear_top1']['value']:5.1f}%" if "linear_top1" in found else ""
-    bits = f"{found['bits']['value']:.0f} bits" if "bits" in found else ""
-    parts = [f"{found['width']:5} {found['effective_rank']['value']:6.1f}", top, numbers("ridge")]
+    top = f"{100 * measures['linear_top1']['value']:5.1f}%" if "linear_top1" in measures else ""
+    bits = f"{measures['bits']['value']:.0f} bits" if "bits" in measures else ""
+    parts = [f"{measures['width']:5} {measures['effective_rank']['value']:6.1f}", top, numbers("ridge")]
     return " | ".join([*parts, numbers("transformation_probe"), numbers("retention"), bits]).rstrip(" |")
 
 

@@ -23,11 +23,12 @@ from rcdm.figures import general
 from rcdm.figures.matrix import matrix
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, SINGLE, Look, figure, fill_handles
-from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.attributes import Attributes
 from rcdm.measures.directions import FILE, find_directions, shipped_directions
 from rcdm.measures.directions import METHODS as ALONG
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
+from rcdm.measures.readers import attributes_of
 from rcdm.studies.record import Entry, Option, Study
 
 METHODS = ("neighbours", *ALONG)
@@ -184,20 +185,20 @@ def _moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes
 def _summary(numbers: dict[str, Any], reference: str | int) -> str:
     lines: list[str] = []
     shipped = " (directions that the checkpoint ships)" if reference == FILE else ""
-    for source, found in numbers.items():
-        if "moves" not in found:
-            lines += [f"{source}, image {i}: {len(d)} shared dimensions" for i, d in enumerate(found["dimensions"])]
+    for source, edits in numbers.items():
+        if "moves" not in edits:
+            lines += [f"{source}, image {i}: {len(d)} shared dimensions" for i, d in enumerate(edits["dimensions"])]
             continue
         lines.append(f"{source}: movement of each attribute per step of one deviation, in its own deviations{shipped}")
-        for way, moves in found["moves"].items():
+        for way, moves in edits["moves"].items():
             lines.append(f"  {way:20} " + "  ".join(f"{name} {value:.2f}" for name, value in moves.items()))
     return "\n".join(lines)
 
 
 def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """Direction x attribute, a table per source; or how many dimensions the neighbours share; the draws."""
-    found = result.numbers["sources"]
-    drawn = _moves_figure(result) if all("moves" in one for one in found.values()) else _shared_figure(result, looks)
+    edits = result.numbers["sources"]
+    drawn = _moves_figure(result) if all("moves" in one for one in edits.values()) else _shared_figure(result, looks)
     return {"": drawn} | general.images(result, group=len(result.numbers["seeds"]))
 
 
@@ -223,18 +224,18 @@ def _moves_figure(result: StudyResult) -> Figure:
 
 
 def _shared_figure(result: StudyResult, looks: Mapping[str, Look]) -> Figure:
-    found = result.numbers["sources"]
-    drawn = figure(SINGLE, 0.6 + 0.17 * len(found))
+    edits = result.numbers["sources"]
+    drawn = figure(SINGLE, 0.6 + 0.17 * len(edits))
     axes = drawn.subplots()
-    for place, (source, one) in enumerate(found.items()):
+    for place, (source, one) in enumerate(edits.items()):
         counts = [len(dims) for dims in one["dimensions"]]
         axes.plot(counts, [place] * len(counts), linewidth=0, **looks[source].point)
-    if handles := fill_handles(found, looks):
+    if handles := fill_handles(edits, looks):
         drawn.legend(handles=handles, loc="outside upper center", ncols=3)
-    one = next(iter(found.values()))
-    axes.set_yticks(range(len(found)), list(found))
-    axes.set_ylim(len(found) - 0.4, -0.6)
-    most = max(len(dims) for each in found.values() for dims in each["dimensions"])
+    one = next(iter(edits.values()))
+    axes.set_yticks(range(len(edits)), list(edits))
+    axes.set_ylim(len(edits) - 0.4, -0.6)
+    most = max(len(dims) for each in edits.values() for dims in each["dimensions"])
     axes.set_xlim(0, 1.04 * max(most, 1))
     axes.set_xlabel(
         f"shared dimensions, of each image: active in\nmore than {one['more_than']} of {one['neighbours']} neighbours"

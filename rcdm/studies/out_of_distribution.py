@@ -76,17 +76,17 @@ def study(
     return StudyResult(grid, rows, ("given", *sources), {**result, "sources": numbers}, _summary(result, numbers))
 
 
-def _numbers(kept: Tensor, wanted: Tensor, k: int) -> tuple[dict[str, Any], Tensor]:
+def _numbers(kept: Tensor, target: Tensor, k: int) -> tuple[dict[str, Any], Tensor]:
     """Of standardised h of the draws [N·K,D] and of the images [N,D]; and the similarity of each image's draws [N]."""
     own, next_one = (
-        similarity(kept, h.repeat_interleave(k, 0)).view(-1, k).mean(1) for h in (wanted, wanted.roll(1, 0))
+        similarity(kept, h.repeat_interleave(k, 0)).view(-1, k).mean(1) for h in (target, target.roll(1, 0))
     )
-    found = {
+    measures = {
         "similarity": mean(own, null=float(next_one.mean())),
-        "cycle_error": cycle_error(kept[::k], wanted),
-        "distance": mean(wanted.square().mean(1), null=1.0),
+        "cycle_error": cycle_error(kept[::k], target),
+        "distance": mean(target.square().mean(1), null=1.0),
     }
-    return {name: number.to_json() for name, number in found.items()}, own
+    return {name: number.to_json() for name, number in measures.items()}, own
 
 
 def _pictures(

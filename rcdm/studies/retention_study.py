@@ -18,11 +18,12 @@ from rcdm.figures.curves import level_legend
 from rcdm.figures.intervals import interval_panels
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, SINGLE, Look, figure
-from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
 from rcdm.measures.parts import part
 from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
+from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import agreement, below_zero, draw_each, gaps, read_unconditional, retention_numbers
 from rcdm.studies.record import Entry, Study
 
@@ -136,7 +137,7 @@ def _probes(
     """
     h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
     phi = {name: value.cpu() for name, value in attributes.read(pixels_of(pipe, train)).items()}
-    found: dict[str, dict[str, Any]] = {}
+    readings: dict[str, dict[str, Any]] = {}
     errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
     for name, truth in phi_test.items():
         truth = truth.cpu()
@@ -144,9 +145,9 @@ def _probes(
         ridge = part("ridge", own, partial(ridge_prediction, h, phi[name], h_test))
         mlp = part("mlp", own, partial(mlp_prediction, h, phi[name], h_test))
         linear, bent = r_squared(ridge, truth), r_squared(mlp, truth)
-        found[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
+        readings[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
         errors["ridge"][name], errors["probe"][name] = ((p - truth).square().sum(1) for p in (ridge, mlp))
-    return found, errors
+    return readings, errors
 
 
 def _summary(result: dict[str, Any]) -> str:

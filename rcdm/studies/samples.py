@@ -58,10 +58,10 @@ def study(
             h.repeat_interleave(k, 0), source, list(seeds) * len(h), num_inference_steps=num_inference_steps
         )
         kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source)
-        wanted = pipe.unet.standardise(h, source)
+        target = pipe.unet.standardise(h, source)
         draws = drawn.unflatten(0, (-1, k))
         maps = draws.std(1, correction=1).mean(1, keepdim=True)  # [N,1,H,W], at most about 1
-        numbers[source] = _numbers(kept, wanted, maps, k)
+        numbers[source] = _numbers(kept, target, maps, k)
         parts[source] = [_row(own, spread) for own, spread in zip(draws, maps, strict=True)]
         if bank is not None:
             numbers[source]["nearest"], copied = bank.nearest_to(drawn, k)
@@ -70,8 +70,8 @@ def study(
     labels = tuple(f"image {i}, {source}" for i in range(len(given)) for source in sources)
     columns = ("given", *(f"seed {seed}" for seed in seeds), "mean", "spread")
     columns += () if bank is None else (f"training image nearest to seed {seeds[0]}",)
-    found = {"seeds": list(seeds), "images": len(given), "sources": numbers}
-    return StudyResult(grid, labels, columns, found, _summary(numbers, len(given), k))
+    result = {"seeds": list(seeds), "images": len(given), "sources": numbers}
+    return StudyResult(grid, labels, columns, result, _summary(numbers, len(given), k))
 
 
 class _Bank:
@@ -94,13 +94,13 @@ def _row(draws: Tensor, spread: Tensor) -> list[Image.Image]:
     return [*im.to_pil(draws), *im.to_pil(draws.mean(0, keepdim=True)), *im.to_pil(grey)]
 
 
-def _numbers(kept: Tensor, wanted: Tensor, maps: Tensor, k: int) -> dict[str, Any]:
-    own = similarity(kept, wanted.repeat_interleave(k, 0)).view(-1, k).mean(1).cpu()
+def _numbers(kept: Tensor, target: Tensor, maps: Tensor, k: int) -> dict[str, Any]:
+    own = similarity(kept, target.repeat_interleave(k, 0)).view(-1, k).mean(1).cpu()
     spread = maps.mean((1, 2, 3)).cpu()
     n = len(own)
     null = None
     if n > 1:
-        null = float(similarity(kept, wanted.roll(1, 0).repeat_interleave(k, 0)).mean())
+        null = float(similarity(kept, target.roll(1, 0).repeat_interleave(k, 0)).mean())
     return {
         "similarity": mean(own, null=null).to_json(),
         "spread": mean(spread).to_json(),

@@ -97,11 +97,11 @@ def _training_views(held: Sources, source: str) -> ViewStrengths | None:
 
 def _spectrum(h: Tensor) -> dict[str, Any]:
     ranks = {"effective_rank": effective_rank, "participation_ratio": participation_ratio, "rankme": rankme}
-    found: dict[str, Any] = {
+    spectra: dict[str, Any] = {
         name: jackknife(lambda i, rank=rank: rank(h[i]), len(h)).to_json()  # type: ignore[misc]
         for name, rank in ranks.items()
     }
-    return found | {"singular_values": singular_values(h).tolist(), "width": h.shape[1]}
+    return spectra | {"singular_values": singular_values(h).tolist(), "width": h.shape[1]}
 
 
 def _against_strength(held: Sources, name: str, x: Tensor, views: ViewStrengths, seed: int) -> list[dict[str, Any]]:
@@ -139,18 +139,18 @@ def _pictures(x: Tensor, views: ViewStrengths, seed: int) -> list[Image.Image]:
 
 def _summary(result: Mapping[str, Any]) -> str:
     lines = [f"{result['images']} images: width, effective rank (95 %), participation ratio, RankMe"]
-    for source, found in result["sources"].items():
-        rank = found["effective_rank"]
+    for source, spectra in result["sources"].items():
+        rank = spectra["effective_rank"]
         lines.append(
-            f"{source:24} {found['width']:5} {rank['value']:7.1f} ({rank['low']:.1f} … {rank['high']:.1f}) "
-            f"{found['participation_ratio']['value']:7.1f} {found['rankme']['value']:7.1f}"
+            f"{source:24} {spectra['width']:5} {rank['value']:7.1f} ({rank['low']:.1f} … {rank['high']:.1f}) "
+            f"{spectra['participation_ratio']['value']:7.1f} {spectra['rankme']['value']:7.1f}"
         )
     lines.append(
         "Views by strength: variance over that between images, in the backbone and the projector; share that the "
         "projector removes; share it hears (of differences between images); mean principal angle (by chance)"
     )
-    for network, found in result["networks"].items():
-        for step in found["strengths"]:
+    for network, spectra in result["networks"].items():
+        for step in spectra["strengths"]:
             variances = " ".join(f"{step[level]['value']:6.2f}" for level in ("backbone", "projector"))
             line = f"{network:20} x {step['strength']:<5g} {variances}"
             if "removed" in step:
@@ -164,18 +164,18 @@ def _summary(result: Mapping[str, Any]) -> str:
 
 def _figures(result: StudyResult, given: Mapping[str, Look]) -> dict[str, Figure]:
     """Singular values and ranks of each source; then the views of each network against their strength."""
-    found = result.numbers["sources"]
-    look = looks([*given, *(source for source in found if source not in given)])
-    drawn = {"": _spectra_figure(found, look)}
+    spectra = result.numbers["sources"]
+    look = looks([*given, *(source for source in spectra if source not in given)])
+    drawn = {"": _spectra_figure(spectra, look)}
     if any(one["strengths"] for one in result.numbers["networks"].values()):
         drawn["views"] = _views_figure(result.numbers["networks"], look)
     return drawn | general.images(result)
 
 
-def _spectra_figure(found: Mapping[str, Any], look: Mapping[str, Look]) -> Figure:
-    drawn = figure(DOUBLE, max(2.1, 0.7 + 0.14 * len(found)))
+def _spectra_figure(spectra: Mapping[str, Any], look: Mapping[str, Look]) -> Figure:
+    drawn = figure(DOUBLE, max(2.1, 0.7 + 0.14 * len(spectra)))
     left, right = drawn.subplots(1, 2)
-    for source, one in found.items():
+    for source, one in spectra.items():
         values = [value / one["singular_values"][0] for value in one["singular_values"] if value > 0]
         one_look = look[source]
         left.plot(range(1, len(values) + 1), values, color=one_look.colour, linestyle=one_look.line, linewidth=1)
@@ -184,11 +184,11 @@ def _spectra_figure(found: Mapping[str, Any], look: Mapping[str, Look]) -> Figur
     left.set_ylim(bottom=1e-4)
     left.set_xlabel("number of the singular value")
     left.set_ylabel("singular value, over the largest")
-    interval_rows(right, {s: one["effective_rank"] | {"other": one["rankme"]["value"]} for s, one in found.items()},
-                  list(found), look)  # fmt: skip
+    interval_rows(right, {s: one["effective_rank"] | {"other": one["rankme"]["value"]} for s, one in spectra.items()},
+                  list(spectra), look)  # fmt: skip
     right.set_xlim(left=0)
     right.set_xlabel("effective rank with 95 % interval; cross: RankMe")
-    level_legend(drawn, list(found), look, networks=True)
+    level_legend(drawn, list(spectra), look, networks=True)
     return drawn
 
 

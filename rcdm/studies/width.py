@@ -16,13 +16,13 @@ from rcdm.data import images as im
 from rcdm.data.transformations import TELLING
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
-from rcdm.measures.attributes import attributes_of
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import measure_bits, noise_ladder
 from rcdm.measures.levels import transformation_probe
 from rcdm.measures.metrics import bootstrap, effective_rank, mean, variance
 from rcdm.measures.parts import json_part
 from rcdm.measures.probes import r_squared, ridge_prediction
+from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import (
     backbones_and_projectors,
     below_zero,
@@ -182,12 +182,12 @@ class _Run:
             return {name: variant.probed(h[variant.source]).cpu() for name, variant in variants.items()}
 
         def probe(telling: str) -> dict[str, Any]:
-            found = transformation_probe(encode, self.train, self.x, telling, penalties=(1e-4,))
-            return {name: number.to_json() for name, number in found.items()}
+            numbers = transformation_probe(encode, self.train, self.x, telling, penalties=(1e-4,))
+            return {name: number.to_json() for name, number in numbers.items()}
 
         inputs = {"train": self.train, "test": self.x, "variants": list(variants)}
-        found = {t: json_part("telling", {**inputs, "name": t}, partial(probe, t)) for t in TELLING}
-        return {name: {telling: of[name] for telling, of in found.items()} for name in variants}
+        numbers = {t: json_part("telling", {**inputs, "name": t}, partial(probe, t)) for t in TELLING}
+        return {name: {telling: of[name] for telling, of in numbers.items()} for name in variants}
 
     def measure(self, variant: _Variant) -> tuple[dict[str, Any], Losses, Tensor]:
         """Numbers, what is lost of each image, and the draws of the first image [K,3,S,S]."""
@@ -195,29 +195,29 @@ class _Run:
         centre, spread = h.mean(0), h.std(0).clamp(min=1e-6)
         z, z_test = ((part - centre) / spread for part in (h, h_test))
         read = {name: ridge_prediction(z, phi, z_test) for name, phi in self.phi_train.items()}
-        found: dict[str, Any] = {
+        numbers: dict[str, Any] = {
             "width": h.shape[1],
             "ridge": {name: r_squared(predicted, self.phi[name]).to_json() for name, predicted in read.items()},
         }
         losses: Losses = {"ridge": {name: (read[name] - phi).square().sum(1) for name, phi in self.phi.items()}}
         drawn, lost, shown = self._draw(variant)
-        return found | drawn, losses | lost, shown
+        return numbers | drawn, losses | lost, shown
 
     def _draw(self, variant: _Variant) -> tuple[dict[str, Any], Losses, Tensor]:
         k, given = len(self.seeds), variant.given(encode_all(self.pipe, self.few, variant.source))
         draws = draw_each(self.pipe, given, variant.source, self.seeds, self.steps)
         read = {name: phi.cpu() for name, phi in self.attributes.read(draws).items()}
         free = {name: phi.cpu() for name, phi in self.free.items()}
-        found: dict[str, Any] = {"retention": retention_numbers(read, free, self.given, k)}
+        numbers: dict[str, Any] = {"retention": retention_numbers(read, free, self.given, k)}
         losses: Losses = {"retention": {name: variance(phi.unflatten(0, (-1, k)), 1) for name, phi in read.items()}}
         if self.ladder:
             bits, null = (
                 measure_bits(self.pipe, self.few, h, variant.source, self.ladder, self.seeds[0]).form_1
                 for h in (given, given.roll(1, 0))
             )
-            found["bits"] = mean(bits, null=float(null.mean())).to_json()
+            numbers["bits"] = mean(bits, null=float(null.mean())).to_json()
             losses["bits"] = {"all": -bits}
-        return found, losses, draws[:k]
+        return numbers, losses, draws[:k]
 
     def parts(self, backbone: Losses, reduced: Losses, projector: Losses) -> dict[str, Any]:
         """Measure -> attribute -> what is lost from backbone to reduced, and from there to the projector."""
@@ -233,15 +233,15 @@ class _Run:
 
 def _steps(losses: Sequence[Tensor], phi: Tensor | None) -> dict[str, Any]:
     """How much more is lost at each step, as a share of the variance of φ where there is one, per image else."""
-    found = {}
+    numbers = {}
     for name, (before, after) in zip(("by_width", "by_invariance"), pairwise(losses), strict=True):
         more = after - before
 
         def share(i: Tensor, more: Tensor = more) -> Tensor:
             return more[i].mean() / (1 if phi is None else variance(phi[i]))
 
-        found[name] = bootstrap(share, len(more), null=0.0).to_json()
-    return found
+        numbers[name] = bootstrap(share, len(more), null=0.0).to_json()
+    return numbers
 
 
 def _summary(result: Mapping[str, Any]) -> str:
@@ -249,11 +249,13 @@ def _summary(result: Mapping[str, Any]) -> str:
         f"{result['images']} images ({result['drawn_images']} x {len(result['seeds'])} draws), probes learnt on "
         f"{result['reference']}: width, R² of a ridge probe and retention of each attribute, bits"
     ]
-    for name, found in result["sources"].items():
-        cells = (" ".join(f"{n['value']:5.2f}" for n in found[measure].values()) for measure in ("ridge", "retention"))
-        bits = f" | {found['bits']['value']:.1f}" if "bits" in found else ""
-        lines.append(f"{name:36} {found['width']:5} | {' | '.join(cells)}{bits}")
-    if caution := below_zero({name: found["retention"] for name, found in result["sources"].items()}):
+    for name, numbers in result["sources"].items():
+        cells = (
+            " ".join(f"{n['value']:5.2f}" for n in numbers[measure].values()) for measure in ("ridge", "retention")
+        )
+        bits = f" | {numbers['bits']['value']:.1f}" if "bits" in numbers else ""
+        lines.append(f"{name:36} {numbers['width']:5} | {' | '.join(cells)}{bits}")
+    if caution := below_zero({name: numbers["retention"] for name, numbers in result["sources"].items()}):
         lines.append(caution)
     lines.append("What is lost from backbone to projector: by fewer dimensions + by what remains (95 %)")
     for network, reduced in result["networks"].items():

@@ -93,8 +93,8 @@ def representations(
             if k + 1 < len(pieces):
                 ahead = reader.submit(dataset.take, torch.tensor(pieces[k + 1]))
             views = [sources.encode_all(x, names) for x in ([images, images.flip(3)] if mirrored else [images])]
-            found = {name: torch.stack([view[name] for view in views]) for name in names}
-            for name, h in found.items():
+            by_name = {name: torch.stack([view[name] for view in views]) for name in names}
+            for name, h in by_name.items():
                 if not (h.abs() <= LARGEST).all():
                     raise ValueError(f"{name} gives numbers that half precision does not hold: it cannot be cached.")
-            yield piece, {name: h.half() for name, h in found.items()}
+            yield piece, {name: h.half() for name, h in by_name.items()}

@@ -107,10 +107,10 @@ def _check(place: Path, made_of: dict[str, Any]) -> None:
     if not any(place.glob("*.npy")):
         return
     try:
-        found = dict(json.loads((place / "source.json").read_text()))
+        kept = dict(json.loads((place / "source.json").read_text()))
     except (OSError, ValueError, TypeError):
-        found = {}
-    if differences := [key for key in made_of if found.get(key) != made_of[key]]:
+        kept = {}
+    if differences := [key for key in made_of if kept.get(key) != made_of[key]]:
         what = ", ".join(dict.fromkeys(_WHAT.get(key, "the format") for key in differences))
         raise ValueError(
             f"{place} was computed for something else ({what} differs): name another folder, or delete this one."

@@ -50,8 +50,8 @@ def build(engine: Engine) -> None:
     def encode(image: str | None, source: str, checkpoint: str, request: gr.Request) -> list[float]:
         """The representation of an image from one source: D numbers, raw."""
         with in_a_sentence():
-            wanted = asked(engine, image, checkpoint, [source], 1, 1, 0)
-            items = list(engine.run(checkpoint, Encoding(wanted.picture, wanted.sources[0]), request))
+            choices = asked(engine, image, checkpoint, [source], 1, 1, 0)
+            items = list(engine.run(checkpoint, Encoding(choices.picture, choices.sources[0]), request))
         return list(items[-1][0])  # type: ignore[index]
 
     def draw(
@@ -62,13 +62,13 @@ def build(engine: Engine) -> None:
         Returns the images, row-major over (source, seed) with captions, and the numbers of each source.
         """
         with in_a_sentence():
-            wanted = asked(engine, image, checkpoint, sources, number, steps, seed)
+            choices = asked(engine, image, checkpoint, sources, number, steps, seed)
             yield gr.skip(), gr.skip()  # from here on a call can be cancelled
-            job = Columns(wanted.picture, wanted.sources, wanted.seeds, wanted.steps)
+            job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps)
             for item in engine.run(checkpoint, job, request):
                 if isinstance(item, tuple):
-                    found = {"seeds": list(wanted.seeds), "steps": wanted.steps, "sources": numbers_of(item[0])}
-                    yield _captioned(item[0], wanted.seeds), found
+                    found = {"seeds": list(choices.seeds), "steps": choices.steps, "sources": numbers_of(item[0])}
+                    yield _captioned(item[0], choices.seeds), found
                 else:
                     yield gr.skip(), gr.skip()
 
@@ -108,24 +108,24 @@ def build(engine: Engine) -> None:
     button.click(study, everything, [pictures, numbers], api_name="study", **DEVICE)
 
 
-def study_of(name: str, wanted: Asked, second: str | None, settings: Any) -> Study:
+def study_of(name: str, choices: Asked, second: str | None, settings: Any) -> Study:
     """A study as a job, on the picture and on what else it needs. Raises ValueError, with the remedy."""
     if not isinstance(name, str) or name not in STUDIES:
         raise ValueError(f"There is no study {str(name)[:80]!r}; choose one of {', '.join(STUDIES)}.")
     record = STUDIES[name]
-    pictures: tuple[Image.Image, ...] = (wanted.picture,)
+    pictures: tuple[Image.Image, ...] = (choices.picture,)
     if not isinstance(settings, dict):
         raise ValueError('The settings of a study are an object such as {"points": 5}, or {}.')
     given = _within(record.accept(settings))
     if record.most == 2 or (second is not None and record.fewest > 1):
-        pictures = (wanted.picture, read_photo(second))
+        pictures = (choices.picture, read_photo(second))
     elif second is not None:
         given |= {option.name: read_photo(second) for option in record.options if option.kind == "file"}
     others = 0 if record.fewest == 1 or record.most else max(COMPANIONS, record.fewest - len(pictures))
     reference = "reference" in record.parameters
     own = tuple(given.items())
-    job = Study(name, pictures, wanted.sources, wanted.seeds, wanted.steps, own, reference, others)
-    if (draws := job.calls() // wanted.steps) > MOST_DRAWS:
+    job = Study(name, pictures, choices.sources, choices.seeds, choices.steps, own, reference, others)
+    if (draws := job.calls() // choices.steps) > MOST_DRAWS:
         raise ValueError(f"This asks for about {draws} images, and at most {MOST_DRAWS} are drawn: ask for fewer.")
     return job
 

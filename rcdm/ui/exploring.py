@@ -126,8 +126,8 @@ class Bits:
                 seeds=(0,),
                 on_progress=lambda words: show(Progress(f"bits of {words}")),
             )
-        for found in result.numbers["sources"].values():
-            found["form_1"].pop("null", None)
+        for about in result.numbers["sources"].values():
+            about["form_1"].pop("null", None)
         width = len(result.columns)
         return StudyResult(result.images[:width], ("this image",), result.columns, result.numbers)
 
@@ -164,8 +164,8 @@ class Transformed:
                 moved = squared_error(z[1:], z[:1].expand_as(z[1:])) / (2 * z.shape[1])
                 numbers[source] = {"alignment": moved.tolist()}
         columns = ("none", *(f"{strength:g} {what.unit}" for strength in what.strengths))
-        found = {"transformation": self.name, "in_views": what.in_views, "strengths": list(what.strengths)}
-        return StudyResult(grid, (self.name, *self.sources), columns, {**found, "sources": numbers})
+        about = {"transformation": self.name, "in_views": what.in_views, "strengths": list(what.strengths)}
+        return StudyResult(grid, (self.name, *self.sources), columns, {**about, "sources": numbers})
 
 
 @dataclass(frozen=True)

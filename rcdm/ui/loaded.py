@@ -18,8 +18,9 @@ from rcdm.data import images as im
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.checkpoints import checkpoint_folder, folder_of, load
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.measures.attributes import Attributes, attributes_of
+from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all
+from rcdm.measures.readers import attributes_of
 from rcdm.ui.together import share
 
 NO_DATA = "This needs training images: start the page with --data and their folder."

@@ -171,7 +171,7 @@ class FakeReader:
 @pytest.fixture
 def with_reader(tiny_checkpoint, monkeypatch):
     (tiny_checkpoint / "reader").mkdir(exist_ok=True)
-    monkeypatch.setattr("rcdm.measures.attributes.load_reader", lambda folder: FakeReader())
+    monkeypatch.setattr("rcdm.measures.readers.load_reader", lambda folder: FakeReader())
     yield tiny_checkpoint
     (tiny_checkpoint / "reader").rmdir()
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rcdm.data.colour import hsv_to_rgb
-from rcdm.measures.attributes import Attributes, attributes_of, kept_by_draws, photo_attributes
+from rcdm.measures.attributes import Attributes, kept_by_draws, photo_attributes
+from rcdm.measures.readers import attributes_of
 
 
 def plain(hue: float, saturation: float = 1.0, value: float = 1.0, side: int = 16) -> torch.Tensor:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rcdm.data.colour import hsv_to_rgb
-from rcdm.measures.attributes import Attributes, attributes_of, kept_by_draws, photo_attributes
+from rcdm.measures.attributes import Attributes, kept_by_draws, photo_attributes
 from rcdm.measures.metrics import jackknife, variance
+from rcdm.measures.readers import attributes_of
 
 
 def coloured(hue: torch.Tensor, saturation: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,8 @@ from rcdm import cli
 from rcdm.cli.study_data import StudyData
 from rcdm.data import sprites
 from rcdm.data.sprites import Sprites
-from rcdm.measures.attributes import attributes_of
 from rcdm.measures.directions import FILE, directions_in, find_directions, shipped_directions, write_directions
+from rcdm.measures.readers import attributes_of
 from rcdm.studies import STUDIES
 from rcdm.ui.drawing import Progress
 from rcdm.ui.edit import shown

@@ -71,11 +71,11 @@ def spaced_timesteps(total: int, spacing: str) -> list[int]:
     if spacing == "":
         return list(range(total))
     if spacing.startswith("ddim"):
-        wanted = int(spacing.removeprefix("ddim"))
+        count_of_steps = int(spacing.removeprefix("ddim"))
         for stride in range(1, total + 1):
-            if len(range(0, total, stride)) == wanted:
+            if len(range(0, total, stride)) == count_of_steps:
                 return list(range(0, total, stride))
-        raise ValueError(f"No stride takes exactly {wanted} of {total} timesteps.")
+        raise ValueError(f"No stride takes exactly {count_of_steps} of {total} timesteps.")
     counts = [int(count) for count in spacing.split(",")]
     size, longer = divmod(total, len(counts))
     kept: set[int] = set()
