@@ -185,20 +185,20 @@ def _moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes
 def _summary(numbers: dict[str, Any], reference: str | int) -> str:
     lines: list[str] = []
     shipped = " (directions that the checkpoint ships)" if reference == FILE else ""
-    for source, edits in numbers.items():
-        if "moves" not in edits:
-            lines += [f"{source}, image {i}: {len(d)} shared dimensions" for i, d in enumerate(edits["dimensions"])]
+    for source, by_source in numbers.items():
+        if "moves" not in by_source:
+            lines += [f"{source}, image {i}: {len(d)} shared dimensions" for i, d in enumerate(by_source["dimensions"])]
             continue
         lines.append(f"{source}: movement of each attribute per step of one deviation, in its own deviations{shipped}")
-        for way, moves in edits["moves"].items():
+        for way, moves in by_source["moves"].items():
             lines.append(f"  {way:20} " + "  ".join(f"{name} {value:.2f}" for name, value in moves.items()))
     return "\n".join(lines)
 
 
 def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """Direction x attribute, a table per source; or how many dimensions the neighbours share; the draws."""
-    edits = result.numbers["sources"]
-    drawn = _moves_figure(result) if all("moves" in one for one in edits.values()) else _shared_figure(result, looks)
+    by_source = result.numbers["sources"]
+    drawn = _moves_figure(result) if all("moves" in one for one in by_source.values()) else _shared_figure(result, looks)
     return {"": drawn} | general.images(result, group=len(result.numbers["seeds"]))
 
 
@@ -224,18 +224,18 @@ def _moves_figure(result: StudyResult) -> Figure:
 
 
 def _shared_figure(result: StudyResult, looks: Mapping[str, Look]) -> Figure:
-    edits = result.numbers["sources"]
-    drawn = figure(SINGLE, 0.6 + 0.17 * len(edits))
+    by_source = result.numbers["sources"]
+    drawn = figure(SINGLE, 0.6 + 0.17 * len(by_source))
     axes = drawn.subplots()
-    for place, (source, one) in enumerate(edits.items()):
+    for place, (source, one) in enumerate(by_source.items()):
         counts = [len(dims) for dims in one["dimensions"]]
         axes.plot(counts, [place] * len(counts), linewidth=0, **looks[source].point)
-    if handles := fill_handles(edits, looks):
+    if handles := fill_handles(by_source, looks):
         drawn.legend(handles=handles, loc="outside upper center", ncols=3)
-    one = next(iter(edits.values()))
-    axes.set_yticks(range(len(edits)), list(edits))
-    axes.set_ylim(len(edits) - 0.4, -0.6)
-    most = max(len(dims) for each in edits.values() for dims in each["dimensions"])
+    one = next(iter(by_source.values()))
+    axes.set_yticks(range(len(by_source)), list(by_source))
+    axes.set_ylim(len(by_source) - 0.4, -0.6)
+    most = max(len(dims) for each in by_source.values() for dims in each["dimensions"])
     axes.set_xlim(0, 1.04 * max(most, 1))
     axes.set_xlabel(
         f"shared dimensions, of each image: active in\nmore than {one['more_than']} of {one['neighbours']} neighbours"
