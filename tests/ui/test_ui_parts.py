@@ -166,9 +166,21 @@ QUICK = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+
+def _uploaded(image: Image.Image, folder: Path, name: str) -> Path:
+    """Where Gradio would put an image that was sent to it."""
+    place = folder / "digest" / name
+    place.parent.mkdir(exist_ok=True)
+    image.save(place)
+    return place
+
+
 def _second(tmp_path: Path) -> str:
-    PICTURE.rotate(90).save(tmp_path / "second.png")
-    return str(tmp_path / "second.png")
+    return str(_uploaded(PICTURE.rotate(90), tmp_path, "second.png"))
 
 
 @pytest.mark.parametrize("name", list(rcdm.studies.STUDIES))
@@ -490,8 +502,7 @@ def test_the_command_of_a_drawing_is_understood(result: export.Result, monkeypat
 
 
 def test_rows_pile_up_under_the_first(engine: Engine, tmp_path: Path) -> None:
-    file = tmp_path / "photo.png"
-    PICTURE.save(file)
+    file = _uploaded(PICTURE, tmp_path, "photo.png")
     keys: list[str] = []
     for seed in range(8):
         wanted = controls.asked(engine, str(file), engine.settings.checkpoint, list(BOTH), 2, 1, seed)
