@@ -91,3 +91,14 @@ def test_a_step_of_ddim_goes_to_the_image_that_is_predicted(clip):
         assert torch.allclose(step.prev_sample, signal**0.5 * x0 + (1 - signal) ** 0.5 * noise, atol=1e-3)
     far = scheduler.step(-9 * torch.ones_like(noise), 500, noise).pred_original_sample
     assert (float(far.max()) == 1) == clip
+
+
+@pytest.mark.parametrize("said", [-1.0, 0.0, 0.5, 1.0])
+def test_the_variance_that_is_said_lies_between_both_on_a_log_scale(said):
+    """Where the noise is known, the bound is the divergence of the two variances, in bits."""
+    loss, t = VariationalLoss(official_scheduler()), torch.tensor([1, 5, 700])
+    x0, noise = torch.rand(3, 3, 4, 4) * 2 - 1, torch.randn(3, 3, 4, 4)
+    found = loss(torch.cat([noise, torch.full_like(noise, said)], 1), x0, t, noise).vb
+    least, most = (loss._tables[name][t].exp().sqrt() for name in ("log_variance", "log_beta"))
+    known = kl_divergence(Normal(0, least), Normal(0, least * (most / least) ** ((said + 1) / 2)))
+    assert torch.allclose(found.double(), known / torch.tensor(2.0).log(), atol=1e-4)
