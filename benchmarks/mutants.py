@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,13 @@ def main() -> None:
 
     kept, began = Path(tempfile.mkstemp()[1]), time.monotonic()
 
+    def run(changed: str, tests: list[str], *plugins: object) -> int:
+        Mutated.text = changed
+        sys.meta_path.insert(0, Mutated(name, str(path)))
+        return int(pytest.main([*QUIET, *tests], plugins=plugins))
+
     def trace() -> int:
-        reached = Reached(path)
-        status = pytest.main([*QUIET, *args.tests], plugins=[reached])
+        status = run(source, args.tests, reached := Reached(path))
         kept.write_bytes(pickle.dumps(reached.called))
         return status
 
@@ -179,13 +184,7 @@ def main() -> None:
     for line, before, after, changed in chosen:
         where = first_line(source, line)
         tests = [test for test, functions in called.items() if test and (not where or where in functions | called[""])]
-
-        def run(changed: str = changed, tests: list[str] = tests) -> int:
-            Mutated.text = changed
-            sys.meta_path.insert(0, Mutated(name, str(path)))
-            return pytest.main([*QUIET, *tests])
-
-        status = in_child(run, limit) if tests else 0
+        status = in_child(partial(run, changed, tests), limit) if tests else 0
         verdict = {-signal.SIGALRM: "timed out", 0: "SURVIVED" if tests else "NOT REACHED"}.get(status, "caught")
         if status == 0 and (str(args.module), before, after) in judged:
             verdict = "equivalent"

@@ -133,3 +133,11 @@ def test_channels_of_a_variance_are_given_to_those_who_read_them_alone(pipe, mon
         pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, variance_type=kind)
         drawn.append(pipe(seeds=[1], num_inference_steps=3, output_type="pt").images)
     assert drawn[0].shape == drawn[1].shape and not torch.allclose(*drawn, atol=0.01)
+
+
+def test_nothing_that_a_pipeline_gives_holds_a_graph(pipe):
+    x = photos(1).requires_grad_()
+    pipe.unet.requires_grad_(True)
+    h = pipe.encode(x, BACKBONE)
+    assert not h.requires_grad and not pipe.draw(h, BACKBONE, [0], num_inference_steps=1).requires_grad
+    assert not pipe(x, source=BACKBONE, num_inference_steps=1, output_type="pt").images.requires_grad

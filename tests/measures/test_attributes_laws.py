@@ -62,8 +62,9 @@ def test_place_of_a_wide_image_has_its_own_scale_along_each_side():
 
 
 def test_what_lies_outside_of_the_range_is_its_end():
-    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2
+    x = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2).requires_grad_()
     found, clipped = photo_attributes(x), photo_attributes(x.clamp(-1, 1))
+    assert not any(phi.requires_grad for phi in found.values())
     assert all(torch.equal(found[name], clipped[name]) for name in found)
 
 

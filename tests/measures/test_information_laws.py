@@ -60,7 +60,7 @@ def test_an_image_has_the_noise_of_its_place_in_the_run(pipe):
     assert torch.allclose(whole.form_2[1:], later.form_2, rtol=1e-3) and whole.form_2.min() > 0
     other = measure_bits(pipe, x, h, "tiny/backbone", steps, seed=9)
     assert not torch.allclose(whole.form_1, other.form_1, atol=1e-3)
-    assert whole.map.shape == (3, 16, 16)
+    assert whole.map.shape == (3, 16, 16) and not whole.form_1.requires_grad
     assert torch.allclose(whole.map.sum((1, 2)), whole.form_2, rtol=1e-3)
 
 

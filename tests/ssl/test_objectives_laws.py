@@ -96,3 +96,14 @@ def test_the_identity_penalty_has_weight_one():
     assert float(objective(white, white, None)) == pytest.approx(0, abs=1e-6)
     turned = white @ torch.diag(torch.tensor([-1.0] + [1.0] * 7))
     assert float(objective(white, turned, None)) == pytest.approx(2 * float((white - turned).square().sum()) / 32)
+
+
+def test_cosine_losses_see_directions_alone():
+    z, target = torch.randn(2, 9, 5)
+    w = torch.diag(torch.tensor([1.0, 0.8, 0.5, 0.3, 0.1]))
+    assert float(byol_cosine(z, 3 * z)) == pytest.approx(0, abs=1e-6)
+    assert float(byol_cosine(z, -z)) == pytest.approx(4)
+    for length in (1e-3, 0.1, 50.0):
+        known = float(isoloss_cosine(z, w, target))
+        assert float(isoloss_cosine(z, w, length * target)) == pytest.approx(known, rel=1e-3)
+        assert float(isoloss_cosine(length * z, w, target)) == pytest.approx(known, rel=1e-3)
