@@ -198,7 +198,9 @@ def _summary(numbers: dict[str, Any], reference: str | int) -> str:
 def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """Direction x attribute, a table per source; or how many dimensions the neighbours share; the draws."""
     by_source = result.numbers["sources"]
-    drawn = _moves_figure(result) if all("moves" in one for one in by_source.values()) else _shared_figure(result, looks)
+    drawn = (
+        _moves_figure(result) if all("moves" in one for one in by_source.values()) else _shared_figure(result, looks)
+    )
     return {"": drawn} | general.images(result, group=len(result.numbers["seeds"]))
 
 
