@@ -26,7 +26,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photographs(out / "photos", 30)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = Path(__file__).with_name("two_processes.py")
-    places = (str(Path(rcdm.__file__).parents[1]), str(script.parent))
+    places = (str(Path(rcdm.__file__).parents[1]), str(script.parents[1]), str(script.parent))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
     environment["ACCELERATE_USE_CPU"] = "true"
     done = subprocess.run(

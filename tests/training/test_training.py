@@ -28,7 +28,6 @@ from rcdm.diffusion.official.loss import VariationalLoss
 from rcdm.diffusion.process import VelocityError, velocity_scheduler
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import read_sources, runs
-from rcdm.training import denoiser as training
 from rcdm.training.config import TrainingConfig
 from rcdm.training.denoiser import _Run, train
 from rcdm.training.loop import Diverged
@@ -276,7 +275,7 @@ def test_a_finished_run_is_not_overwritten(sources_dir, uninterrupted):
 
 def test_a_time_budget_ends_with_a_finished_schedule(sources_dir, tmp_path, monkeypatch):
     ticks = itertools.count(0.1, 0.1)  # a step takes a tenth of a second, however busy the machine is
-    monkeypatch.setattr(training, "Clock", lambda: lambda: next(ticks))
+    monkeypatch.setattr("rcdm.training.loop.Clock", lambda: lambda: next(ticks))
     config = tiny(
         sources_dir, tmp_path, max_train_steps=None, max_train_minutes=0.02, lr_warmup_steps=1, validation_steps=10**6
     )
