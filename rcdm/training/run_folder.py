@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 _LOCK, _SETTINGS = "run.lock", "run.json"
@@ -22,7 +21,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Half-written states of a run that was killed are cleared away. Raises ValueError naming the process that is there.
     """
-    if not PartialState().is_main_process:
+    if not _is_first():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +42,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def remember_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write down what a run was begun with."""
-    if PartialState().is_main_process:
+    if _is_first():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=1, default=str) + "\n")
 
@@ -63,3 +62,8 @@ def check_settings(folder: Path, settings: Mapping[str, Any], harmless: Collecti
         raise ValueError(
             f"The run in {folder} was begun with {words}: continue it so, or begin another in a new folder."
         )
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes of a run, or the only one; asked before they have found each other."""
+    return os.environ.get("RANK", "0") == "0"
