@@ -162,3 +162,9 @@ def test_a_client_sends_so_much_in_a_minute(monkeypatch: pytest.MonkeyPatch) -> 
     assert counter._of_last_minute("b", part) == part
     clock[0] += 61
     assert counter._of_last_minute("a", 1) == 1
+
+
+def test_many_small_parts_are_not_remembered_one_by_one() -> None:
+    counter = routes.Uploads(None)
+    assert [counter._of_last_minute("a", 1) for _ in range(5000)][-1] == 5000
+    assert len(counter._sent["a"]) < 10
