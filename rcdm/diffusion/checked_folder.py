@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import diffusers
 import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from pydantic import BaseModel, Field, StringConstraints
@@ -26,7 +26,7 @@ class PipelineIndex(Fields):
 
     unet: tuple[Literal["rcdm"], Literal["RepresentationUNet"]]
     sources: tuple[Literal["rcdm"], Literal["Sources"]]
-    scheduler: tuple[Literal["diffusers"], Word]
+    scheduler: tuple[Literal["diffusers", "rcdm"], Word]
     default_steps: Annotated[int, Field(ge=1, le=1000)] = 20
     trained_on: Word = ""
 
@@ -93,7 +93,7 @@ SHAPES = ("sample_size", "in_channels", "out_channels", "norm_num_groups", "attn
 def check_pipeline(folder: Path) -> None:
     """Raises ValueError naming the file and the field, where a pipeline cannot be built from a folder."""
     index = read_fields(folder / "model_index.json", PipelineIndex)
-    _check_scheduler(folder / "scheduler" / "scheduler_config.json", index.scheduler[1])
+    _check_scheduler(folder / "scheduler" / "scheduler_config.json", *index.scheduler)
 
 
 def check_unet(folder: Path, build: Callable[..., torch.nn.Module]) -> list[Path]:
@@ -146,12 +146,12 @@ def _check_unet_arguments(file: Path, arguments: Mapping[str, Any]) -> None:
         raise ValueError(f"{file}: unet_config asks for more than {MOST_BLOCKS} blocks.")
 
 
-def _check_scheduler(file: Path, name: str) -> None:
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+def _check_scheduler(file: Path, library: Literal["diffusers", "rcdm"], name: str) -> None:
+    kind = getattr(import_module(library), name, None) if name.endswith("Scheduler") else None
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-        raise ValueError(f"{file.parents[1] / 'model_index.json'}: {name!r:.80} is no scheduler of diffusers.")
+        raise ValueError(f"{file.parents[1] / 'model_index.json'}: {name!r:.80} is no scheduler of {library}.")
     config = own_fields(file)
-    known = inspect.signature(kind.__init__).parameters
+    known = inspect.signature(kind).parameters
     for key, value in config.items():
         if key not in known:
             raise ValueError(f"{file}: {key[:80]} is no argument of {name}.")
