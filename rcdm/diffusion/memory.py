@@ -1,4 +1,4 @@
-"""Freed memory: kept for the next network call, as glibc would return it to Linux and fault it in again, or given back."""
+"""Freed memory: kept for the next network call, where glibc would fault it in again, or given back."""
 
 from __future__ import annotations
 
