@@ -194,9 +194,9 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
 
 def _bytes_per_pixel(image: Image.Image) -> int:
     """What decoding a pixel takes at its peak, as measured on 16 megapixels of each format and mode, rounded up."""
-    wide = image.mode in WHITES or image.mode.startswith("I;16")
-    decoder = image.format in ("WEBP", "AVIF", "HEIF")  # they decode apart, and copy
-    return 22 if wide or decoder or image.has_transparency_data else 13
+    if image.mode in WHITES or image.mode.startswith("I;16") or image.has_transparency_data:
+        return 22
+    return 16 if image.format == "WEBP" else 13
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

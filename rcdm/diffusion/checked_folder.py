@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,8 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from rcdm.networks.checked_files import Fields, check_fit, own_fields, read_fields, read_object, reason, shapes_of
 
+UNFINISHED = "unfinished-export"
+CONTINUE = "Finish it with `rcdm train --output_dir {} --resume_from_checkpoint latest` and the options of its run."
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 Count = Annotated[int, Field(ge=1, le=2**16)]
@@ -90,8 +93,19 @@ MOST_BLOCKS = 64  # of one resolution, and resolutions of a network
 SHAPES = ("sample_size", "in_channels", "out_channels", "norm_num_groups", "attn_norm_num_groups", "attention_head_dim")
 
 
+@contextmanager
+def unfinished(folder: Path) -> Iterator[None]:
+    """Inside, a checkpoint is being written; where that ends in an error, or with the process, loading it says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNFINISHED).touch()
+    yield
+    (folder / UNFINISHED).unlink()
+
+
 def check_pipeline(folder: Path) -> None:
     """Raises ValueError naming the file and the field, where a pipeline cannot be built from a folder."""
+    if (folder / UNFINISHED).exists():
+        raise ValueError(f"{folder} was not written to its end. {CONTINUE.format(folder)}")
     index = read_fields(folder / "model_index.json", PipelineIndex)
     _check_scheduler(folder / "scheduler" / "scheduler_config.json", *index.scheduler)
 

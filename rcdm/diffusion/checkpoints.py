@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from rcdm.diffusion.checked_folder import CONTINUE
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.networks.checked_files import read_object
@@ -46,14 +47,8 @@ def load(name: str | Path, *, device: torch.device | str | None = None, schedule
         folder = official_folder(str(name).removeprefix("official/"))
     if folder is None and str(name).count("/") != 1:
         raise ValueError(f"There is no checkpoint {str(name)!r}; here are: {', '.join(available()) or 'none'}.")
-    if folder is not None and not (folder / "model_index.json").is_file() and (folder / "sources").is_dir():
-        draws = " or ".join(_drawing_with(folder))
-        raise ValueError(
-            f"{folder.name} holds backbones only and no denoiser; "
-            + (f"draw with {draws}." if draws else f"train one with train_rcdm.py --sources_dir {folder / 'sources'}.")
-        )
     if folder is not None and not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} is no checkpoint: it has no model_index.json. Train one with train_rcdm.py.")
+        raise ValueError(_what_else_it_is(folder))
     keep_freed_memory()
     pipe = RCDMPipeline.from_pretrained(folder or str(name))
     pipe.unet.float().eval().requires_grad_(False)
@@ -61,6 +56,20 @@ def load(name: str | Path, *, device: torch.device | str | None = None, schedule
     if scheduler is not None:
         pipe.use_scheduler(scheduler)
     return pipe.to(device or best_device())
+
+
+def _what_else_it_is(folder: Path) -> str:
+    """What a folder is that is no checkpoint, and what to do."""
+    if any(folder.glob("checkpoint-*")):
+        return (
+            f"{folder} is a run that has not written its checkpoint: it is under way, or was stopped. "
+            + CONTINUE.format(folder)
+        )
+    if not (folder / "sources").is_dir():
+        return f"{folder} is no checkpoint: it has no model_index.json. Train one with train_rcdm.py."
+    draws = " or ".join(_drawing_with(folder))
+    remedy = f"draw with {draws}" if draws else f"train one with train_rcdm.py --sources_dir {folder / 'sources'}"
+    return f"{folder.name} holds backbones only and no denoiser; {remedy}."
 
 
 def best_device() -> str:

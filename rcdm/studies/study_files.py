@@ -22,6 +22,7 @@ from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.style import save
 from rcdm.measures.parts import Parts, digest, keeping, part, weights_digest
 from rcdm.studies import STUDIES
+from rcdm.training.run_folder import alone_in
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,35 @@ def run_study(
     """Run a study and write OUT/NAME.json and its figures (PNG and PDF); what is there with these settings stays.
 
     Finished batches are kept in OUT/NAME.parts until the study is done, so that after an interruption the same call
-    continues. Raises ValueError for what the study refuses.
+    continues. Raises ValueError for what the study refuses, and while another process computes the same study there.
     """
     settings = _settings(pipe, run)
     if (known := finished(out, run.name)) is not None and known["settings"] == settings:
         on_progress(f"{run.name}: finished before with the same settings")
         return known
+    if known is not None:
+        other = [key for key in settings if settings[key] != known["settings"].get(key)]
+        on_progress(f"{run.name}: replaces what was there, of other settings ({', '.join(other)})")
+    with alone_in(out / f"{run.name}.parts"):
+        return _compute(pipe, run, out, settings, (known or {}).get("figures", {}), on_progress)
+
+
+def _compute(
+    pipe: RCDMPipeline,
+    run: StudyRun,
+    out: Path,
+    settings: dict[str, Any],
+    before: Collection[str],
+    on_progress: Callable[[str], None],
+) -> Record:
+    """The study, written into OUT; figures of `before` that are none of its own are deleted."""
     identity = f"{settings['weights']} {settings['scheduler']}"
     result = _with_parts(pipe, run, out / f"{run.name}.parts", identity, on_progress)
     drawn = STUDIES[run.study].figures_of(result, pipe.sources)
     captions = STUDIES[run.study].captions_of(drawn, settings)
     out.mkdir(parents=True, exist_ok=True)
     files = save(drawn, out / run.name)
-    _forget(out, set((known or {}).get("figures", {})) - {file.name for file in files})
+    _forget(out, set(before) - {file.name for file in files})
     libraries = {name: version(name) for name in ("torch", "diffusers", "pillow", "matplotlib")}
     record = {
         "study": run.study,
