@@ -112,9 +112,7 @@ def test_a_full_disk_is_said_in_a_sentence_that_names_what_is_whole(
     with monkeypatch.context() as patch:
         step = _Run.step
         patch.setattr(_Run, "step", lambda self: (small_disk(20_000), step(self))[1])
-        with pytest.raises(
-            ValueError, match=r"no room on the disk.*checkpoint-6.*latest"
-        ) as full:
+        with pytest.raises(ValueError, match=r"no room on the disk.*checkpoint-6.*latest") as full:
             train(tiny(sources_dir, tmp_path / "run", resume_from_checkpoint="latest"))
     assert "\n" not in str(full.value) and not list((tmp_path / "run").glob("partial-*"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
