@@ -64,9 +64,8 @@ def main() -> None:
     time.sleep(15)  # what nobody waits for ends
     idle = server.work()
     time.sleep(5)
-    print(
-        f"| end | {server.memory():.0f} | {counts['drawn']} |\n\nafterwards: {server.work() - idle:.1f} s of work in 5 s"
-    )
+    print(f"| end | {server.memory():.0f} | {counts['drawn']} |\n")
+    print(f"afterwards: {server.work() - idle:.1f} s of work in 5 s")
     for what, count in counts.most_common():
         print(f"{count:6d} {what}")
     spent, work = time.monotonic() - begun, server.work() - work
