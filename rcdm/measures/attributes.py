@@ -72,6 +72,11 @@ class Kept:
     high: float | None = None
     null: float | None = None
 
+    @property
+    def told(self) -> bool:
+        """Whether it is above its null, as far down as its interval goes; True where no null is known."""
+        return self.null is None or (self.value if self.low is None else self.low) > self.null
+
     def to_json(self) -> dict[str, float]:
         """A dict without what is not known."""
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from PIL import Image
 
 from rcdm.figures.html_templates import templates
 from rcdm.figures.result import StudyResult
+from rcdm.measures.attributes import Kept
+from rcdm.studies.information_study import ERROR_SPARED, GUESS_MOVED, WITHHELD
 from rcdm.ui.drawing import Column
 
 EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.<br>
@@ -36,7 +38,12 @@ def _percent(share: float) -> float:
     return 100 * min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
 
 
-render = templates(Path(__file__).parent / "templates", data_uri=_data_uri, percent=_percent)
+def _nulls(kept: Mapping[str, Kept]) -> bool:
+    """Whether any of the numbers has a null."""
+    return any(number.null is not None for number in kept.values())
+
+
+render = templates(Path(__file__).parent / "templates", data_uri=_data_uri, percent=_percent, nulls=_nulls)
 """A file of this package's `templates`, filled in."""
 
 
@@ -58,7 +65,8 @@ def status_html(words: str, share: float | None = None) -> Markup:
 
 def bits_html(result: StudyResult) -> Markup:
     """Bits of one image per source, with where h speaks."""
-    return render("bits.html", result=result, maps=dict(zip(result.columns, result.images, strict=True)))
+    maps = dict(zip(result.columns, result.images, strict=True))
+    return render("bits.html", result=result, maps=maps, names=(ERROR_SPARED, GUESS_MOVED), withheld=WITHHELD)
 
 
 def nearest_html(result: StudyResult) -> Markup:

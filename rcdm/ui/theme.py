@@ -83,6 +83,10 @@ CSS = """
 .rcdm .track i { display: block; height: 100%; border-radius: 3px; background: #14a394; }
 .rcdm .track u { position: absolute; top: -2px; height: 10px; border-inline: 1.5px solid var(--body-text-color);
   background: linear-gradient(var(--body-text-color), var(--body-text-color)) center / 100% 1.5px no-repeat; }
+.rcdm .track u.open-left, .rcdm .track u.open-left.open-right { border-left: 0; }
+.rcdm .track u.open-right { border-right: 0; }
+.rcdm .track s { position: absolute; top: -3px; width: 2px; height: 12px; background: #d97706; }
+.rcdm .track.untold i { background: color-mix(in srgb, var(--body-text-color) 35%, transparent); }
 .rcdm .legend { margin: 12px 0 0; max-width: 100ch; }
 .rcdm.status { min-height: 30px; }
 .told .wrap :is(.error, .clear-status) { display: none; }
