@@ -49,8 +49,9 @@ def study(
     All sources see the same x, ε and λ; the noise of image i is that of its own stream, averaged over `seeds`. Numbers
     per source, in bits per image: `form_1` (null: h of the next image) and `form_2`; `differences`: backbone minus
     projector of each network, paired, with `limited_by_decoder` where it is negative, or `withheld` where the forms
-    disagree. Images: the given one and the map of form 2 from every source, brightest where h speaks most, on one scale (`white`: bits per pixel). Raises
-    ValueError for a denoiser that cannot do without a representation, or fewer than two images.
+    disagree. Images: the given one and the map of form 2 from every source, brightest where h speaks most, on one
+    scale (`white`: bits per pixel). Raises ValueError for a denoiser that cannot do without a representation, or
+    fewer than two images.
     """
     if len(images) < 2:
         raise ValueError(f"Information needs at least 2 images, better 64, and got {len(images)}.")

@@ -100,7 +100,7 @@ def page(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with open(log, "wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while b"ready" not in log.read_bytes():
             assert process.poll() is None and time.monotonic() < end, log.read_text()[-2000:]
             time.sleep(0.2)
