@@ -14,12 +14,12 @@ from PIL import Image
 
 from rcdm.figures.html_templates import templates
 from rcdm.figures.result import StudyResult
-from rcdm.measures.attributes import Kept
+from rcdm.measures.attributes import MEANINGS, Kept
 from rcdm.studies.information_study import ERROR_SPARED, GUESS_MOVED, WITHHELD
 from rcdm.ui.drawing import Column
 
-EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.<br>
-What stays the same over a column is in the representation; what varies is not.</div></div></div>"""
+EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.
+</div></div></div>"""
 
 
 def png_of(image: Image.Image) -> bytes:
@@ -49,13 +49,16 @@ render = templates(Path(__file__).parent / "templates", data_uri=_data_uri, perc
 
 def sheet_html(given: Image.Image, columns: Sequence[Column], seeds: Sequence[int], *, first: bool = True) -> Markup:
     """What is shown of one drawing: the given image, one column per source, and, for the first, how to read them."""
-    return render("sheet.html", given=given, columns=columns, seeds=seeds, first=first, waiting=False)
+    return render(
+        "sheet.html", given=given, columns=columns, seeds=seeds, first=first, waiting=False, meanings=MEANINGS
+    )
 
 
 def skeleton_html(given: Image.Image, sources: Sequence[str], seeds: Sequence[int], *, first: bool = True) -> Markup:
     """The same places, still empty, so that nothing jumps when the first previews arrive."""
     columns = [Column(source, []) for source in sources]
-    return render("sheet.html", given=given, columns=columns, seeds=seeds, first=first, waiting=True)
+    about = {"first": first, "waiting": True, "meanings": MEANINGS}
+    return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 
 
 def status_html(words: str, share: float | None = None) -> Markup:

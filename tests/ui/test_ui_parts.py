@@ -548,6 +548,9 @@ def test_the_first_backbone_and_its_projector_are_chosen() -> None:
     assert choose(["a/layer2", "a/backbone", "b/projector", "a/projector"]) == ["a/backbone", "a/projector"]
     assert choose(["a/layer1", "a/layer2", "a/layer3"]) == ["a/layer1", "a/layer2"]
     assert choose(["a/backbone"]) == ["a/backbone"]
+    two = ["a/backbone", "a/projector", "supervised/projector", "supervised/backbone"]
+    assert choose(two) == ["a/backbone", "a/projector", "supervised/backbone"]
+    assert choose(["supervised/backbone", "a/backbone"]) == ["supervised/backbone"]
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
