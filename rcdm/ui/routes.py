@@ -50,7 +50,7 @@ class Preview:
     def __init__(self, app: Any, title: str, about: str) -> None:
         self.app = app
         self._words = (
-            (b'property="og:title" content="Gradio"', f'property="og:title" content="{title}"'.encode()),
+            (b'content="Gradio"', f'content="{title}"'.encode()),
             (b'content="Click to try out the app!"', f'content="{about}"'.encode()),
         )
 
