@@ -55,26 +55,35 @@ class Preview:
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
-            return await self.app(scope, receive, send)
-        start: dict[str, Any] = {}
+        start: dict[str, Any] | None = None
         body = b""
 
         async def whole(message: Any) -> None:
+            """Hold an HTML page back until it is there, and pass on all else."""
             nonlocal start, body
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and _is_html(message):
                 start = message
-                return
-            body += message.get("body", b"")
-            if message.get("more_body"):
-                return
-            for theirs, ours in self._words:
-                body = body.replace(theirs, ours)
-            headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
-            await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
-            await send({"type": "http.response.body", "body": body})
+            elif start is None:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    await self._answer(send, start, body)
 
         await self.app(scope, receive, whole)
+
+    async def _answer(self, send: Any, start: dict[str, Any], body: bytes) -> None:
+        for theirs, ours in self._words:
+            body = body.replace(theirs, ours)
+        headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+        await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _is_html(start: Any) -> bool:
+    """Whether an answer that begins is a page, not compressed."""
+    headers = dict(start.get("headers", []))
+    return headers.get(b"content-type", b"").startswith(b"text/html") and b"content-encoding" not in headers
 
 
 MOST_FILES = 4  # in one upload: the page sends one
@@ -144,7 +153,5 @@ def app_arguments(results: Store, sessions: Sessions) -> dict[str, Any]:
         return PlainTextResponse("ok\n")
 
     routes = [Route("/drawings/{key}.{ending}", file), Route("/health", health)]
-    return {
-        "routes": routes,
-        "middleware": [Middleware(Headers), Middleware(Uploads), Middleware(Listening, sessions=sessions)],
-    }
+    ours = [Middleware(Preview, title=TITLE, about=ABOUT), Middleware(Headers), Middleware(Uploads)]
+    return {"routes": routes, "middleware": [*ours, Middleware(Listening, sessions=sessions)]}
