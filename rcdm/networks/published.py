@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -68,16 +68,32 @@ def as_timm(tensors: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor
 
 
 def fill(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, architecture: str) -> None:
-    """Load a state dict strictly. Raises ValueError, naming the keys, when one is left over, missing or misshapen."""
+    """Load a state dict strictly. Raises ValueError, naming the keys, when one is left over, missing or misshapen.
+
+    And when a number is none: a training that diverged leaves no representation.
+    """
     counts = ("num_batches_tracked",)
     expected = {name: tensor for name, tensor in backbone.state_dict().items() if not name.endswith(counts)}
     weights = {name: tensor for name, tensor in tensors.items() if not name.endswith(counts)}
-    if wrong := sorted(set(expected) ^ set(weights)):
-        raise ValueError(f"{path} does not fit {architecture}: {', '.join(wrong[:5])} is missing or left over.")
+    wrong = (("missing", expected.keys() - weights.keys()), ("left over", weights.keys() - expected.keys()))
+    if words := [f"{_some(sorted(names))} {'is' if len(names) == 1 else 'are'} {what}" for what, names in wrong if names]:
+        raise ValueError(f"{path} does not fit {architecture}: {'; '.join(words)}.")
     if other := [name for name, tensor in weights.items() if tensor.shape != expected[name].shape]:
         here, there = (tuple(tensors[other[0]].shape) for tensors in (weights, expected))
         raise ValueError(f"{path} does not fit {architecture}: {other[0]} is {here} instead of {there}.")
+    refuse_nan(weights, path)
     backbone.load_state_dict(weights, strict=False)
+
+
+def refuse_nan(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raises ValueError, naming them, where tensors hold NaN or infinite numbers."""
+    bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.is_meta and not bool(t.isfinite().all())]
+    if bad:
+        raise ValueError(f"{path} holds NaN or infinite weights in {_some(bad)}: its training has diverged.")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _has(name: str, prefix: str) -> bool:

@@ -1,0 +1,123 @@
+"""The images that a network of a file is fed: their size and normalisation, as notes, families or nobody tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rcdm.networks.reading import NORMALISATIONS, Account, Normalisation
+from rcdm.networks.representation import Preprocessing
+
+_DATA: dict[str, tuple[int, Normalisation]] = {
+    "stl10": (96, ((0.4914, 0.4823, 0.4466), (0.247, 0.243, 0.261))),
+    "cifar10": (32, ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
+    "cifar100": (32, ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
+}
+"""What solo-learn feeds its networks, by data set."""
+
+_FAMILIES = {"siglip": "half", "clip": "clip"}
+"""A word in a name of timm -> the normalisation of that family, whatever some of timm's own weights have."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What solo-learn's args.json beside a checkpoint says of the images; None or empty where it does not.
+
+    Args:
+        solo: whether there is such a file.
+        data: name of the data set.
+        size: side of the large crops, in pixels.
+        pixels: mean and deviation.
+    """
+
+    solo: bool = False
+    data: str = ""
+    size: int | None = None
+    pixels: Normalisation | None = None
+    classes: int = 0
+
+
+def notes_beside(path: Path) -> Noted:
+    """Read the args.json in the folder of a checkpoint; of its older, flat form and of the newer, nested one."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        notes = json.loads((folder / "args.json").read_text())
+    except (OSError, ValueError):
+        return Noted()
+    if not isinstance(notes, dict) or not ({"data", "dataset", "method"} & notes.keys()):
+        return Noted()
+    data = notes["data"] if isinstance(notes.get("data"), dict) else notes
+    crops = [notes.get("crop_size"), data.get("crop_size")]
+    crops += [crop.get("crop_size") for crop in _list(notes.get("augmentations")) if isinstance(crop, dict)]
+    sizes = [size for crop in crops for size in _list(crop) if isinstance(size, int)]
+    mean, std = (_list(data.get(name)) for name in ("mean", "std"))
+    pixels = (tuple(mean), tuple(std)) if len(mean) == len(std) == 3 else None
+    return Noted(True, str(data.get("dataset", "")), max(sizes, default=None), pixels)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def images_fed(
+    architecture: str, arguments: Mapping[str, Any], backbone: nn.Module, noted: Noted, account: Account
+) -> Preprocessing:
+    """Size, mean and deviation: what the options say, else notes, else the network itself, else what is usual."""
+    mean, std = account.reading.pixels() or _pixels(architecture, arguments, noted, account)
+    return Preprocessing(_size(arguments, backbone, noted, account), mean, std)
+
+
+def _size(arguments: Mapping[str, Any], backbone: nn.Module, noted: Noted, account: Account) -> int:
+    if account.reading.image_size is not None:
+        return account.reading.image_size
+    if "img_size" in arguments:
+        return int(arguments["img_size"])
+    if fixed := getattr(getattr(backbone, "patch_embed", None), "img_size", None):
+        return int(fixed[0])
+    if size := noted.size or _DATA.get(noted.data, (0,))[0]:
+        account.said(f"images: {size} px, from args.json beside the file")
+        return size
+    own = getattr(backbone, "pretrained_cfg", {}).get("input_size", (0,))[-1]
+    if own:
+        return int(own)
+    size = 224 if arguments.get("stem", "imagenet") == "imagenet" else 32
+    account.assumed(f"images of {size} px", "--image-size N")
+    return size
+
+
+def _pixels(architecture: str, arguments: Mapping[str, Any], noted: Noted, account: Account) -> Normalisation:
+    if noted.pixels is not None:
+        account.said("pixels: mean and deviation from args.json beside the file")
+        return noted.pixels
+    if noted.data in _DATA:
+        account.said(f"pixels: solo-learn's mean and deviation of {noted.data}, which args.json beside the file names")
+        return _DATA[noted.data][1]
+    if arguments.get("stem") == "solo" and not noted.solo and (data := {10: "cifar10", 100: "cifar100"}.get(noted.classes)):
+        account.assumed(f"the pixels' mean and deviation of {data}, for its {noted.classes} classes", "--normalisation M,M,M/D,D,D")
+        return _DATA[data][1]
+    name = str(arguments.get("name", "")) if architecture == "timm" else ""
+    if family := next((family for family in _FAMILIES if family in name), ""):
+        account.said(f"pixels: mean and deviation {_FAMILIES[family]}, those of {family}")
+        return NORMALISATIONS[_FAMILIES[family]]
+    if name and "embed_dim" not in arguments and (known := _of_timm(name)):
+        account.said(f"pixels: mean and deviation of timm's own weights for {name}")
+        return known
+    account.assumed("ImageNet's mean and deviation of the pixels", "--normalisation half, clip, none")
+    return NORMALISATIONS["imagenet"]
+
+
+def _of_timm(name: str) -> Normalisation | None:
+    """Mean and deviation of a tag's weights, or those that all weights share which timm has for this network.
+
+    One set of weights alone says nothing of others.
+    """
+    from timm.models import get_pretrained_cfg, list_pretrained
+
+    tags = [name] if "." in name else list_pretrained(f"{name}.*")
+    known = {(tuple(config.mean), tuple(config.std)) for config in map(get_pretrained_cfg, tags) if config}
+    return known.pop() if len(known) == 1 and ("." in name or len(tags) > 1) else None
