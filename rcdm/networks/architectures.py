@@ -221,7 +221,9 @@ def _pooling(tensors: State, name: str, account: Account) -> dict[str, Any]:
         account.said("representation: the mean of the patches, as the norm behind it tells (fine-tuned MAE)")
         return {"global_pool": "avg", "fc_norm": True}
     if "dist_token" in tensors:
-        account.said("representation: the mean of the class and the distillation token, as DeiT's classifiers read them")
+        account.said(
+            "representation: the mean of the class and the distillation token, as DeiT's classifiers read them"
+        )
         return {}
     if account.reading.pooling is None:
         account.assumed("the class token is the representation", "--pooling mean")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -122,11 +122,19 @@ def timm_backbone(name: str, **options: Any) -> nn.Module:
     return network
 
 
+def transformers_network(config: Mapping[str, Any], pooling: str) -> nn.Module:
+    """A vision network of transformers, from the content of its config.json; needs the extra `hf`."""
+    from rcdm.networks.transformers_backbone import transformers_backbone
+
+    return transformers_backbone(config, pooling)
+
+
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "small_resnet": SmallResNet,
     "resnet50": resnet50,
     "resnet": resnet,
     "timm": timm_backbone,
+    "transformers": transformers_network,
 }
 """Name in a source's config.json -> constructor; its keyword arguments stand beside the name."""
 

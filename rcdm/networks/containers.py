@@ -27,7 +27,11 @@ _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_forward_module"
     r"|_modules|_parameters|_buffers)\.(?=.)"
 )
-_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "diffusion_pytorch_model.safetensors.index.json")
+_INDICES = (
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+)
 _WHOLE = (
     "model.safetensors",
     "pytorch_model.bin",
@@ -37,7 +41,8 @@ _WHOLE = (
 )
 """Files that hold the weights of a folder: of accelerate, transformers, timm, open_clip, DeepSpeed."""
 
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".torch")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".torch")
+"""How names of files of weights end."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def weights_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder that hold its weights. Raises ValueError, listing what is there, where that is not plain."""
+    """The files of a folder that hold its weights. ValueError, listing what is there, where that is not plain."""
     for index in (folder / name for name in _INDICES):
         if index.is_file():
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -83,7 +88,7 @@ def weights_files(folder: Path) -> tuple[Path, ...]:
             return tuple(folder / Path(name).name for name in names)
     if whole := [folder / name for name in _WHOLE if (folder / name).is_file()]:
         return (whole[0],)
-    files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS and file.is_file())
     if len(files) == 1:
         return (files[0],)
     inside = sorted(part.name for part in folder.iterdir() if (part / METADATA).is_file())

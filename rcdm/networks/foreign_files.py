@@ -49,12 +49,13 @@ def read_file(
     """
     path, reading = Path(path), reading or Reading()
     account, weights, noted = Account(reading), read_weights(path), notes_beside(path)
+    architecture = architecture or noted.architecture or None
     prefix, form = _find(weights, path, architecture, account)
     tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.state.items() if name.startswith(prefix)}
     writer = _writer(weights.state, prefix, noted)
     if form:
         tensors = _shaped(renamed(tensors, FORMATS[form.removesuffix(" of OpenAI")].rules))
-    name, arguments = _arguments(tensors, form, architecture, writer == "solo-learn", account, path)
+    name, arguments = _arguments(tensors, form, architecture, writer == "solo-learn", noted, account, path)
     backbone = build_backbone(name, **arguments)
     width = getattr(backbone, "num_features", 0) or getattr(backbone, "inplanes", 0)  # timm's word, and torchvision's
     head, activation, place = projector_of(weights.state, prefix, width, account, known=writer)
@@ -79,7 +80,7 @@ def read_file(
 
 
 def _arguments(
-    tensors: State, form: str, architecture: str | None, solo: bool, account: Account, path: Path
+    tensors: State, form: str, architecture: str | None, solo: bool, noted: Noted, account: Account, path: Path
 ) -> tuple[str, dict[str, Any]]:
     """The architecture and what builds it."""
     if architecture is None and FORMATS[form.removesuffix(" of OpenAI")].kind == "resnet":
@@ -89,7 +90,7 @@ def _arguments(
     arguments: dict[str, Any] = {"name": architecture}
     if (size := account.reading.image_size) is not None and "pos_embed" in tensors:
         arguments["img_size"] = size
-    pooled = next((pooling for family, pooling in _POOLED.items() if family in architecture), None)
+    pooled = next((pooling for family, pooling in _POOLED.items() if family in architecture), noted.pooling or None)
     wanted = {"mean": "avg", "token": "token", None: pooled}.get(account.reading.pooling, "")
     if wanted == "":
         raise ValueError(f"pooling is token or mean, not {account.reading.pooling!r}.")
@@ -198,7 +199,9 @@ def _report_left_out(weights: Weights, prefix: str, projector: str, extra: Seque
     """A line for every group of tensors that are not used, and one for what belongs to the training."""
     unused = [f"{prefix}{name}" for name in extra]
     unused += [name for name in weights.state if not name.startswith(prefix)]
-    unused = [n for n in unused if not (projector and n.startswith(projector)) and not n.endswith("num_batches_tracked")]
+    unused = [
+        n for n in unused if not (projector and n.startswith(projector)) and not n.endswith("num_batches_tracked")
+    ]
     groups: dict[str, list[str]] = {}
     for name in unused:
         groups.setdefault(_group(name, prefix, weights.containers), []).append(name)
@@ -245,9 +248,10 @@ def _writer(state: State, prefix: str, noted: Noted) -> str:
 
     solo-learn's networks carry an online classifier beside the backbone, MoCo's have a query and a key encoder.
     """
-    if noted.solo or (re.search(r"(^|\.)(backbone|encoder)\.$", prefix) and any(
-        name.endswith("classifier.weight") and not name.startswith(prefix) for name in state
-    )):
+    if noted.solo or (
+        re.search(r"(^|\.)(backbone|encoder)\.$", prefix)
+        and any(name.endswith("classifier.weight") and not name.startswith(prefix) for name in state)
+    ):
         return "solo-learn"
     if "encoder_q." in prefix or "base_encoder." in prefix:
         return "MoCo"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,38 +27,76 @@ _FAMILIES = {"siglip": "half", "clip": "clip"}
 
 @dataclass(frozen=True)
 class Noted:
-    """What solo-learn's args.json beside a checkpoint says of the images; None or empty where it does not.
+    """What a file beside the weights says of the network and its images; None or empty where it does not.
 
     Args:
-        solo: whether there is such a file.
+        where: name of that file: args.json of solo-learn, config.json of timm, open_clip_config.json.
         data: name of the data set.
-        size: side of the large crops, in pixels.
+        size: side of the images (large crops), in pixels.
         pixels: mean and deviation.
+        architecture: name of a network of timm. pooling: of its tokens.
+        classes: of solo-learn's online classifier, from the weights themselves.
     """
 
-    solo: bool = False
+    where: str = ""
     data: str = ""
     size: int | None = None
     pixels: Normalisation | None = None
+    architecture: str = ""
+    pooling: str = ""
     classes: int = 0
+
+    @property
+    def solo(self) -> bool:
+        """Whether solo-learn wrote it."""
+        return self.where == "args.json"
 
 
 def notes_beside(path: Path) -> Noted:
-    """Read the args.json in the folder of a checkpoint; of its older, flat form and of the newer, nested one."""
+    """Read what lies beside a checkpoint: args.json of solo-learn, or the configuration of timm or open_clip."""
     folder = path if path.is_dir() else path.parent
-    try:
-        notes = json.loads((folder / "args.json").read_text())
-    except (OSError, ValueError):
-        return Noted()
-    if not isinstance(notes, dict) or not ({"data", "dataset", "method"} & notes.keys()):
-        return Noted()
+    for name, read in (("args.json", _solo_learn), ("config.json", _timm), ("open_clip_config.json", _open_clip)):
+        with contextlib.suppress(OSError, ValueError):
+            notes = json.loads((folder / name).read_text())
+            if isinstance(notes, dict) and (noted := read(notes)) is not None:
+                return noted
+    return Noted()
+
+
+def _solo_learn(notes: dict[str, Any]) -> Noted | None:
+    """Of its older, flat form and of the newer, nested one."""
+    if not {"data", "dataset", "method"} & notes.keys():
+        return None
     data = notes["data"] if isinstance(notes.get("data"), dict) else notes
     crops = [notes.get("crop_size"), data.get("crop_size")]
     crops += [crop.get("crop_size") for crop in _list(notes.get("augmentations")) if isinstance(crop, dict)]
     sizes = [size for crop in crops for size in _list(crop) if isinstance(size, int)]
-    mean, std = (_list(data.get(name)) for name in ("mean", "std"))
-    pixels = (tuple(mean), tuple(std)) if len(mean) == len(std) == 3 else None
-    return Noted(True, str(data.get("dataset", "")), max(sizes, default=None), pixels)
+    return Noted(
+        "args.json", str(data.get("dataset", "")), max(sizes, default=None), _pair(data.get("mean"), data.get("std"))
+    )
+
+
+def _timm(notes: dict[str, Any]) -> Noted | None:
+    """The config.json of a folder of timm, as it lies on the Hugging Face hub."""
+    numbers = notes.get("pretrained_cfg")
+    if not isinstance(numbers, dict) or not isinstance(notes.get("architecture"), str):
+        return None
+    size = _list(numbers.get("input_size")) or [None]
+    pixels = _pair(numbers.get("mean"), numbers.get("std"))
+    return Noted("config.json", "", size[-1], pixels, notes["architecture"], str(notes.get("global_pool", "")))
+
+
+def _open_clip(notes: dict[str, Any]) -> Noted | None:
+    """The normalisation in the open_clip_config.json of a folder of open_clip."""
+    numbers = notes.get("preprocess_cfg")
+    if not isinstance(numbers, dict):
+        return None
+    return Noted("open_clip_config.json", "", None, _pair(numbers.get("mean"), numbers.get("std")))
+
+
+def _pair(mean: Any, std: Any) -> Normalisation | None:
+    mean, std = _list(mean), _list(std)
+    return (tuple(mean), tuple(std)) if len(mean) == len(std) == 3 else None
 
 
 def _list(value: Any) -> list[Any]:
@@ -80,7 +119,7 @@ def _size(arguments: Mapping[str, Any], backbone: nn.Module, noted: Noted, accou
     if fixed := getattr(getattr(backbone, "patch_embed", None), "img_size", None):
         return int(fixed[0])
     if size := noted.size or _DATA.get(noted.data, (0,))[0]:
-        account.said(f"images: {size} px, from args.json beside the file")
+        account.said(f"images: {size} px, from {noted.where} beside the file")
         return size
     own = getattr(backbone, "pretrained_cfg", {}).get("input_size", (0,))[-1]
     if own:
@@ -92,13 +131,19 @@ def _size(arguments: Mapping[str, Any], backbone: nn.Module, noted: Noted, accou
 
 def _pixels(architecture: str, arguments: Mapping[str, Any], noted: Noted, account: Account) -> Normalisation:
     if noted.pixels is not None:
-        account.said("pixels: mean and deviation from args.json beside the file")
+        account.said(f"pixels: mean and deviation from {noted.where} beside the file")
         return noted.pixels
     if noted.data in _DATA:
         account.said(f"pixels: solo-learn's mean and deviation of {noted.data}, which args.json beside the file names")
         return _DATA[noted.data][1]
-    if arguments.get("stem") == "solo" and not noted.solo and (data := {10: "cifar10", 100: "cifar100"}.get(noted.classes)):
-        account.assumed(f"the pixels' mean and deviation of {data}, for its {noted.classes} classes", "--normalisation M,M,M/D,D,D")
+    if (
+        arguments.get("stem") == "solo"
+        and not noted.solo
+        and (data := {10: "cifar10", 100: "cifar100"}.get(noted.classes))
+    ):
+        account.assumed(
+            f"the pixels' mean and deviation of {data}, for its {noted.classes} classes", "--normalisation M,M,M/D,D,D"
+        )
         return _DATA[data][1]
     name = str(arguments.get("name", "")) if architecture == "timm" else ""
     if family := next((family for family in _FAMILIES if family in name), ""):

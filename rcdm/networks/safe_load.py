@@ -110,7 +110,7 @@ def load_inert(file: Any, *, mapped: bool = False) -> Any:
 
 
 def _kind(path: str | Path) -> str:
-    """`safetensors`, `zip` (of torch), `torchscript` or `legacy`. Raises ValueError, saying what the file is instead."""
+    """`safetensors`, `zip` (of torch), `torchscript` or `legacy`. ValueError, saying what the file is instead."""
     with open(path, "rb") as file:
         head = file.read(512)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:

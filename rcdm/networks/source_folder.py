@@ -60,6 +60,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "config.json").read_text()))
 
 
+def is_source_folder(folder: Path) -> bool:
+    """Whether it is one of ours, rather than a folder of another program with files of the same names."""
+    try:
+        config = read_config(folder)
+    except (OSError, ValueError):
+        return False
+    return {"architecture", "arguments", "preprocessing"} <= config.keys()
+
+
 def digest(folder: Path) -> str:
     """SHA-256 of what a source folder's representations depend on: its weights, then its config.json."""
     files = (folder / "model.safetensors", folder / "config.json")

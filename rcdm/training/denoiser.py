@@ -79,7 +79,7 @@ def _train(config: TrainingConfig) -> Path:
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
     if config.backbone is not None:
-        sources = sources_of(config.backbone, config.sources).to(accelerator.device)
+        sources = sources_of(config.backbone, config.sources, reading=config.reading).to(accelerator.device)
     else:
         sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)
