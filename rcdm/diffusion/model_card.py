@@ -120,15 +120,25 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
     if "unconditional" in metrics:
         lines += [
             "",
-            f"Judged by {metrics['evaluator']} (never a source): KID x 1000; copying, the distance of the draws to the "
+            f"Judged by {metrics['evaluator']} (never a source): KID x 1000 and FID of the draws against as many held-out "
+            "images, which compare only with numbers of the same judge and N; copying, the distance of the draws to the "
             "nearest training image over that of held-out images (1: none); spread, the distance of two draws of an "
             "image over that of two images.",
             "",
         ]
-        lines += ["| source | KID (± deviation) | copying (95 %) | spread (95 %) |", "|---|---|---|---|"]
+        lines += ["| source | KID (± deviation) | FID (N) | copying (95 %) | spread (95 %) |", "|---|---|---|---|---|"]
         for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
             kid = f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"
-            lines.append(f"| {name} | {kid} | {_interval(m['copying'])} | {_interval(m['spread_perceptual'])} |")
+            fid = f"{m['fid']['value']:.1f} ({m['fid']['n']})" if "fid" in m else ""
+            mark = " †" if m.get("sister") else ""
+            copying, spread = _interval(m["copying"]), _interval(m["spread_perceptual"])
+            lines.append(f"| {name}{mark} | {kid} | {fid} | {copying} | {spread} |")
+        if any(m.get("sister") for m in sources.values()):
+            lines += [
+                "",
+                "† The judge is a sister of this source's network: of the same family, trained on the same images. What "
+                "the source keeps, it sees best.",
+            ]
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
     for name, m in sources.items():

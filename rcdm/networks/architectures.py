@@ -21,6 +21,7 @@ Rules = Sequence[tuple[str, str]]
 _CHILDREN = (*((rf"^{k}\.", f"layer{k - 3}.") for k in (4, 5, 6, 7)), (r"^0\.", "conv1."), (r"^1\.", "bn1."))
 _SHORTCUT = (r"\.shortcut\.", ".downsample.")
 _LIGHTLY = (*((rf"^{k}\.", f"layer{k - 1}.") for k in (2, 3, 4, 5)), (r"^0\.", "conv1."), (r"^1\.", "bn1."), _SHORTCUT)
+_CHUNKED = ((r"\.gamma_([12])$", r".ls\1.gamma"), (r"^blocks\.\d+\.(\d+)\.(?=norm|attn|mlp|ls)", r"blocks.\1."))
 _MM_VIT = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
     (r"^ln1\.", "norm."),
@@ -65,7 +66,7 @@ FORMATS: dict[str, Format] = {
     "resnet": Format("resnet", "layer1.0.conv1.weight", (_SHORTCUT,)),
     "resnet as a Sequential": Format("resnet", "7.0.conv1.weight", _CHILDREN),
     "lightly's resnet as a Sequential": Format("resnet", "2.0.conv1.weight", _LIGHTLY),
-    "vit": Format("vit", "patch_embed.proj.weight", ((r"\.gamma_([12])$", r".ls\1.gamma"),)),
+    "vit": Format("vit", "patch_embed.proj.weight", _CHUNKED),
     "torchvision's vit": Format("vit", "conv_proj.weight", TORCHVISION_VIT),
     "MMPretrain's vit": Format("vit", "patch_embed.projection.weight", _MM_VIT),
     "CLIP's vit": Format("vit", "ln_pre.weight", _CLIP),
@@ -81,7 +82,7 @@ _HINTS = (
     (r"embeddings\.patch_embeddings|encoder\.layers?\.\d+\.(attention|self_attn|layernorm)|embedder\.embedder\.", ""),
     (r"downsample_layers\.0\.0\.weight|stages\.0\.(blocks\.)?0\.(dwconv|conv_dw)", "convnext_tiny"),
     (r"layers\.0\.blocks\.0\.attn\.relative_position", "swin_tiny_patch4_window7_224"),
-    (r"storage_tokens|rope_embed\.periods|(^|\.)blocks\.0\.gamma_1$", "vit_{size}_patch16_dinov3"),
+    (r"storage_tokens|rope_embed\.periods|(^|\.)reg_token$", "vit_{size}_patch16_dinov3"),
     (r"blocks\.0\.(attn\.q_bias|attn\.relative_position_bias_table)|rel_pos_bias\.", "beit_base_patch16_224"),
     (r"blocks\.0\.mlp\.(w12|fc1_g)", "vit_giant_patch14_dinov2"),
     (r"preprocessor\.patchifier|trunk\.blocks\.0\.norm_1\.", "aimv2_large_patch14_224"),
@@ -169,7 +170,7 @@ def vit_arguments(tensors: State, form: str, solo: bool, account: Account, path:
     arguments |= {"init_values": 1e-5} if "blocks.0.ls1.gamma" in tensors else {}
     if "norm_pre.weight" in tensors and "clip" not in arguments["name"]:
         arguments["pre_norm"] = True
-    return arguments | _pooling(tensors, arguments["name"], account) | _positions(tensors, patch, account, path)
+    return arguments | _pooling(tensors, form, account) | _positions(tensors, patch, account, path)
 
 
 def _kind_of_vit(tensors: State, form: str, account: Account) -> str:
@@ -210,13 +211,13 @@ def _heads(tensors: State, form: str, solo: bool, width: int, account: Account, 
     return number
 
 
-def _pooling(tensors: State, name: str, account: Account) -> dict[str, Any]:
+def _pooling(tensors: State, form: str, account: Account) -> dict[str, Any]:
     """What becomes of the tokens: what the parts of the network say, else the class token."""
     if "attn_pool.latent" in tensors:
         return {}
     after = "fc_norm.weight" in tensors
     if "cls_token" not in tensors:
-        return {"fc_norm": True, "final_norm": "norm.weight" in tensors} if after else {}
+        return {"fc_norm": True} if after else {}
     if after:
         account.said("representation: the mean of the patches, as the norm behind it tells (fine-tuned MAE)")
         return {"global_pool": "avg", "fc_norm": True}
@@ -225,7 +226,7 @@ def _pooling(tensors: State, name: str, account: Account) -> dict[str, Any]:
             "representation: the mean of the class and the distillation token, as DeiT's classifiers read them"
         )
         return {}
-    if account.reading.pooling is None:
+    if account.reading.pooling is None and not form.startswith("CLIP"):
         account.assumed("the class token is the representation", "--pooling mean")
     return {"global_pool": "avg", "fc_norm": False} if account.reading.pooling == "mean" else {}
 

@@ -104,7 +104,7 @@ def _find(weights: Weights, path: Path, architecture: str | None, account: Accou
     state = weights.state
     candidates: dict[str, str] = {}
     if architecture is not None:
-        candidates = dict.fromkeys(_places(state, architecture), "")
+        candidates = _places(state, architecture)
         if not candidates:
             there = ", ".join(list(state)[:5])
             raise ValueError(f"{path} does not fit {architecture}: none of its names is there, it has {there}.")
@@ -144,21 +144,26 @@ def _chosen(candidates: dict[str, str], weights: Weights, path: Path, account: A
     return first
 
 
-def _places(state: State, architecture: str) -> list[str]:
-    """What may precede the names of this network of timm, in timm's naming or one that timm reads."""
+def _places(state: State, architecture: str) -> dict[str, str]:
+    """What may precede the names of this network of timm -> the format of the names: one that we know, or timm's.
+
+    Where two lie in each other the inner one is meant.
+    """
     with torch.device("meta"):
         backbone = build_backbone("timm", name=architecture)
     own = {n: t.shape for n, t in backbone.state_dict().items() if not n.endswith("num_batches_tracked")}
     parts = [name.split(".") for name in state]
     counts = Counter(".".join([*p[:k], ""]) for p in parts for k in range(min(len(p), 6)))
-    hits: dict[str, int] = {}
+    hits: dict[tuple[str, str], int] = {}
     for prefix in (prefix for prefix, count in counts.items() if count >= len(own) // 2):
-        below = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        below = {name: t.to("meta") for name, t in below.items()}
-        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # of another naming
-            hits[prefix] = len(own.keys() & as_timm(below, backbone).keys())
+        below = {name.removeprefix(prefix): t.to("meta") for name, t in state.items() if name.startswith(prefix)}
+        for form in ("", *(form for form, known in FORMATS.items() if known.mark in below)):
+            tensors = _shaped(renamed(below, FORMATS[form].rules)) if form else below
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # of another naming
+                hits[prefix, form] = len(own.keys() & as_timm(tensors, backbone).keys())
     most = max(hits.values(), default=0)
-    return [prefix for prefix, count in hits.items() if count == most > len(own) // 4]
+    best = {prefix: form for (prefix, form), count in reversed(hits.items()) if count == most > len(own) // 4}
+    return {place: form for place, form in best.items() if not any(p != place and p.startswith(place) for p in best)}
 
 
 def _shaped(tensors: State) -> State:
@@ -176,7 +181,7 @@ def _converted(tensors: State, backbone: nn.Module, account: Account) -> State:
     kept = {tensor.data_ptr() for tensor in result.values()}
     dropped = [n for n, t in tensors.items() if n not in result and t.data_ptr() not in kept and t.numel()]
     if dropped:
-        account.left_out(dropped[0], f"{_some(dropped)}, which timm's own conversion drops")
+        account.left_out(dropped, f"{_some(dropped)}, which timm's own conversion drops")
     return result
 
 
@@ -202,11 +207,14 @@ def _report_left_out(weights: Weights, prefix: str, projector: str, extra: Seque
     unused = [
         n for n in unused if not (projector and n.startswith(projector)) and not n.endswith("num_batches_tracked")
     ]
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, list[str]]] = {}
     for name in unused:
-        groups.setdefault(_group(name, prefix, weights.containers), []).append(name)
-    for group, names in groups.items():
-        account.left_out(group, f"{group} ({_kind(group)}{_count(names)})")
+        group = _group(name, prefix, weights.containers)
+        groups.setdefault(_kind(group) or group, {}).setdefault(group, []).append(name)
+    for kind, members in groups.items():
+        begin = [names[0] if len(names) == 1 else group for group, names in members.items()]
+        words = f"{kind}: {_some(begin)}" if kind not in members else _some(begin)
+        account.left_out(begin, f"{words} ({_count(sum(map(len, members.values())))})")
     if weights.training:
         account.said(f"left out: {', '.join(weights.training)} (states of the training)")
 
@@ -225,18 +233,18 @@ def _group(name: str, prefix: str, containers: Sequence[str]) -> str:
 
 def _kind(group: str) -> str:
     kinds = {
-        r"momentum|ema|teacher|student|target|anchor|_k\b|copy": "a copy, ",
-        r"classifier|^(.*\.)?(fc|heads?|linear)\.?$": "a classifier or a head of other width, ",
-        r"predict": "a predictor, ",
-        r"decoder|mask_token": "a decoder's, ",
-        r"prototype|last_layer|queue": "of the loss, ",
-        r"text|token_embedding|ln_final|transformer|positional": "the text tower, ",
+        r"momentum|ema|teacher|student|target|anchor|_k\b|copy": "copies",
+        r"classifier|^(.*\.)?(fc|heads?|head_dist|linear)\.?$": "classifiers, or heads of another width",
+        r"predict": "a predictor",
+        r"decoder|mask_token": "parts of a decoder",
+        r"prototype|last_layer|queue": "parts of the loss",
+        r"text|token_embedding|ln_final|transformer|positional|logit_": "the text tower",
     }
     return next((word for pattern, word in kinds.items() if re.search(pattern, group)), "")
 
 
-def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} tensors" if len(names) != 1 else "1 tensor"
+def _count(number: int) -> str:
+    return f"{number} tensors" if number != 1 else "1 tensor"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -255,6 +263,6 @@ def _writer(state: State, prefix: str, noted: Noted) -> str:
         return "solo-learn"
     if "encoder_q." in prefix or "base_encoder." in prefix:
         return "MoCo"
-    if any(re.search(r"(^|\.)neck\.(fc|bn)\d", name) for name in state):
+    if any(re.search(r"(^|\.)neck\.(fc\d|bn\d|mlp\.|projection_neck\.)", name) for name in state):
         return "MMPretrain"
     return "VISSL" if "_feature_blocks." in prefix else ""

@@ -16,7 +16,7 @@ COPIES = re.compile(r"momentum|target|student|predict|queue|anchor|(^|[._])(\w*_
 """In names of networks that are not the one to read: copies of it, a student, a predictor."""
 
 _HEAD = re.compile(
-    r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection_head|proj_head|projection_neck|head|neck|fc|proj)\."
+    r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection_head|proj_head|projection_neck|heads?|neck|fc|proj)\."
     r"((layers|mlp|net|model)\.)?)(\d|(fc|bn|linear|norm)_?\d)"
 )
 _LAYER = re.compile(r"(?:(\d+)|(?:fc|bn|linear|norm)_?\d+)\.")
@@ -108,8 +108,12 @@ def _activation(state: Mapping[str, Tensor], place: str, tensors: State, account
     if any(name.startswith(f"{parent}last_layer.") for name in state):
         account.said("activation of the projector: GELU, its head is DINO's")
         return "gelu"
-    if any("anchor_" in name for name in state) or (layers == 3 and any("prototypes" in name for name in state)):
-        account.said("activation of the projector: GELU, its head and the anchors or prototypes beside it are MSN's")
+    signs = r"anchor_|prototypes|mask_token$"  # lightly's MSN and PMSN: no other head of three layers has one beside it
+    if layers == 3 and "projection_head." in place and any(re.search(signs, name) for name in state):
+        account.said("activation of the projector: GELU, its head and what lies beside it are MSN's")
+        return "gelu"
+    if place.endswith("head.mlp.") and any(name.startswith("fc1.") for name in tensors):
+        account.said("activation of the projector: GELU, it is an Mlp of timm")
         return "gelu"
     if known:
         account.said(f"activation of the projector: ReLU, as {known} has it")

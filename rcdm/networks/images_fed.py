@@ -114,15 +114,16 @@ def images_fed(
 def _size(arguments: Mapping[str, Any], backbone: nn.Module, noted: Noted, account: Account) -> int:
     if account.reading.image_size is not None:
         return account.reading.image_size
-    if "img_size" in arguments:
-        return int(arguments["img_size"])
-    if fixed := getattr(getattr(backbone, "patch_embed", None), "img_size", None):
-        return int(fixed[0])
+    fixed = arguments.get("img_size") or (getattr(getattr(backbone, "patch_embed", None), "img_size", None) or (0,))[0]
+    if fixed:
+        account.said(f"images: {fixed} px, the size of its positions")
+        return int(fixed)
     if size := noted.size or _DATA.get(noted.data, (0,))[0]:
         account.said(f"images: {size} px, from {noted.where} beside the file")
         return size
     own = getattr(backbone, "pretrained_cfg", {}).get("input_size", (0,))[-1]
     if own:
+        account.said(f"images: {own} px, as timm has it")
         return int(own)
     size = 224 if arguments.get("stem", "imagenet") == "imagenet" else 32
     account.assumed(f"images of {size} px", "--image-size N")

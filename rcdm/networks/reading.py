@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -77,13 +78,14 @@ class Account:
         """One of several that the file holds."""
         self._undecided(f"chosen: {what} ({option} takes another)")
 
-    def left_out(self, prefix: str, what: str) -> None:
-        """Tensors of the file that are not used; agreed to where `leave_out` names them."""
+    def left_out(self, beginnings: Sequence[str], what: str) -> None:
+        """Tensors of the file that are not used; agreed to where `leave_out` names all beginnings of their names."""
         line = f"left out: {what}"
-        if any(prefix.startswith(agreed) for agreed in self.reading.leave_out):
+        agreed = self.reading.leave_out
+        if all(any(begin.startswith(word) for word in agreed) for begin in beginnings):
             self.lines.append(line)
         else:
-            self._undecided(f"{line} (--leave-out {prefix} agrees)")
+            self._undecided(f"{line} (--leave-out {' '.join(beginnings[:8])} agrees)")
 
     def said(self, what: str) -> None:
         """Something that the file, or what lies beside it, says itself."""

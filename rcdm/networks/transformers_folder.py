@@ -102,7 +102,7 @@ def _load(folder: Path, account: Account) -> tuple[Any, Any, str]:
         group = name.partition(".")[0] + "."
         groups[group] = groups.get(group, 0) + 1
     for group, count in groups.items():
-        account.left_out(group, f"{group} ({count} tensors that {kind.__name__} does not have)")
+        account.left_out([group], f"{group} ({count} tensors that {kind.__name__} does not have)")
     return model, config, _say_pooling(config, usual if getattr(model, "pooler", None) is None else pooling, account)
 
 

@@ -31,7 +31,7 @@ from rcdm.training.loop import Loop
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
 from rcdm.training.resume import saved_states
-from rcdm.training.run_folder import alone_in, check_settings, remember_settings
+from rcdm.training.run_folder import alone_in, check_settings, remember_left_out, remember_settings
 from rcdm.training.setup import (
     by_place,
     new_unet,
@@ -78,6 +78,7 @@ def _train(config: TrainingConfig) -> Path:
     )
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
+    remember_left_out(Path(config.output_dir), dataset)
     if config.backbone is not None:
         sources = sources_of(config.backbone, config.sources, reading=config.reading).to(accelerator.device)
     else:
