@@ -21,7 +21,6 @@ from rcdm.networks.catalogue import JUDGE
 from rcdm.networks.source_folder import load_network, read_config
 from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
 
-
 CLASSIFIER = "backbones-cifar10/supervised/backbone"
 """Reads the class of CIFAR-10 beside a judge that is a sister of a source."""
 
@@ -45,9 +44,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NETWORK/LEVEL",
         help="networks that the checkpoint was not trained with look at the draws, too: the first judges (KID, FID, "
-        "nearest training images, class), further ones read the class; CHECKPOINT/NETWORK/LEVEL, a published network or "
-        f"a file (inception_v3=FILE/backbone). 'none': no judge; by default {JUDGE}/backbone for photographs, where its "
-        "package is installed",
+        "nearest training images, class), further ones read the class; CHECKPOINT/NETWORK/LEVEL, a published network, "
+        f"or a file (inception_v3=FILE/backbone); 'none' for no judge; by default {JUDGE}/backbone for photographs, "
+        "where its package is installed",
     )
     parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
     add_scheduler_option(parser)

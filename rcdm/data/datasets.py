@@ -16,9 +16,10 @@ from rcdm.data.sprites import Sprites
 def load_dataset(name: str, size: int, *, seed: int = 0) -> Dataset:
     """`sprites`, a folder of images (sub-folders are classes), parquet files or .tar shards, or `hf://datasets/…`.
 
-    Images and parquet files are decoded into memory, and those that cannot be are left out, which is said; .tar shards (`shards`) and data sets of the hub (`hub_stream`) are
-    read as they are needed. Held out are the shards whose names begin with val, test or dev, or the folder `val` where
-    it stands beside a folder `train`; otherwise a tenth of the images.
+    Images and parquet files are decoded into memory, and those that cannot be are left out, which is said; .tar shards
+    (`shards`) and data sets of the hub (`hub_stream`) are read as they are needed. Held out are the shards whose names
+    begin with val, test or dev, or the folder `val` where it stands beside a folder `train`; otherwise a tenth of the
+    images.
     A parquet file has a column `image` (encoded bytes, or a struct with `bytes`) and may have an integer `label`.
     Raises ValueError, saying what was looked for, when no image is found.
     """

@@ -70,8 +70,8 @@ def _begun(training: Path) -> str:
     return f"{first} Settings and history of its training are in `training.json`."
 
 
-def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> dict[str, str]:
-    """A row of the table of networks."""
+def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> dict[str, Any]:
+    """A row of the table of networks, and how its file was read."""
     return {
         "name": name,
         "levels": ", ".join(source.partition("/")[2] for source in sources if source.partition("/")[0] == name),
@@ -79,6 +79,9 @@ def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> 
         "data": config.get("training", {}).get("data", "see the paper" if "published" in config else "unknown"),
         "licence": config.get("licence", ""),
         "paper": config.get("published", {}).get("paper", ""),
+        "file": config.get("file", {}).get("name", ""),
+        "reading": config.get("reading", {}).get("lines", []),
+        "options": config.get("reading", {}).get("options", ""),
     }
 
 
@@ -120,10 +123,9 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
     if "unconditional" in metrics:
         lines += [
             "",
-            f"Judged by {metrics['evaluator']} (never a source): KID x 1000 and FID of the draws against as many held-out "
-            "images, which compare only with numbers of the same judge and N; copying, the distance of the draws to the "
-            "nearest training image over that of held-out images (1: none); spread, the distance of two draws of an "
-            "image over that of two images.",
+            f"Judged by {metrics['evaluator']} (never a source): KID x 1000 and FID, which compare only with those of "
+            "the same judge and N; copying, the distance of the draws to the nearest training image over that of "
+            "held-out images (1: none); spread, the distance of two draws of an image over that of two images.",
             "",
         ]
         lines += ["| source | KID (± deviation) | FID (N) | copying (95 %) | spread (95 %) |", "|---|---|---|---|---|"]
@@ -136,8 +138,8 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
         if any(m.get("sister") for m in sources.values()):
             lines += [
                 "",
-                "† The judge is a sister of this source's network: of the same family, trained on the same images. What "
-                "the source keeps, it sees best.",
+                "† The judge is a sister of this source's network: of one family, trained on the same images. What the "
+                "source keeps it sees best.",
             ]
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]

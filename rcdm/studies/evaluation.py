@@ -53,8 +53,8 @@ def evaluate(
     and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `fid`, `copying`
     and `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws
     (`unconditional`), the retention of the `class` that it reads, and `sister` where the network of the source is of
-    the evaluator's own family; `class_readers` read the class, too. `differences` and `agreement` are those of `studies.retention`.
-    Raises ValueError for too few images, before anything is drawn.
+    the evaluator's own family; `class_readers` read the class, too. `differences` and `agreement` are those of
+    `studies.retention`. Raises ValueError for too few images, before anything is drawn.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
