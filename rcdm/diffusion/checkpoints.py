@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.networks.checked_files import read_object
 from rcdm.networks.representation import RepresentationSource
 from rcdm.networks.resolve import is_network, source_of
 from rcdm.networks.source_folder import load_network
@@ -72,9 +72,7 @@ def best_device() -> str:
 def _drawing_with(backbones: Path) -> list[str]:
     """Names of the checkpoints beside a folder of backbones that share its networks."""
     whole = backbones.resolve()
-    configs = {
-        path.parts[-3]: json.loads(path.read_text()) for path in sorted(whole.parent.glob("*/sources/config.json"))
-    }
+    configs = {path.parts[-3]: read_object(path) for path in sorted(whole.parent.glob("*/sources/config.json"))}
     shared = {
         name: [one["checkpoint"] for one in config.get("shared", {}).values()] for name, config in configs.items()
     }

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from rcdm.data.downloads import sha256
 from rcdm.networks.architectures import FORMATS, OPENAI, hint, resnet_arguments, vit_arguments
 from rcdm.networks.backbones import build_backbone
+from rcdm.networks.checked_files import check_finite
 from rcdm.networks.containers import Weights, read_weights
 from rcdm.networks.found_projector import COPIES, projector_of
 from rcdm.networks.images_fed import Noted, images_fed, notes_beside
 from rcdm.networks.projectors import in_blocks, projector_from
-from rcdm.networks.published import as_timm, fill, refuse_nan, renamed
+from rcdm.networks.published import as_timm, fill, renamed
 from rcdm.networks.reading import Account, Reading
 from rcdm.networks.representation import Preprocessing, SSLNetwork
 
@@ -63,7 +64,7 @@ def read_file(
     own, extra = _own(tensors, backbone)
     fill(backbone, own, path, str(arguments.get("name", name)))
     _report_left_out(weights, prefix, place, extra, account)
-    refuse_nan(head, path)
+    check_finite(head, path)
     network = SSLNetwork(backbone, projector_from(in_blocks(head), activation) if head else None)
     classes = next((len(t) for n, t in weights.state.items() if n.endswith("classifier.weight")), 0)
     preprocessing = images_fed(name, arguments, backbone, replace(noted, classes=classes), account)

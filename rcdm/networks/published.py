@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rcdm.data.downloads import cache_folder, fetch, sha256
 from rcdm.networks.backbones import build_backbone
 from rcdm.networks.catalogue import PUBLISHED, Published, entry_of
+from rcdm.networks.checked_files import check_finite
 from rcdm.networks.projectors import in_blocks, projector_from
 from rcdm.networks.representation import Preprocessing, SSLNetwork
 from rcdm.networks.safe_load import read_checkpoint, tensors_at
@@ -94,15 +95,8 @@ def fill(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, a
     if other := [name for name, tensor in weights.items() if tensor.shape != expected[name].shape]:
         here, there = (tuple(tensors[other[0]].shape) for tensors in (weights, expected))
         raise ValueError(f"{path} does not fit {architecture}: {other[0]} is {here} instead of {there}.")
-    refuse_nan(weights, path)
+    check_finite({name: tensor for name, tensor in weights.items() if not tensor.is_meta}, Path(path))
     backbone.load_state_dict(weights, strict=False)
-
-
-def refuse_nan(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raises ValueError, naming them, where tensors hold NaN or infinite numbers."""
-    bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.is_meta and not bool(t.isfinite().all())]
-    if bad:
-        raise ValueError(f"{path} holds NaN or infinite weights in {_some(bad)}: its training has diverged.")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from rcdm.data.downloads import sha256
+from rcdm.networks.checked_files import check_finite
 from rcdm.networks.containers import weights_files
 from rcdm.networks.projectors import in_blocks, projector_from
-from rcdm.networks.published import refuse_nan
 from rcdm.networks.reading import NORMALISATIONS, Account, Normalisation, Reading
 from rcdm.networks.representation import Preprocessing, SSLNetwork
 from rcdm.networks.transformers_backbone import (
@@ -50,7 +50,7 @@ def read_transformers(folder: Path, reading: Reading | None = None) -> tuple[SSL
     backbone = TransformersBackbone(vision_part(model), pooling)
     projection = getattr(model, "visual_projection", None)
     projector = projector_from(in_blocks({"weight": projection.weight.detach()})) if projection is not None else None
-    refuse_nan(dict(model.state_dict()), folder)
+    check_finite(model.state_dict(), folder)
     network = SSLNetwork(backbone, projector)
     preprocessing = _images(folder, config, account)
     about = {
