@@ -93,7 +93,7 @@ def _judges(names: Sequence[str] | None, pipe: RCDMPipeline, dataset: Dataset) -
     """The networks that look at the draws, the judge first. Raises ValueError for one that is a source."""
     own = {name.partition("/")[0] for name in pipe.sources}
     if names is None:
-        names = _usual_judges(own, pipe)
+        names = _usual_judges(own, pipe, dataset.name)
     sources = [load_source(name) for name in names if name != "none"]
     for source, name in zip(sources, names, strict=False):
         if source.name.partition("/")[0] in own:
@@ -105,12 +105,12 @@ def _judges(names: Sequence[str] | None, pipe: RCDMPipeline, dataset: Dataset) -
     return judges
 
 
-def _usual_judges(own: Collection[str], pipe: RCDMPipeline) -> list[str]:
+def _usual_judges(own: Collection[str], pipe: RCDMPipeline, data: str) -> list[str]:
     """The published judge, where it is installed and no source; beside its sister a network of another family, too.
 
     Of the drawn world every attribute is known: it needs no judge.
     """
-    if pipe.config.trained_on == "sprites" or JUDGE in own:
+    if data == "sprites" or JUDGE in own:
         return []
     try:
         load_source(f"{JUDGE}/backbone")
@@ -119,9 +119,7 @@ def _usual_judges(own: Collection[str], pipe: RCDMPipeline) -> list[str]:
         return []
     sisters = any(is_sister(JUDGE, name, pipe.sources.config_of(name)) for name in own)
     classifier = checkpoint_folder(CLASSIFIER.partition("/")[0])
-    beside = (
-        sisters and classifier is not None and "supervised" not in own and "cifar" in pipe.config.trained_on.lower()
-    )
+    beside = sisters and classifier is not None and "supervised" not in own and "cifar" in data.lower()
     return [f"{JUDGE}/backbone", *([CLASSIFIER] if beside else [])]
 
 

@@ -125,18 +125,21 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
     if "unconditional" in metrics:
         lines += [
             "",
-            f"Judged by {metrics['evaluator']} (never a source): KID x 1000 and FID, which compare only with those of "
-            "the same judge and N; copying, the distance of the draws to the nearest training image over that of "
-            "held-out images (1: none); spread, the distance of two draws of an image over that of two images.",
+            f"Judged by {metrics['evaluator']} (never a source): KID x 1000; copying, the distance of the draws to the "
+            "nearest training image over that of held-out images (1: none); spread, the distance of two draws of an "
+            "image over that of two images.",
             "",
         ]
-        lines += ["| source | KID (± deviation) | FID (N) | copying (95 %) | spread (95 %) |", "|---|---|---|---|---|"]
+        fid = "fid" in metrics["unconditional"]
+        if fid:
+            lines[-2] += " KID and FID compare only with those of the same judge and N."
+        lines += [f"| source | KID (± deviation) |{' FID (N) |' * fid} copying (95 %) | spread (95 %) |"]
+        lines += [f"|---|---|{'---|' * fid}---|---|"]
         for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
-            kid = f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"
-            fid = f"{m['fid']['value']:.1f} ({m['fid']['n']})" if "fid" in m else ""
-            mark = " †" if m.get("sister") else ""
-            copying, spread = _interval(m["copying"]), _interval(m["spread_perceptual"])
-            lines.append(f"| {name}{mark} | {kid} | {fid} | {copying} | {spread} |")
+            cells = [f"{name} †" if m.get("sister") else name]
+            cells += [f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"]
+            cells += [f"{m['fid']['value']:.3f} ({m['fid']['n']})"] if fid else []
+            lines.append(f"| {' | '.join([*cells, _interval(m['copying']), _interval(m['spread_perceptual'])])} |")
         if any(m.get("sister") for m in sources.values()):
             lines += [
                 "",

@@ -87,7 +87,8 @@ _HINTS = (
     (r"blocks\.0\.mlp\.(w12|fc1_g)", "vit_giant_patch14_dinov2"),
     (r"preprocessor\.patchifier|trunk\.blocks\.0\.norm_1\.", "aimv2_large_patch14_224"),
     (r"attnpool\.(q|c)_proj", "resnet50_clip"),
-    (r"layer1\.0\.(se|conv1\.conv|downsample\.1\.0)|conv1\.0\.weight", "resnet50d"),
+    (r"layer1\.0\.se\.", "seresnet50"),
+    (r"layer1\.0\.(conv1\.conv|downsample\.1\.0)|conv1\.0\.weight", "resnet50d"),
     (r"_blocks\.0\._depthwise_conv|blocks\.0\.0\.conv_dw", "efficientnet_b0"),
     (r"Mixed_5b\.branch1x1", "inception_v3"),
 )
@@ -242,6 +243,9 @@ def _positions(tensors: State, patch: int, account: Account, path: Path) -> dict
         arguments = {"reg_tokens": registers.shape[-2], "no_embed_class": True}
     if count - side**2 == 0 and prefix and "no_embed_class" not in arguments:
         arguments["no_embed_class"] = True
+        account.assumed(
+            f"its {count} positions are a square of patches, and the class token has none", "TIMM_NAME=FILE"
+        )
     elif count - side**2 not in (0, prefix):
         raise ValueError(f"{path} has {count} positions, which are no square of patches. {hint(tensors, path)}")
     own = side * patch

@@ -62,7 +62,11 @@ def read_file(
     head, activation, place = projector_of(weights.state, prefix, width, account, known=writer)
     tensors = _converted(tensors, backbone, account) if name == "timm" else tensors
     own, extra = _own(tensors, backbone)
-    fill(backbone, own, path, str(arguments.get("name", name)))
+    try:
+        fill(backbone, own, path, str(arguments.get("name", name)))
+    except ValueError as error:
+        unnamed = architecture is None and "does not fit" in str(error)
+        raise ValueError(f"{error} {hint(weights.state, path)}" if unnamed else str(error)) from error
     _report_left_out(weights, prefix, place, extra, account)
     check_finite(head, path)
     network = SSLNetwork(backbone, projector_from(in_blocks(head), activation) if head else None)

@@ -99,6 +99,10 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> Any:
         return load_inert(path, mapped=mapped and kind == "zip")
     except Exception as error:  # damaged files fail in many ways
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if "magic number" in reason:
+            raise ValueError(
+                f"{path} is a pickle of Python that torch.save did not write: save its arrays by it."
+            ) from error
         raise ValueError(f"{path} cannot be read as a checkpoint, it is damaged or cut short: {reason}") from error
 
 
