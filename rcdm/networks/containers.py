@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 
 _TRAINING = re.compile(
     r"(?i)(optim\w*|opt|optimizer_state\w*|(grad_?)?scaler|amp|native_amp|apex|(lr_?)?schedul\w*|\w*_schedulers?"
-    r"|loops|callbacks|rng\w*|random\w*|hyper_parameters|hparams\w*|args?|cfg|config|meta|meters?|metrics?"
+    r"|loops|callbacks|rng\w*|random_states?\w*|hyper_parameters|hparams\w*|args?|cfg|config|meta|meters?|metrics?"
     r"|message_hub|loss|losses|logs?|history)"
 )
 """Keys of a checkpoint under which the training keeps what is no part of a network."""

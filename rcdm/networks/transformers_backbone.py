@@ -63,7 +63,7 @@ class TransformersBackbone(nn.Module):
         self._config = config
         classes = {"deit": 2, "ijepa": 0, "swin": 0, "swinv2": 0, "siglip_vision_model": 0, "siglip2_vision_model": 0}
         registers = int(getattr(config, "num_register_tokens", 0) or 0)
-        self.num_prefix_tokens = classes.get(self.family, 1) + registers
+        self.num_prefix_tokens = classes.get(self.family, int(self.family in (*_TOKEN, *_MEAN))) + registers
         token = pooling == "token" or (pooling == "pooler" and self.family in _TOKEN)
         self.global_pool = "token" if token else "avg"
         self._parameters_of_forward = set(inspect.signature(model.forward).parameters)
@@ -76,6 +76,8 @@ class TransformersBackbone(nn.Module):
             for name, part in self.model.named_modules()
             if isinstance(part, nn.ModuleList) and name.rpartition(".")[2] in ("layer", "layers", "stages", "blocks")
         ]
+        if not lists:
+            raise AttributeError("no list of layers")
         return self.model.get_submodule(min(lists)[1])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ def read_transformers(folder: Path, reading: Reading | None = None) -> tuple[SSL
     check_finite(model.state_dict(), folder)
     network = SSLNetwork(backbone, projector)
     preprocessing = _images(folder, config, account)
+    _dry_run(network, preprocessing, folder, config.model_type)
     about = {
         "architecture": "transformers",
         "arguments": {"config": config_as_json(config), "pooling": pooling},
@@ -79,7 +80,7 @@ def _load(folder: Path, account: Account) -> tuple[Any, Any, str]:
     try:
         with _quiet(transformers):
             whole = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            usual = account.reading.pooling or usual_pooling(vision_family(whole))
+            usual = account.reading.pooling or usual_pooling(vision_family(whole)) or "pooler"
             for pooling in (
                 ("pooler", "mean") if usual == "mean" else (usual,)
             ):  # where a pooler was trained, it is read
@@ -129,11 +130,26 @@ def _say_pooling(config: Any, pooling: str, account: Account) -> str:
     if account.reading.pooling is not None:
         return account.reading.pooling
     words = {"pooler": "the pooled output", "token": "the class token", "mean": "the mean of the patches"}
-    if pooling:
+    if usual_pooling(family):
         account.said(f"representation: {words[pooling]}, as the authors of {family} read it")
-        return pooling
-    account.assumed("the mean of the patches is the representation", "--pooling token")
-    return "mean"
+    else:
+        account.assumed(f"{words[pooling]} is the representation of a {family}", "--pooling mean")
+    return pooling
+
+
+def _dry_run(network: SSLNetwork, preprocessing: Preprocessing, folder: Path, family: str) -> None:
+    """One image through the network. Raises ValueError for one that gives no vector for an image alone."""
+    try:
+        with torch.no_grad():
+            h = network.backbone(torch.zeros(1, 3, preprocessing.size, preprocessing.size))
+        if h.ndim != 2:
+            raise ValueError(f"it gives {list(h.shape)}")
+    except Exception as error:  # of every network there
+        raise ValueError(
+            f"{folder} is a {family} of transformers, which gives no pooled vector for one of {preprocessing.size} px "
+            f"({_first_line(error)[:120]}): say --pooling mean, or write a function (README, 'Your checkpoint in "
+            "twenty lines')."
+        ) from error
 
 
 def _images(folder: Path, config: Any, account: Account) -> Preprocessing:

@@ -56,7 +56,7 @@ def test_a_sister_is_marked_beside_its_number():
     number = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8, "null": 0.1}
     judged = {"kid": {"value": 1.0, "deviation": 0.1}, "fid": {"value": 0.2, "n": 8}}
     judged |= {"copying": number, "spread_perceptual": number}
-    source = judged | {name: number for name in ("cycle_error", "cycle_error_shuffled", "cycle_error_shifted", "mrr")}
+    source = judged | dict.fromkeys(("cycle_error", "cycle_error_shuffled", "cycle_error_shifted", "mrr"), number)
     source |= {"recall_at_1": number, "retention": {}, "sister": True}
     metrics = {"n": 8, "retention_images": 4, "retention_draws": 2, "num_inference_steps": 2, "probe_images": 40}
     metrics |= {"evaluator": "efficientnet-lite1/backbone", "unconditional": judged}

@@ -156,6 +156,21 @@ def test_a_folder_that_does_not_fit_is_refused_in_a_sentence(change, words, tmp_
     assert "\n" not in str(error.value)
 
 
+def test_of_a_family_that_nobody_knows_here_the_pooled_output_is_taken_or_it_is_refused(tmp_path):
+    torch.manual_seed(0)
+    known = {"embedding_size": 32, "hidden_sizes": [32, 32, 32, 32], "depths": [1, 1, 1, 1], "num_groups": 4}
+    model = random(transformers.BitModel(transformers.BitConfig(**known)))
+    model.save_pretrained(tmp_path / "bit")
+    _, network, _, config = network_of(str(tmp_path / "bit"))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network.backbone(x), model(pixel_values=x).pooler_output.flatten(1))
+    assert any(line.startswith("assumed: the pooled output is") for line in config["reading"]["lines"])
+    transformers.VideoMAEModel(transformers.VideoMAEConfig(**VIT)).save_pretrained(tmp_path / "video")
+    with pytest.raises(ValueError, match="a videomae of transformers, which gives no pooled vector"):
+        network_of(str(tmp_path / "video"))
+
+
 def test_without_transformers_the_sentence_says_what_to_install(tmp_path, monkeypatch):
     import sys
 
