@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import rcdm
@@ -15,9 +16,13 @@ from rcdm.diffusion.checkpoints import checkpoint_folder, load_source
 from rcdm.diffusion.model_card import markdown_tables
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.directions import directions_in, write_directions
-from rcdm.measures.judge import Evaluator
+from rcdm.measures.judge import Evaluator, is_sister
+from rcdm.networks.catalogue import JUDGE
 from rcdm.networks.source_folder import load_network, read_config
 from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
+
+CLASSIFIER = "backbones-cifar10/supervised/backbone"
+"""Reads the class of CIFAR-10 beside a judge that is a sister of a source."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +41,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=int, default=option.default, help=option.metadata["help"])
     parser.add_argument(
         "--evaluator",
-        help="CHECKPOINT/NETWORK/LEVEL: a network that the checkpoint was not trained with looks at the draws, too "
-        "(KID, nearest training images, class)",
+        nargs="+",
+        metavar="NETWORK/LEVEL",
+        help="networks that the checkpoint was not trained with look at the draws, too: the first judges (KID, FID, "
+        "nearest training images, class), further ones read the class; CHECKPOINT/NETWORK/LEVEL, a published network, "
+        f"or a file (inception_v3=FILE/backbone); 'none' for no judge; by default {JUDGE}/backbone for photographs, "
+        "where its package is installed",
     )
     parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
     add_scheduler_option(parser)
@@ -52,12 +61,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
     dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
+    judges = _judges(options.evaluator, pipe, dataset)
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
     metrics = evaluate(
         pipe,
         dataset,
         EvaluationSize(**sizes),
-        evaluator=_evaluator(options.evaluator, pipe, dataset),
+        evaluator=judges[0] if judges else None,
+        class_readers=judges[1:],
         num_inference_steps=options.steps,
         on_progress=announce,
     )
@@ -78,14 +89,38 @@ def _known(data: str) -> str:
     return "sprites"
 
 
-def _evaluator(name: str | None, pipe: RCDMPipeline, dataset: Dataset) -> Evaluator | None:
-    if name is None:
-        return None
-    source = load_source(name)
-    if source.name.partition("/")[0] in {own.partition("/")[0] for own in pipe.sources}:
-        raise ValueError(f"{name} is a source of this checkpoint: the evaluator has to be another network.")
-    announce("the evaluator looks at training images")
-    return Evaluator(source.to(pipe.device), dataset)
+def _judges(names: Sequence[str] | None, pipe: RCDMPipeline, dataset: Dataset) -> list[Evaluator]:
+    """The networks that look at the draws, the judge first. Raises ValueError for one that is a source."""
+    own = {name.partition("/")[0] for name in pipe.sources}
+    if names is None:
+        names = _usual_judges(own, pipe, dataset.name)
+    sources = [load_source(name) for name in names if name != "none"]
+    for source, name in zip(sources, names, strict=False):
+        if source.name.partition("/")[0] in own:
+            raise ValueError(f"{name} is a source of this checkpoint: the evaluator has to be another network.")
+    judges = []
+    for source in sources:
+        announce(f"{source.name} looks at training images")
+        judges.append(Evaluator(source.to(pipe.device), dataset))
+    return judges
+
+
+def _usual_judges(own: Collection[str], pipe: RCDMPipeline, data: str) -> list[str]:
+    """The published judge, where it is installed and no source; beside its sister a network of another family, too.
+
+    Of the drawn world every attribute is known: it needs no judge.
+    """
+    if data == "sprites" or JUDGE in own:
+        return []
+    try:
+        load_source(f"{JUDGE}/backbone")
+    except ValueError as error:
+        announce(f"Nobody judges the draws (KID, FID, class, copying): {error}")
+        return []
+    sisters = any(is_sister(JUDGE, name, pipe.sources.config_of(name)) for name in own)
+    classifier = checkpoint_folder(CLASSIFIER.partition("/")[0])
+    beside = sisters and classifier is not None and "supervised" not in own and "cifar" in data.lower()
+    return [f"{JUDGE}/backbone", *([CLASSIFIER] if beside else [])]
 
 
 def _evaluate_sources(folder: Path, data: str | None) -> None:

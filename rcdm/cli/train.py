@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rcdm.cli.options import add_options, given
+from rcdm.networks.reading import Reading
 from rcdm.training.config import PRESETS, TrainingConfig
 
 
@@ -13,7 +14,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
     parser.formatter_class = argparse.HelpFormatter  # options say their defaults themselves
     parser.add_argument("--preset", choices=PRESETS, help=_presets_in_words())
-    add_options(parser, TrainingConfig)
+    add_options(parser, TrainingConfig, leave_out=("reading",))
+    add_options(parser, Reading)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -21,7 +23,8 @@ def _train(options: argparse.Namespace) -> None:
     from rcdm.training.loop import Diverged
 
     try:
-        print(train(TrainingConfig(**PRESETS.get(options.preset, {}) | given(options, TrainingConfig))))
+        settings = PRESETS.get(options.preset, {}) | given(options, TrainingConfig)
+        print(train(TrainingConfig(**settings, reading=Reading(**given(options, Reading)))))
     except Diverged as error:
         raise ValueError(str(error)) from error
 

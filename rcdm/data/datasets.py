@@ -16,9 +16,10 @@ from rcdm.data.sprites import Sprites
 def load_dataset(name: str, size: int, *, seed: int = 0) -> Dataset:
     """`sprites`, a folder of images (sub-folders are classes), parquet files or .tar shards, or `hf://datasets/…`.
 
-    Images and parquet files are decoded into memory; .tar shards (`shards`) and data sets of the hub (`hub_stream`) are
-    read as they are needed. Held out are the shards whose names begin with val, test or dev, or the folder `val` where
-    it stands beside a folder `train`; otherwise a tenth of the images.
+    Images and parquet files are decoded into memory, and those that cannot be are left out, which is said; .tar shards
+    (`shards`) and data sets of the hub (`hub_stream`) are read as they are needed. Held out are the shards whose names
+    begin with val, test or dev, or the folder `val` where it stands beside a folder `train`; otherwise a tenth of the
+    images.
     A parquet file has a column `image` (encoded bytes, or a struct with `bytes`) and may have an integer `label`.
     Raises ValueError, saying what was looked for, when no image is found.
     """
@@ -60,24 +61,29 @@ def _from_folder(folder: Path, size: int, seed: int) -> Photographs:
             raise ValueError(f"{part} holds no image files, no .parquet files and no .tar files.")
     classes = [[str(f.parent.relative_to(part)) for f in files] for part, files in zip(parts, by_part, strict=True)]
     names = sorted({name for part in classes for name in part})
-    pixels = [
-        Pixels(decode_all(files, size), torch.tensor([names.index(c) for c in of_files]))
-        for files, of_files in zip(by_part, classes, strict=True)
-    ]
+    pixels, left_out = [], list[str]()
+    for files, of_files in zip(by_part, classes, strict=True):
+        images, kept, broken = decode_all(files, size)
+        pixels.append(Pixels(images, torch.tensor([names.index(of_files[k]) for k in kept])))
+        left_out += broken
     train, held_out = pixels if len(pixels) == 2 else split(pixels[0])
-    return Photographs(train, held_out, name=folder.name, classes=len(names), seed=seed)
+    return Photographs(train, held_out, name=folder.name, classes=len(names), seed=seed, left_out=left_out)
 
 
 def _from_parquet(shards: list[Path], held_out_shards: list[Path], size: int, seed: int) -> Dataset:
     """Without shards that are named as held out, a tenth of the images is."""
-    train = _read_parquet(shards, size)
-    train, held_out = (train, _read_parquet(held_out_shards, size)) if held_out_shards else split(train)
+    train, left_out = _read_parquet(shards, size)
+    if held_out_shards:
+        held_out, broken = _read_parquet(held_out_shards, size)
+        left_out += broken
+    else:
+        train, held_out = split(train)
     name = shards[0].parent.name if len(shards) > 1 else shards[0].stem
     classes = 1 + int(max(train.labels.max(), held_out.labels.max()))
-    return Photographs(train, held_out, name=name, classes=classes, seed=seed)
+    return Photographs(train, held_out, name=name, classes=classes, seed=seed, left_out=left_out)
 
 
-def _read_parquet(shards: list[Path], size: int) -> Pixels:
+def _read_parquet(shards: list[Path], size: int) -> tuple[Pixels, list[str]]:
     import pyarrow.parquet as pq
 
     encoded: list[bytes] = []
@@ -89,4 +95,5 @@ def _read_parquet(shards: list[Path], size: int) -> Pixels:
         cells = table.column("image").to_pylist()
         encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
         labels += table.column("label").to_pylist() if "label" in table.column_names else [0] * len(cells)
-    return Pixels(decode_all(encoded, size), torch.tensor(labels))
+    images, kept, broken = decode_all(encoded, size)
+    return Pixels(images, torch.tensor(labels)[kept]), broken

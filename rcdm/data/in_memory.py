@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +17,26 @@ from tqdm import tqdm
 from rcdm.data import images as im
 from rcdm.data.dataset_protocol import Batch, Epochs
 
+log = logging.getLogger(__name__)
+
 
 class Photographs:
-    """Images decoded once into one uint8 array [N,3,S,S]; `labels` int64 [N]. `held_out` is not trained on."""
+    """Images decoded once into one uint8 array [N,3,S,S]; `labels` int64 [N]. `held_out` is not trained on.
 
-    def __init__(self, train: Pixels, held_out: Pixels, *, name: str, classes: int, seed: int = 0) -> None:
-        self._train, self._held_out = train, held_out
+    `left_out` has a sentence for every image that could not be decoded.
+    """
+
+    def __init__(
+        self,
+        train: Pixels,
+        held_out: Pixels,
+        *,
+        name: str,
+        classes: int,
+        seed: int = 0,
+        left_out: Sequence[str] = (),
+    ) -> None:
+        self._train, self._held_out, self.left_out = train, held_out, tuple(left_out)
         self.name, self.size, self.classes, self.seed = name, train.images.shape[-1], classes, seed
         self.n_train = len(train.images)
         self._epochs = Epochs(self.n_train, seed, lambda stream: torch.randperm(self.n_train, generator=stream))
@@ -84,11 +100,33 @@ def decode_square(source: Path | bytes, size: int) -> np.ndarray:
     return np.asarray(im.centre_crop(im.decode(source), size)).transpose(2, 0, 1)
 
 
-def decode_all(sources: list[Path] | list[bytes], size: int) -> Tensor:
-    """Centre crops, uint8 [N,3,size,size]."""
+def decode_all(sources: list[Path] | list[bytes], size: int) -> tuple[Tensor, list[int], list[str]]:
+    """Centre crops, uint8 [N,3,size,size]; the places of their sources; a sentence for each that cannot be decoded.
+
+    Those are left out, which is said in the log. Raises ValueError where none is left.
+    """
     pixels = np.empty((len(sources), 3, size, size), np.uint8)
+    kept: list[int] = []
+    broken: list[str] = []
+
+    def decoded(source: Path | bytes) -> np.ndarray | str:
+        try:
+            return decode_square(source, size)
+        except ValueError as error:
+            return f"{source}: {error}" if isinstance(source, Path) else str(error)
+
     with ThreadPoolExecutor() as pool:
-        arrays = pool.map(lambda source: decode_square(source, size), sources)
+        arrays = pool.map(decoded, sources)
         for k, array in enumerate(tqdm(arrays, total=len(sources), desc="decoding images", leave=False)):
-            pixels[k] = array
-    return torch.from_numpy(pixels)
+            if isinstance(array, str):
+                broken.append(array if isinstance(sources[k], Path) else f"image {k}: {array}")
+            else:
+                pixels[len(kept)] = array
+                kept.append(k)
+    if broken and not kept:
+        raise ValueError(f"None of {len(sources)} images can be read; the first: {broken[0]}")
+    if broken:
+        log.warning(
+            "%d of %d images cannot be read and are left out; the first: %s", len(broken), len(sources), broken[0]
+        )
+    return torch.from_numpy(pixels[: len(kept)]), kept, broken

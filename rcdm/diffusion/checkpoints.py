@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -87,13 +88,16 @@ def _drawing_with(backbones: Path) -> list[str]:
     return [name for name, checkpoints in shared.items() if whole.name in checkpoints]
 
 
-def load_source(name: str) -> RepresentationSource:
+def load_source(name: str, **options: Any) -> RepresentationSource:
     """`CHECKPOINT/NETWORK/LEVEL`, for instance `sprites-32/simclr/projector` -> the source alone.
 
-    `NETWORK/LEVEL` is one of a published network (`dinov2-vits14/blocks.8`) or of a file (`runs/last.ckpt/projector`).
+    `NETWORK/LEVEL` is one of a published network (`dinov2-vits14/blocks.8`), of a file (`runs/last.ckpt/projector`), of
+    a folder, or of the hub (`hf://OWNER/NAME/backbone`). `options` say how a file is read, see `sources_of`.
     """
     if is_network(name.rpartition("/")[0]):
-        return source_of(name)
+        return source_of(name, **options)
+    if options:
+        raise ValueError(f"{name} is no file of another program: leave {', '.join(options)} out.")
     parent, network, level = ["", "", *name.rsplit("/", 2)][-3:]
     folder = checkpoint_folder(parent) if parent else None
     if folder is None:

@@ -72,8 +72,8 @@ def _begun(training: Path) -> str:
     return f"{first} Settings and history of its training are in `training.json`."
 
 
-def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> dict[str, str]:
-    """A row of the table of networks."""
+def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> dict[str, Any]:
+    """A row of the table of networks, and how its file was read."""
     return {
         "name": name,
         "levels": ", ".join(source.partition("/")[2] for source in sources if source.partition("/")[0] == name),
@@ -81,6 +81,9 @@ def _network(name: str, config: Mapping[str, Any], sources: tuple[str, ...]) -> 
         "data": config.get("training", {}).get("data", "see the paper" if "published" in config else "unknown"),
         "licence": config.get("licence", ""),
         "paper": config.get("published", {}).get("paper", ""),
+        "file": config.get("file", {}).get("name", ""),
+        "reading": config.get("reading", {}).get("lines", []),
+        "options": config.get("reading", {}).get("options", ""),
     }
 
 
@@ -127,10 +130,22 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             "image over that of two images.",
             "",
         ]
-        lines += ["| source | KID (± deviation) | copying (95 %) | spread (95 %) |", "|---|---|---|---|"]
+        fid = "fid" in metrics["unconditional"]
+        if fid:
+            lines[-2] += " KID and FID compare only with those of the same judge and N."
+        lines += [f"| source | KID (± deviation) |{' FID (N) |' * fid} copying (95 %) | spread (95 %) |"]
+        lines += [f"|---|---|{'---|' * fid}---|---|"]
         for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
-            kid = f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"
-            lines.append(f"| {name} | {kid} | {_interval(m['copying'])} | {_interval(m['spread_perceptual'])} |")
+            cells = [f"{name} †" if m.get("sister") else name]
+            cells += [f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"]
+            cells += [f"{m['fid']['value']:.3f} ({m['fid']['n']})"] if fid else []
+            lines.append(f"| {' | '.join([*cells, _interval(m['copying']), _interval(m['spread_perceptual'])])} |")
+        if any(m.get("sister") for m in sources.values()):
+            lines += [
+                "",
+                "† The judge is a sister of this source's network: of one family, trained on the same images. What the "
+                "source keeps it sees best.",
+            ]
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
     for name, m in sources.items():

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.checked_folder import check_pipeline
+from rcdm.diffusion.given_representation import checked
 from rcdm.diffusion.model_card import complete_folder
 from rcdm.diffusion.process import Process, first_noise, network_input, scheduler_named
 from rcdm.diffusion.unet import RepresentationUNet
@@ -285,7 +286,7 @@ class RCDMPipeline(DiffusionPipeline):
         if source is None:
             raise ValueError(f"Say which source: one of {', '.join(self.sources.names)}.")
         if representation is not None:
-            return representation.to(self.device, torch.float32)
+            return checked(representation, source, self.unet.config.sources).to(self.device)
         assert images is not None
         return self.encode(images, source)
 

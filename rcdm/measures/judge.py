@@ -5,17 +5,29 @@ Its name stands beside every number that it gives: perceptual distance, KID, cla
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from rcdm.data.dataset_protocol import Dataset
 from rcdm.measures.metrics import Number, bootstrap, nearest
 from rcdm.measures.probes import logistic_regression
 from rcdm.networks.representation import RepresentationSource
+
+
+def is_sister(judge: str, network: str, config: Mapping[str, Any]) -> bool:
+    """Whether a source's network is of the judge's own family, so that the judge sees what it sees.
+
+    `judge` is the name of the judge's source, `network` that of the other network, `config` its config.json.
+    """
+    family = "efficientnet-lite"
+    names = (network, str(config.get("arguments", {}).get("name", "")).replace("_", "-"))
+    return family in judge and any(family in name for name in names)
 
 
 class Evaluator:
@@ -68,6 +80,17 @@ class Evaluator:
             torch.manual_seed(0)  # which subsets are taken
             mean, deviation = measure.compute()
         return {"value": 1000 * float(mean), "deviation": 1000 * float(deviation), "n": len(drawn), "subset": size}
+
+    def fid(self, drawn: Tensor, real: Tensor) -> dict[str, Any]:
+        """Fréchet distance of two sets of images (Heusel et al. 2017), of the features that `kid` has.
+
+        It falls with the number of images: it compares with numbers of the same judge and the same n alone.
+        """
+        measure = FrechetInceptionDistance(_Features(self))
+        for images, is_real in ((real, True), (drawn, False)):
+            for chunk in images.split(500):
+                measure.update(chunk, real=is_real)
+        return {"value": float(measure.compute()), "n": len(drawn), "n_real": len(real)}
 
     def copying(self, drawn: Tensor, real: Tensor) -> Number:
         """Median distance of the draws to their nearest training image, over that of held-out images: 1 is no copying.

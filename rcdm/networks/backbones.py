@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,26 +56,50 @@ def resnet50() -> nn.Module:
     return network
 
 
-def resnet(depth: int, stem: str = "imagenet") -> nn.Module:
+STEMS = ("imagenet", "small", "solo", "pooled", "lightly")
+"""Stems of ResNets, see `resnet`."""
+
+
+def resnet(depth: int, stem: str = "imagenet", *, groups: int = 1, group_width: int = 64, widen: int = 1) -> nn.Module:
     """torchvision's ResNet-18, 34, 50, 101 or 152 without its classifier: [B,3,H,W] -> [B,512 or 2048], all >= 0.
 
     The stem is that of `imagenet` (7x7, stride 2, max-pool) or one for small images (3x3, no max-pool): `small`,
-    `solo` with a padding of 2, as solo-learn has it, or `lightly` without the ReLU that lightly's ResNets lose when
-    their children are put into a Sequential. Raises ValueError for any other.
+    `solo` with a padding of 2, as solo-learn has it, `pooled` with the max-pool, or `lightly` without the ReLU that
+    lightly's ResNets lose when their children are put into a Sequential. ResNeXt has `groups` of `group_width`
+    channels, a wide ResNet a `group_width` above 64; `widen` multiplies all widths, as SwAV and SimCLR do (50x2).
+    Raises ValueError for any other.
     """
-    if depth not in (18, 34, 50, 101, 152) or stem not in ("imagenet", "small", "solo", "lightly"):
+    if depth not in (18, 34, 50, 101, 152) or stem not in STEMS:
         raise ValueError(f"There is no ResNet of depth {depth!r} with the stem {stem!r}.")
-    network = getattr(torchvision.models, f"resnet{depth}")()
+    options = {} if (groups, group_width) == (1, 64) else {"groups": groups, "width_per_group": group_width}
+    network = getattr(torchvision.models, f"resnet{depth}")(**options)
+    if widen > 1:
+        _widen(network, widen)
     network.fc = nn.Identity()
     if stem != "imagenet":
-        network.conv1 = nn.Conv2d(3, 64, 3, padding=2 if stem == "solo" else 1, bias=False)
+        network.conv1 = nn.Conv2d(3, 64 * widen, 3, padding=2 if stem == "solo" else 1, bias=False)
+    if stem not in ("imagenet", "pooled"):
         network.maxpool = nn.Identity()
     if stem == "lightly":
         network.relu = nn.Identity()  # the stem's alone: blocks have their own
     return network
 
 
-TIMM_OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "global_pool")
+def _widen(network: torchvision.models.ResNet, times: int) -> None:
+    """Build the layers anew with so many times their channels."""
+    blocks = [len(getattr(network, f"layer{k}")) for k in (1, 2, 3, 4)]
+    block, network.inplanes = type(network.layer1[0]), 64 * times
+    network.conv1 = nn.Conv2d(3, 64 * times, 7, stride=2, padding=3, bias=False)
+    network.bn1 = nn.BatchNorm2d(64 * times)
+    for k, count in enumerate(blocks):
+        stage = network._make_layer(block, 64 * times * 2**k, count, stride=1 if k == 0 else 2)
+        setattr(network, f"layer{k + 1}", stage)
+
+
+TIMM_OPTIONS = (
+    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "global_pool", "mlp_ratio", "qkv_bias", "init_values",
+    "reg_tokens", "no_embed_class", "class_token", "pre_norm", "fc_norm", "final_norm", "act_layer",
+)  # fmt: skip
 
 
 def timm_backbone(name: str, **options: Any) -> nn.Module:
@@ -98,11 +122,19 @@ def timm_backbone(name: str, **options: Any) -> nn.Module:
     return network
 
 
+def transformers_network(config: Mapping[str, Any], pooling: str) -> nn.Module:
+    """A vision network of transformers, from the content of its config.json; needs the extra `hf`."""
+    from rcdm.networks.transformers_backbone import transformers_backbone
+
+    return transformers_backbone(config, pooling)
+
+
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "small_resnet": SmallResNet,
     "resnet50": resnet50,
     "resnet": resnet,
     "timm": timm_backbone,
+    "transformers": transformers_network,
 }
 """Name in a source's config.json -> constructor; its keyword arguments stand beside the name."""
 

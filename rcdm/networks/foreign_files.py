@@ -1,227 +1,273 @@
-"""Checkpoints of other programs (solo-learn, lightly, plain state dicts): recognised by their names and shapes."""
+"""Checkpoints of other programs: the backbone, the projector and the images they read, and what was not told."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rcdm.data.downloads import sha256
+from rcdm.networks.architectures import FORMATS, OPENAI, hint, resnet_arguments, vit_arguments
 from rcdm.networks.backbones import build_backbone
-from rcdm.networks.catalogue import IMAGENET, TORCHVISION_VIT
+from rcdm.networks.checked_files import check_finite
+from rcdm.networks.containers import Weights, read_weights
+from rcdm.networks.found_projector import COPIES, projector_of
+from rcdm.networks.images_fed import Noted, images_fed, notes_beside
 from rcdm.networks.projectors import in_blocks, projector_from
 from rcdm.networks.published import as_timm, fill, renamed
+from rcdm.networks.reading import Account, Reading
 from rcdm.networks.representation import Preprocessing, SSLNetwork
-from rcdm.networks.safe_load import read_checkpoint
 
 State = dict[str, Tensor]
 
-_NESTED = ("state_dict", "model", "model_state_dict", "teacher", "target_encoder", "network", "net")
-_COPIES = r"momentum|target|student|predict|queue|(^|[._])(ema|m|k|key)[._]"
-"""In names of networks that are not the one to read: copies of it, a student, a predictor."""
-
-_HEAD = re.compile(
-    r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection_head|proj_head|head|neck|fc)\.((layers|mlp|net|model)\.)?)\d"
+_EXTRA = re.compile(
+    r"(fc|head|heads|head_dist|classifier\w*|linear|mask_token|decoder\w*|\w*proj|proj\w*|projection\w*|predict\w*"
+    r"|prototypes?|queue\w*|logit_\w+|neck|\w*_head|online_\w+|teacher\w*|student\w*|momentum\w*|pre_logits)"
 )
-_CLASSIFIER = r"^(fc|head|heads|classifier|linear)\.|num_batches_tracked$|^mask_token$"
+"""First parts of names that may stand among a backbone's own, and are no part of it."""
 
-_CHILDREN = (*((rf"^{k}\.", f"layer{k - 3}.") for k in (4, 5, 6, 7)), (r"^0\.", "conv1."), (r"^1\.", "bn1."))
-_SHORTCUT = (r"\.shortcut\.", ".downsample.")
-_LIGHTLY = (*((rf"^{k}\.", f"layer{k - 1}.") for k in (2, 3, 4, 5)), (r"^0\.", "conv1."), (r"^1\.", "bn1."), _SHORTCUT)
-_FORMATS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "resnet": ("layer1.0.conv1.weight", (_SHORTCUT,)),
-    "resnet as a Sequential": ("7.0.conv1.weight", _CHILDREN),
-    "lightly's resnet as a Sequential": ("2.0.conv1.weight", _LIGHTLY),
-    "vit": ("patch_embed.proj.weight", ()),
-    "torchvision's vit": ("conv_proj.weight", TORCHVISION_VIT),
-}
-"""Format -> a name that only it has, and the rules that give its names those of torchvision's ResNet or timm's ViT."""
-
-_DEPTHS: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-_DATA = {
-    "stl10": Preprocessing(96, (0.4914, 0.4823, 0.4466), (0.247, 0.243, 0.261)),
-    "cifar10": Preprocessing(32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": Preprocessing(32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
-"""What solo-learn feeds its networks, by data set."""
+_POOLED = {"dinov3": "token"}
+"""Family -> what its authors' forward returns, where timm pools otherwise."""
 
 
-def read_file(path: str | Path, architecture: str | None = None) -> tuple[SSLNetwork, Preprocessing, dict[str, Any]]:
-    """A checkpoint file -> network in eval mode, preprocessing, config.json of its source folder.
+def read_file(
+    path: str | Path, architecture: str | None = None, reading: Reading | None = None
+) -> tuple[SSLNetwork, Preprocessing, dict[str, Any]]:
+    """A checkpoint file or folder -> network in eval mode, preprocessing, config.json of its source folder.
 
     ResNets and ViTs are recognised; another backbone needs `architecture`, its name in timm. A projector is found by
-    the usual names where its input is as wide as the representation. Nothing in the file is executed. Raises
-    ValueError, naming what is there, when no backbone is recognised or it does not fit.
+    the usual names where its input is as wide as the representation. What was assumed, chosen and left out stands in
+    the config's `reading`, and `reading` decides it. Nothing in the file is executed. Raises ValueError, naming what is
+    there, when no backbone is recognised or it does not fit, and where reading is strict and something is left open.
     """
-    state = _state(read_checkpoint(path), path)
-    prefix, kind, rules = _find(state, path, architecture)
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    tensors = renamed(tensors, rules)
-    if architecture is not None:
-        name, arguments = "timm", {"name": architecture}
-    elif kind.endswith("vit"):
-        name, arguments = "timm", _vit(tensors, solo=not prefix.endswith("vit."), path=path)
-    else:
-        name, arguments = "resnet", _resnet(tensors, kind, _solo(state, prefix), path)
+    path, reading = Path(path), reading or Reading()
+    account, weights, noted = Account(reading), read_weights(path), notes_beside(path)
+    architecture = architecture or noted.architecture or None
+    prefix, form = _find(weights, path, architecture, account)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.state.items() if name.startswith(prefix)}
+    writer = _writer(weights.state, prefix, noted)
+    if form:
+        tensors = _shaped(renamed(tensors, FORMATS[form.removesuffix(" of OpenAI")].rules))
+    name, arguments = _arguments(tensors, form, architecture, writer == "solo-learn", noted, account, path)
     backbone = build_backbone(name, **arguments)
-    tensors = as_timm(tensors, backbone) if name == "timm" else tensors
-    fill(backbone, _own(tensors, backbone), path, arguments.get("name", name))
     width = getattr(backbone, "num_features", 0) or getattr(backbone, "inplanes", 0)  # timm's word, and torchvision's
-    head, activation = _projector(state, prefix, width)
+    head, activation, place = projector_of(weights.state, prefix, width, account, known=writer)
+    tensors = _converted(tensors, backbone, account) if name == "timm" else tensors
+    own, extra = _own(tensors, backbone)
+    try:
+        fill(backbone, own, path, str(arguments.get("name", name)))
+    except ValueError as error:
+        unnamed = architecture is None and "does not fit" in str(error)
+        raise ValueError(f"{error} {hint(weights.state, path)}" if unnamed else str(error)) from error
+    _report_left_out(weights, prefix, place, extra, account)
+    check_finite(head, path)
     network = SSLNetwork(backbone, projector_from(in_blocks(head), activation) if head else None)
-    preprocessing = _preprocessing(arguments, backbone, state, Path(path))
+    classes = next((len(t) for n, t in weights.state.items() if n.endswith("classifier.weight")), 0)
+    preprocessing = images_fed(name, arguments, backbone, replace(noted, classes=classes), account)
     config = {
         "architecture": name,
         "arguments": arguments,
         "levels": list(network.levels()),
         "projector_activation": activation,
         "preprocessing": asdict(preprocessing),
-        "file": {"name": Path(path).name, "sha256": sha256(Path(path))},
+        "file": {"name": path.name, "sha256": sha256(weights.files[0])},
+        "reading": {"lines": account.close(path), "options": reading.given()},
     }
     return network.eval().requires_grad_(False), preprocessing, config
 
 
-def _state(content: Any, path: str | Path) -> State:
-    """The state dict in a checkpoint's content, without the names that wrappers put in front."""
-    while key := next(
-        (key for key in _NESTED if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), None
-    ):
-        content = content[key]
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        there = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"{path} holds no state dict; there is {there or 'nothing'}.")
-    tensors = {str(name): tensor.detach() for name, tensor in content.items() if isinstance(tensor, Tensor)}
-    return {re.sub(r"(?:^|(?<=\.))(module|_orig_mod)\.", "", name): tensor for name, tensor in tensors.items()}
+def _arguments(
+    tensors: State, form: str, architecture: str | None, solo: bool, noted: Noted, account: Account, path: Path
+) -> tuple[str, dict[str, Any]]:
+    """The architecture and what builds it."""
+    if architecture is None and FORMATS[form.removesuffix(" of OpenAI")].kind == "resnet":
+        return "resnet", resnet_arguments(tensors, form, solo, account, path)
+    if architecture is None:
+        return "timm", vit_arguments(tensors, form, solo, account, path)
+    arguments: dict[str, Any] = {"name": architecture}
+    if (size := account.reading.image_size) is not None and "pos_embed" in tensors:
+        arguments["img_size"] = size
+    pooled = next((pooling for family, pooling in _POOLED.items() if family in architecture), noted.pooling or None)
+    wanted = {"mean": "avg", "token": "token", None: pooled}.get(account.reading.pooling, "")
+    if wanted == "":
+        raise ValueError(f"pooling is token or mean, not {account.reading.pooling!r}.")
+    if wanted is not None:
+        arguments["global_pool"] = wanted
+    return "timm", arguments
 
 
-def _find(state: State, path: str | Path, architecture: str | None) -> tuple[str, str, Sequence[tuple[str, str]]]:
-    """Where the backbone lies: what precedes its names, its format, and the rules for its names."""
+def _find(weights: Weights, path: Path, architecture: str | None, account: Account) -> tuple[str, str]:
+    """What precedes the backbone's names, and its format; none for an architecture whose names are timm's own."""
+    state = weights.state
+    candidates: dict[str, str] = {}
     if architecture is not None:
-        return _prefix(state, list(build_backbone("timm", name=architecture).state_dict())), "timm", ()
-    candidates = [
-        (_rank(name.removesuffix(mark)), name.removesuffix(mark), kind, rules)
-        for kind, (mark, rules) in _FORMATS.items()
-        for name in state
-        if name == mark or name.endswith(f".{mark}")
-    ]
+        candidates = _places(state, architecture)
+        if not candidates:
+            there = ", ".join(list(state)[:5])
+            raise ValueError(f"{path} does not fit {architecture}: none of its names is there, it has {there}.")
+    else:
+        for form, known in FORMATS.items():
+            for name in state:
+                if name == known.mark or name.endswith(f".{known.mark}"):
+                    candidates[name.removesuffix(known.mark)] = form
     if not candidates:
         tops = ", ".join(sorted({name.partition(".")[0] for name in state})[:8])
-        raise ValueError(
-            f"No ResNet or ViT is recognised in {path}; it has {tops}. For another network of timm write "
-            "TIMM_NAME=FILE; for any other, a function (README, 'Your checkpoint in twenty lines')."
-        )
-    _, prefix, kind, rules = min(candidates)
-    return prefix, kind, rules
+        raise ValueError(f"No ResNet or ViT is recognised in {path}; it has {tops}. {hint(state, path)}")
+    prefix = _chosen(candidates, weights, path, account)
+    form = candidates[prefix]
+    if form.startswith("CLIP") and any(name.endswith("input_resolution") for name in state):
+        form = OPENAI
+    account.said(f"backbone: {len([n for n in state if n.startswith(prefix)])} tensors at {prefix or 'the top'}")
+    return prefix, form
 
 
-def _prefix(state: State, names: Sequence[str]) -> str:
-    """What precedes these names in the state dict, where most of them are there."""
-    ends = (names[0], names[-1])
-    prefixes = {name.removesuffix(end) for end in ends for name in state if f".{name}".endswith(f".{end}")}
-    hits = {prefix: sum(prefix + name in state for name in names) for prefix in prefixes}
-    return min(hits, key=lambda prefix: (_rank(prefix)[0], -hits[prefix], len(prefix)), default="")
+def _chosen(candidates: dict[str, str], weights: Weights, path: Path, account: Account) -> str:
+    """The backbone itself before its copies, a teacher before its student, the shortest name first."""
+    ijepa = "target_encoder." in weights.containers
+
+    def rank(prefix: str) -> tuple[bool, bool, int]:
+        copy = prefix.startswith("encoder.") if ijepa else bool(COPIES.search(prefix))
+        return copy, "teacher" not in prefix, len(prefix)
+
+    part = account.reading.part
+    fitting = [place for place in candidates if part is None or place == part or place == f"{part}."]
+    fitting = fitting or [place for place in candidates if part is not None and place.startswith(part)]
+    if not fitting:
+        places = ", ".join(place or "the top" for place in candidates)
+        raise ValueError(f"{path} has no backbone at {part!r}; it has one at {places}.")
+    first, *others = sorted(fitting, key=rank)
+    if others:
+        account.chosen(f"the backbone at {first or 'the top'}, not at {', '.join(others)}", "--part PREFIX")
+    return first
 
 
-def _rank(prefix: str) -> tuple[bool, int]:
-    """The backbone itself before its copies, the shortest name first."""
-    return bool(re.search(_COPIES, prefix)), len(prefix)
+def _places(state: State, architecture: str) -> dict[str, str]:
+    """What may precede the names of this network of timm -> the format of the names: one that we know, or timm's.
+
+    Where two lie in each other the inner one is meant.
+    """
+    with torch.device("meta"):
+        backbone = build_backbone("timm", name=architecture)
+    own = {n: t.shape for n, t in backbone.state_dict().items() if not n.endswith("num_batches_tracked")}
+    parts = [name.split(".") for name in state]
+    counts = Counter(".".join([*p[:k], ""]) for p in parts for k in range(min(len(p), 6)))
+    hits: dict[tuple[str, str], int] = {}
+    for prefix in (prefix for prefix, count in counts.items() if count >= len(own) // 2):
+        below = {name.removeprefix(prefix): t.to("meta") for name, t in state.items() if name.startswith(prefix)}
+        for form in ("", *(form for form, known in FORMATS.items() if known.mark in below)):
+            tensors = _shaped(renamed(below, FORMATS[form].rules)) if form else below
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # of another naming
+                hits[prefix, form] = len(own.keys() & as_timm(tensors, backbone).keys())
+    most = max(hits.values(), default=0)
+    best = {prefix: form for (prefix, form), count in reversed(hits.items()) if count == most > len(own) // 4}
+    return {place: form for place, form in best.items() if not any(p != place and p.startswith(place) for p in best)}
 
 
-def _own(tensors: State, backbone: nn.Module) -> State:
-    """Without classifier, projector and counters, which lie among the backbone's names in some files."""
+def _shaped(tensors: State) -> State:
+    """Class token and positions of a CLIP, which lack the dimensions that timm's have."""
+    for name in ("cls_token", "pos_embed"):
+        if name in tensors and tensors[name].ndim < 3:
+            tensors[name] = tensors[name].reshape(1, -1, tensors[name].shape[-1])
+    return tensors
+
+
+def _converted(tensors: State, backbone: nn.Module, account: Account) -> State:
+    """In timm's naming and sizes; what its own conversion drops is said."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = as_timm(tensors, backbone)
+    kept = {tensor.data_ptr() for tensor in result.values()}
+    dropped = [n for n, t in tensors.items() if n not in result and t.data_ptr() not in kept and t.numel()]
+    if dropped:
+        account.left_out(dropped, f"{_some(dropped)}, which timm's own conversion drops")
+    return result
+
+
+def _own(tensors: State, backbone: nn.Module) -> tuple[State, list[str]]:
+    """The backbone's tensors, and the names of others that lie among them and are no part of it."""
     own = backbone.state_dict().keys()
+    extra = [name for name in tensors if name not in own and _EXTRA.fullmatch(name.partition(".")[0])]
     parts = {name.partition(".")[0] for name in own}
-    return {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name in own or (name.partition(".")[0] in parts and not re.search(_CLASSIFIER, name))
+    foreign = [name for name in tensors if name not in own and name not in extra and _apart(name, parts)]
+    return {n: t for n, t in tensors.items() if n not in extra and n not in foreign}, [*extra, *foreign]
+
+
+def _apart(name: str, parts: set[str]) -> bool:
+    """Whether a name belongs to something beside the backbone, which has none of its words."""
+    top = name.partition(".")[0]
+    return top not in parts and not re.search(r"token|embed|norm|pool|bn\d|conv|stem|layer|block|stage|rope", top)
+
+
+def _report_left_out(weights: Weights, prefix: str, projector: str, extra: Sequence[str], account: Account) -> None:
+    """A line for every group of tensors that are not used, and one for what belongs to the training."""
+    unused = [f"{prefix}{name}" for name in extra]
+    unused += [name for name in weights.state if not name.startswith(prefix)]
+    unused = [
+        n for n in unused if not (projector and n.startswith(projector)) and not n.endswith("num_batches_tracked")
+    ]
+    groups: dict[str, dict[str, list[str]]] = {}
+    for name in unused:
+        group = _group(name, prefix, weights.containers)
+        groups.setdefault(_kind(group) or group, {}).setdefault(group, []).append(name)
+    for kind, members in groups.items():
+        begin = [names[0] if len(names) == 1 else group for group, names in members.items()]
+        words = f"{kind}: {_some(begin)}" if kind not in members else _some(begin)
+        account.left_out(begin, f"{words} ({_count(sum(map(len, members.values())))})")
+    if weights.training:
+        account.said(f"left out: {', '.join(weights.training)} (states of the training)")
+
+
+def _group(name: str, prefix: str, containers: Sequence[str]) -> str:
+    """The beginning of a name down to the first part that tells it from the backbone."""
+    inside = max((place for place in containers if name.startswith(place)), key=len, default="")
+    if inside and not prefix.startswith(inside) and inside.count(".") == 1:
+        return inside
+    start = name[: len(prefix)] if name.startswith(prefix) else ""
+    while not start and prefix and name.startswith(prefix.partition(".")[0] + "."):
+        start = prefix.partition(".")[0] + "."
+    first, dot, _ = name.removeprefix(start).partition(".")
+    return f"{start}{first}{dot}"
+
+
+def _kind(group: str) -> str:
+    kinds = {
+        r"momentum|ema|teacher|student|target|anchor|_k\b|copy": "copies",
+        r"classifier|^(.*\.)?(fc|heads?|head_dist|linear)\.?$": "classifiers, or heads of another width",
+        r"predict": "a predictor",
+        r"decoder|mask_token": "parts of a decoder",
+        r"prototype|last_layer|queue": "parts of the loss",
+        r"text|token_embedding|ln_final|transformer|positional|logit_": "the text tower",
     }
+    return next((word for pattern, word in kinds.items() if re.search(pattern, group)), "")
 
 
-def _resnet(tensors: State, kind: str, solo: bool, path: str | Path) -> dict[str, Any]:
-    """Depth and stem of a ResNet. The padding of a 3x3 stem is not in a file: solo-learn's is known to be 2."""
-    blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4))
-    depth = 50 if blocks == (3, 4, 6, 3) and "layer1.0.conv3.weight" in tensors else _DEPTHS.get(blocks)
-    if depth is None:
-        raise ValueError(f"{path} holds a ResNet with {blocks} blocks, which torchvision does not have.")
-    if "conv1.weight" not in tensors or tensors["conv1.weight"].shape[-1] != 3:
-        return {"depth": depth}
-    return {"depth": depth, "stem": "lightly" if kind.startswith("lightly") else "solo" if solo else "small"}
+def _count(number: int) -> str:
+    return f"{number} tensors" if number != 1 else "1 tensor"
 
 
-def _vit(tensors: State, *, solo: bool, path: str | Path) -> dict[str, Any]:
-    """Size of a plain ViT. Heads are not in a file: the usual number, or 12 as MoCo v3 and MAE have it.
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
-    Theirs are the fixed position embeddings, which are zero for the class token.
+
+def _writer(state: State, prefix: str, noted: Noted) -> str:
+    """The program that wrote a file, where its projectors are known; empty else.
+
+    solo-learn's networks carry an online classifier beside the backbone, MoCo's have a query and a key encoder.
     """
-    width, patch = tensors["patch_embed.proj.weight"].shape[0], tensors["patch_embed.proj.weight"].shape[-1]
-    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    if width not in _HEADS or tensors.get("pos_embed", tensors["patch_embed.proj.weight"]).ndim != 3:
-        raise ValueError(f"{path} holds a ViT of an unusual kind (width {width}): write TIMM_NAME={path}.")
-    positions = tensors["pos_embed"].shape[1]
-    side = int(positions**0.5)
-    fixed = "cls_token" in tensors and not tensors["pos_embed"][:, 0].any()
-    name = "vit_base_patch16_224" if "cls_token" in tensors else "vit_huge_patch14_gap_224"
-    sizes = {"img_size": side * patch, "patch_size": patch, "embed_dim": width, "depth": depth}
-    return {"name": name, **sizes, "num_heads": 12 if fixed and solo and width < 1024 else _HEADS[width]}
-
-
-def _solo(state: State, prefix: str) -> bool:
-    """Whether solo-learn wrote it: its networks carry an online classifier beside the backbone."""
-    return prefix in ("backbone.", "encoder.") and "classifier.weight" in state
-
-
-def _projector(state: State, prefix: str, width: int) -> tuple[State, str]:
-    """The tensors of the MLP that reads the representation, and its activation: GELU in a head of DINO's, else ReLU."""
-    prefixes = {match["prefix"] for name in state if (match := _HEAD.match(name))}
-    fits = []
-    for candidate in prefixes:
-        tensors = {name.removeprefix(candidate): t for name, t in state.items() if name.startswith(candidate)}
-        tensors = {name: t for name, t in tensors.items() if name[0].isdigit()}
-        first = min((name for name, t in tensors.items() if t.ndim == 2), key=_number, default=None)
-        copy, length = _rank(candidate)
-        if first is not None and tensors[first].shape[1] == width and copy == _rank(prefix)[0]:
-            fits.append((length, candidate, tensors))
-    if not fits:
-        return {}, "relu"
-    _, chosen, tensors = min(fits, key=lambda fit: fit[:2])
-    parent = chosen.removesuffix("mlp.").removesuffix("layers.")
-    return tensors, "gelu" if any(name.startswith(f"{parent}last_layer.") for name in state) else "relu"
-
-
-def _number(name: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in name.split(".") if part.isdigit())
-
-
-def _preprocessing(arguments: Mapping[str, Any], backbone: nn.Module, state: State, path: Path) -> Preprocessing:
-    """That of the data set that solo-learn notes; else the size that fits, with ImageNet's mean and deviation.
-
-    A timm name with a tag (`vit_small_patch16_224.dino`) brings its own.
-    """
-    classes = {10: "cifar10", 100: "cifar100"}.get(len(state.get("classifier.weight", ())), "")
-    data = _noted(path).get("dataset", classes if arguments.get("stem") == "solo" else "")
-    if data in _DATA:
-        return replace(_DATA[data], size=arguments.get("img_size", _DATA[data].size))
-    if "stem" in arguments:
-        return replace(IMAGENET, size=32)
-    if "img_size" in arguments:
-        return replace(IMAGENET, size=arguments["img_size"])
-    numbers = getattr(backbone, "pretrained_cfg", {})
-    own = {key: tuple(numbers[key]) for key in ("mean", "std") if "." in arguments.get("name", "")}
-    return replace(IMAGENET, size=numbers["input_size"][-1] if numbers else IMAGENET.size, **own)
-
-
-def _noted(path: Path) -> dict[str, Any]:
-    """What solo-learn's args.json beside a checkpoint says of the data."""
-    try:
-        notes = json.loads((path.parent / "args.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    data = notes.get("data", notes) if isinstance(notes, dict) else {}
-    return data if isinstance(data, dict) else {}
+    if noted.solo or (
+        re.search(r"(^|\.)(backbone|encoder)\.$", prefix)
+        and any(name.endswith("classifier.weight") and not name.startswith(prefix) for name in state)
+    ):
+        return "solo-learn"
+    if "encoder_q." in prefix or "base_encoder." in prefix:
+        return "MoCo"
+    if any(re.search(r"(^|\.)neck\.(fc\d|bn\d|mlp\.|projection_neck\.)", name) for name in state):
+        return "MMPretrain"
+    return "VISSL" if "_feature_blocks." in prefix else ""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "none": nn.Identity
+}  # fmt: skip
+"""Name -> what stands between the layers of a projector."""
 
 
 def projector_from(tensors: dict[str, Tensor], activation: str = "relu") -> nn.Sequential:
     """An MLP from its weights: `K.I.weight` is layer I of block K; all blocks but the last end in the activation.
 
-    A matrix is a Linear layer, a vector with running statistics a BatchNorm. Raises ValueError for anything else.
+    A matrix is a Linear layer, a vector with running statistics a BatchNorm, one without a LayerNorm. Raises ValueError
+    for anything else.
     """
     places = sorted({(int(k), int(i)) for k, i in (name.split(".")[:2] for name in tensors)})
     blocks: dict[int, list[nn.Module]] = {}
@@ -24,6 +29,8 @@ def projector_from(tensors: dict[str, Tensor], activation: str = "relu") -> nn.S
         elif f"{k}.{i}.running_mean" in tensors:
             affine = weight is not None
             layer = nn.BatchNorm1d(len(tensors[f"{k}.{i}.running_mean"]), affine=affine)
+        elif weight is not None and weight.ndim == 1:
+            layer = nn.LayerNorm(len(weight), bias=f"{k}.{i}.bias" in tensors)
         else:
             raise ValueError(f"projector.{k}.{i} is neither a linear layer nor a batch norm.")
         blocks.setdefault(k, []).append(layer)
@@ -40,10 +47,11 @@ def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The numbers in the names are read in order, whatever stands between them: `0.weight`, `1.clf.0.weight`. An
     activation has no tensors: it stands where the numbering leaves a gap (`0`, `1`, `3`), or where the names number
-    blocks themselves (`0.0`, `0.1`, `1.0`), between two of them. Raises ValueError when the names do not say the order.
+    blocks themselves (`0.0`, `0.1`, `1.0`, or `fc0`, `bn0`, `fc1`), between two of them. Raises ValueError when the
+    names do not say the order.
     """
     prefixes = {name.rpartition(".")[0] for name in tensors}
-    places = {tuple(int(part) for part in prefix.split(".") if part.isdigit()): prefix for prefix in prefixes}
+    places = {_place(prefix): prefix for prefix in prefixes}
     if len(places) < len(prefixes) or len({len(place) for place in places}) > 1:
         raise ValueError(f"The order of the projector's layers cannot be told from {', '.join(sorted(prefixes))}.")
     result: dict[str, Tensor] = {}
@@ -58,3 +66,10 @@ def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if f"{prefix}running_mean" in tensors:
             result[f"{block}.{layer}.num_batches_tracked"] = torch.zeros((), dtype=torch.long)
     return result
+
+
+def _place(prefix: str) -> tuple[int, ...]:
+    """The numbers in a name; `fc1` and `bn1` are the first and second layer of block 1."""
+    numbers = tuple(int(part) for part in prefix.split(".") if part.isdigit())
+    named = re.fullmatch(r"(?:(fc|linear)|bn|norm)_?(\d+)", prefix.rpartition(".")[2])
+    return (*numbers, int(named[2]), int(not named[1])) if named else numbers

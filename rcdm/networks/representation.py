@@ -72,6 +72,7 @@ class _Levels(nn.Module):
 
     def pool(self, output: Tensor, level: str) -> Tensor:
         """What a level puts out, [B,D,H,W], [B,N,D] or [B,D] -> [B,D] float32."""
+        output = output[0] if isinstance(output, tuple) and output else output  # some layers add their attention
         body = self.body()
         embeds = _path(level).removeprefix("backbone.").startswith("patch_embed")  # comes before the prefix tokens
         tokens = level.partition("@")[2] or ("mean" if embeds else self._tokens)

@@ -98,7 +98,9 @@ def _network(config: NetworkConfig, file: Path) -> SSLNetwork | OpenNetwork:
 def _check_arguments(file: Path, arguments: Mapping[str, Any]) -> None:
     """Raises ValueError for numbers that no network has: building with them would not end."""
     for name, value in arguments.items():
-        most = MOST_DEEP if name in ("blocks", "depth") else MOST_WIDE
+        if isinstance(value, dict):  # the configuration of another library
+            _check_arguments(file, {key: abs(v) if isinstance(v, int | float) else v for key, v in value.items()})
+        most = MOST_DEEP if name in ("blocks", "depth", "depths", "num_hidden_layers") else MOST_WIDE
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not 0 <= number <= most:
                 raise ValueError(f"{file}: arguments.{name[:80]} must be from 0 to {most}, not {number!r:.80}.")
@@ -109,6 +111,15 @@ def _check_arguments(file: Path, arguments: Mapping[str, Any]) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """All that the config.json of a source folder, or of a folder of them, says."""
     return read_object(folder / "config.json")
+
+
+def is_source_folder(folder: Path) -> bool:
+    """Whether it is one of ours, rather than a folder of another program with files of the same names."""
+    try:
+        config = read_config(folder)
+    except (OSError, ValueError):
+        return False
+    return {"architecture", "arguments", "preprocessing"} <= config.keys()
 
 
 def digest(folder: Path) -> str:

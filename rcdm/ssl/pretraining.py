@@ -31,7 +31,7 @@ from rcdm.ssl.source_metrics import knn
 from rcdm.training.budget import Budget, Progress
 from rcdm.training.loop import Loop
 from rcdm.training.resume import saved_states
-from rcdm.training.run_folder import alone_in, check_settings, remember_settings
+from rcdm.training.run_folder import alone_in, check_settings, remember_left_out, remember_settings
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: 
             check_settings(folder, asdict(config), HARMLESS)
         else:
             remember_settings(folder, asdict(config))
+        remember_left_out(folder, dataset)
         run = _Run(dataset, config, folder)
         if continued:
             run.load("latest")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rcdm.data.dataset_protocol import Dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, faithfulness_of
-from rcdm.measures.judge import Evaluator
+from rcdm.measures.judge import Evaluator, is_sister
 from rcdm.measures.metrics import cycle_error, variance
 from rcdm.measures.readers import attributes_of
 from rcdm.studies import retention_study
@@ -42,6 +42,7 @@ def evaluate(
     size: EvaluationSize | None = None,
     *,
     evaluator: Evaluator | None = None,
+    class_readers: Sequence[Evaluator] = (),
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -49,15 +50,16 @@ def evaluate(
 
     Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
     pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (below it an image is foreign to the checkpoint),
-    and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `copying` and
-    `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws (`unconditional`),
-    and the retention of the `class` that it reads. `differences` and `agreement` are those of `studies.retention`.
-    Raises ValueError for too few images, before anything is drawn.
+    and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `fid`, `copying`
+    and `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws
+    (`unconditional`), the retention of the `class` that it reads, and `sister` where the network of the source is of
+    the evaluator's own family; `class_readers` read the class, too. `differences` and `agreement` are those of
+    `studies.retention`. Raises ValueError for too few images, before anything is drawn.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
     held_out, probe_images = _enough(dataset, size)
-    attributes = _attributes(pipe, evaluator)
+    attributes = _attributes(pipe, evaluator, class_readers)
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
     result["scheduler"] = type(pipe.scheduler).__name__
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
@@ -78,6 +80,8 @@ def evaluate(
             n = min(size.retention_images, len(h))
             again = pipe.draw(h[:n], source, range(len(h), len(h) + n), num_inference_steps=num_inference_steps)
             numbers[source] |= _realism(evaluator, drawn, held_out, torch.stack([drawn[:n], again], 1))
+            network = source.partition("/")[0]
+            numbers[source]["sister"] = is_sister(evaluator.name, network, pipe.sources.config_of(network))
     kept = retention_study.study(
         pipe,
         held_out[: size.retention_images],
@@ -120,18 +124,24 @@ def _setting(size: EvaluationSize, n: int, data: str, steps: int) -> dict[str, A
     }
 
 
-def _attributes(pipe: RCDMPipeline, evaluator: Evaluator | None) -> Attributes:
-    """Those of the checkpoint, and the class that the evaluator reads."""
+def _attributes(pipe: RCDMPipeline, evaluator: Evaluator | None, class_readers: Sequence[Evaluator]) -> Attributes:
+    """Those of the checkpoint, and the class that the evaluator and further networks read."""
     own = attributes_of(pipe)
-    if evaluator is None:
+    readers = {} if evaluator is None else {"class": evaluator}
+    readers |= {f"class by {reader.name.partition('/')[0]}": reader for reader in class_readers}
+    if not readers:
         return own
-    return Attributes(lambda images: {**own.read(images), "class": evaluator.classes(images)}, own.spread)
+    return Attributes(
+        lambda images: {**own.read(images), **{name: reader.classes(images) for name, reader in readers.items()}},
+        own.spread,
+    )
 
 
 def _realism(evaluator: Evaluator, drawn: Tensor, real: Tensor, pairs: Tensor) -> dict[str, Any]:
     """Draws [N,3,H,W] beside held-out images, and pairs [n,2,3,H,W] of draws that share an image."""
     return {
         "kid": evaluator.kid(drawn, real),
+        "fid": evaluator.fid(drawn, real),
         "copying": evaluator.copying(drawn, real).to_json(),
         "spread_perceptual": evaluator.spread(pairs, real).to_json(),
     }

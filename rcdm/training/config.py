@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rcdm.networks.reading import Reading
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -16,8 +18,11 @@ class TrainingConfig:
 
     sources_dir: str = _option("", "folder with one source folder per network (see `rcdm pretrain`)")
     backbone: str | None = _option(
-        None, "instead of sources_dir: published network, checkpoint file, TIMM_NAME=FILE or package.module:function"
+        None,
+        "instead of sources_dir: published network, checkpoint file or folder, TIMM_NAME=FILE, hf://OWNER/NAME or "
+        "package.module:function",
     )
+    reading: Reading = field(default=Reading(), metadata={"help": "how a file given as backbone is read"})
     share_sources: bool = _option(
         False, "refer to the networks in sources_dir, by their digest, instead of copying them"
     )

@@ -33,7 +33,7 @@ from rcdm.training.loop import Loop
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
 from rcdm.training.resume import lacks_room, remains, saved_states
-from rcdm.training.run_folder import alone_in, check_settings, remember_settings
+from rcdm.training.run_folder import alone_in, check_settings, remember_left_out, remember_settings
 from rcdm.training.setup import (
     by_place,
     new_unet,
@@ -84,8 +84,9 @@ def _train(config: TrainingConfig) -> Path:
     )
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
+    remember_left_out(Path(config.output_dir), dataset)
     if config.backbone is not None:
-        sources = sources_of(config.backbone, config.sources).to(accelerator.device)
+        sources = sources_of(config.backbone, config.sources, reading=config.reading).to(accelerator.device)
     else:
         sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)

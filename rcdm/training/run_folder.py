@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
 
 _LOCK, _SETTINGS = "run.lock", "run.json"
 
@@ -45,6 +48,15 @@ def remember_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     if _is_first():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=1, default=str) + "\n")
+
+
+def remember_left_out(folder: Path, dataset: object) -> None:
+    """List the images that a data set could not read, where there are any, in `left_out_images.txt`."""
+    left_out = getattr(dataset, "left_out", ())
+    if left_out and _is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "left_out_images.txt").write_text("\n".join(left_out) + "\n")
+        log.warning("%d images were left out: %s lists them.", len(left_out), folder / "left_out_images.txt")
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any], harmless: Collection[str]) -> None:

@@ -101,6 +101,24 @@ def test_a_representation_of_double_precision_draws_the_same(pipe):
     assert torch.equal(single, double)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda h: h[0], r"shape \[B,D\], not \[\d+\]: `h\[None\]` makes a row"),
+        (lambda h: h[None], r"shape \[B,D\], not \[1, 1, \d+\]"),
+        (lambda h: h.numpy(), "a torch tensor .*, not ndarray: `torch.as_tensor"),
+        (lambda h: h * float("nan"), "NaN or infinite"),
+        (lambda h: h[:, :-1], r"has \d+ numbers a row, and tiny/backbone has \d+"),
+    ],
+)
+def test_a_representation_that_does_not_fit_gets_a_sentence(change, words, pipe):
+    h = pipe.encode(photos(1), BACKBONE)
+    with pytest.raises(ValueError, match=words):
+        pipe(representation=change(h), source=BACKBONE, num_inference_steps=1)
+    with pytest.raises(ValueError, match="1 rows and came with 2 names"):
+        pipe(representation=h, source=[BACKBONE, BACKBONE], num_inference_steps=1)
+
+
 def test_the_last_preview_is_the_drawing_and_everything_is_in_range(pipe):
     kept = []
     drawn = pipe(photos(1), source=BACKBONE, seeds=[3], output_type="pt",

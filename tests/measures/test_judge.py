@@ -8,7 +8,8 @@ import torch
 import rcdm
 from rcdm import cli
 from rcdm.data.datasets import load_dataset
-from rcdm.measures.judge import Evaluator
+from rcdm.diffusion.model_card import markdown_tables
+from rcdm.measures.judge import Evaluator, is_sister
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,54 @@ def test_kid_is_nothing_for_two_halves_of_the_data_and_large_for_noise(judge):
     same, other = (judge.kid(images[:200], real, subset_size=100) for real in (images[200:], noise(200)))
     assert abs(same["value"]) < 3 * same["deviation"] and other["value"] > 10 * abs(same["value"])
     assert same == judge.kid(images[:200], images[200:], subset_size=100) and same["n"] == 200
+
+
+def test_fid_is_small_for_two_halves_of_the_data_and_large_for_noise(judge):
+    images = held_out(400)
+    same, other = (judge.fid(images[:200], real) for real in (images[200:], noise(200)))
+    assert 0 <= same["value"] < other["value"] / 3 and same["n"] == same["n_real"] == 200
+    assert judge.fid(images[:200], images[:200])["value"] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("judge_name", "network", "config", "sister"),
+    [
+        ("efficientnet-lite1/backbone", "efficientnet-lite0", {}, True),
+        ("efficientnet-lite1/backbone", "mine", {"arguments": {"name": "tf_efficientnet_lite0"}}, True),
+        ("efficientnet-lite1/backbone", "simclr", {"arguments": {"width": 32}}, False),
+        ("inception/backbone", "efficientnet-lite0", {}, False),
+    ],
+)
+def test_sisters_are_of_one_family(judge_name, network, config, sister):
+    assert is_sister(judge_name, network, config) is sister
+
+
+def test_a_sister_is_marked_beside_its_number():
+    number = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8, "null": 0.1}
+    judged = {"kid": {"value": 1.0, "deviation": 0.1}, "fid": {"value": 0.2, "n": 8}}
+    judged |= {"copying": number, "spread_perceptual": number}
+    source = judged | dict.fromkeys(("cycle_error", "cycle_error_shuffled", "cycle_error_shifted", "mrr"), number)
+    source |= {"recall_at_1": number, "retention": {}, "sister": True}
+    metrics = {"n": 8, "retention_images": 4, "retention_draws": 2, "num_inference_steps": 2, "probe_images": 40}
+    metrics |= {"evaluator": "efficientnet-lite1/backbone", "unconditional": judged}
+    table = markdown_tables(metrics | {"sources": {"efficientnet-lite0/backbone": source}})
+    assert "| efficientnet-lite0/backbone † | 1.00 ± 0.10 | 0.200 (8) |" in table
+    assert "† The judge is a sister" in table and "| *unconditional draws* |" in table
+
+
+def test_photographs_have_a_judge_where_its_package_is_and_the_drawn_world_none(tiny_checkpoint, monkeypatch, capsys):
+    from rcdm.cli import evaluate
+
+    pipe = rcdm.load(tiny_checkpoint, device="cpu")
+    assert evaluate._usual_judges({"tiny"}, pipe, "sprites") == []
+    monkeypatch.setattr(evaluate, "load_source", lambda name: None)
+    assert evaluate._usual_judges({"tiny"}, pipe, "photos") == ["efficientnet-lite1/backbone"]
+
+    def missing(name):
+        raise ValueError("not installed: `pip install it`")
+
+    monkeypatch.setattr(evaluate, "load_source", missing)
+    assert evaluate._usual_judges({"tiny"}, pipe, "photos") == [] and "pip install it" in capsys.readouterr().err
 
 
 def test_copies_of_training_images_are_found(judge):
@@ -65,7 +114,9 @@ def test_evaluate_reports_the_judge_and_refuses_a_source(judge, tiny_checkpoint,
     assert "| *unconditional draws* |" in printed and f"Judged by {judge.name}" in printed
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["evaluator"] == judge.name
-    assert set(metrics["unconditional"]) == {"kid", "copying", "spread_perceptual"}
+    assert set(metrics["unconditional"]) == {"kid", "fid", "copying", "spread_perceptual"}
     source = metrics["sources"]["tiny/projector"]
+    assert source["fid"]["n"] == source["fid"]["n_real"] == 8 and "| FID (N) |" in printed
+    assert source["sister"] is False and "†" not in printed
     assert source["kid"]["n"] == 8 and source["copying"]["null"] == 1
     assert {"class", "hue", "edges", "place"} <= set(source["retention"]) and set(metrics["spread"]) >= {"class"}

