@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from rcdm.diffusion.pipeline import RCDMPipeline, RCDMPipelineOutput
     from rcdm.diffusion.unet import RepresentationUNet
     from rcdm.networks.own_backbone import register
-    from rcdm.networks.representation import Preprocessing, RepresentationSource, level_widths
+    from rcdm.networks.preprocessing import Preprocessing
+    from rcdm.networks.representation import RepresentationSource, level_widths
     from rcdm.networks.resolve import sources_of
     from rcdm.networks.sources import Sources
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ROOMS = {
-    "Preprocessing": "networks.representation",
+    "Preprocessing": "networks.preprocessing",
     "RCDMPipeline": "diffusion.pipeline",
     "RCDMPipelineOutput": "diffusion.pipeline",
     "RepresentationSource": "networks.representation",

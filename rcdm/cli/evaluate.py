@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
-import rcdm
-from rcdm.cli.options import add_backbone_option, add_scheduler_option, announce
-from rcdm.data.dataset_protocol import Dataset
-from rcdm.data.datasets import load_dataset
-from rcdm.diffusion.checkpoints import checkpoint_folder, load_source
-from rcdm.diffusion.model_card import markdown_tables
-from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.measures.directions import directions_in, write_directions
-from rcdm.measures.judge import Evaluator
-from rcdm.networks.source_folder import load_network, read_config
-from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
+from rcdm.cli.options import add_backbone_option, add_scheduler_option, wait_for_torch
+from rcdm.cli.refusals import refuse_checkpoint, refuse_data
+from rcdm.diffusion.places import INSTALLED, checkpoint_folder
+from rcdm.studies.evaluation_size import EvaluationSize
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -46,54 +38,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    refuse_data(options.data)
     folder = checkpoint_folder(options.checkpoint)
-    if folder is not None and (folder / "sources").is_dir() and not (folder / "model_index.json").is_file():
-        _evaluate_sources(folder / "sources", options.data)
-        return
-    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
-    dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
-    sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
-    metrics = evaluate(
-        pipe,
-        dataset,
-        EvaluationSize(**sizes),
-        evaluator=_evaluator(options.evaluator, pipe, dataset),
-        num_inference_steps=options.steps,
-        on_progress=announce,
-    )
-    folder = options.out or folder
-    if folder is None:
-        raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    print(markdown_tables(metrics))
-    print(write_metrics(metrics, folder), file=sys.stderr)
-    announce("directions of attributes and main directions")
-    print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
+    if folder is not None and folder.parent == INSTALLED and options.out is None:
+        raise ValueError(
+            f"{options.checkpoint} is part of the installed package: say where its numbers go, with --out."
+        )
+    backbones = folder is not None and (folder / "sources").is_dir() and not (folder / "model_index.json").is_file()
+    if not backbones:
+        refuse_checkpoint(options.checkpoint)
+    wait_for_torch("evaluate")
+    from rcdm.cli.measuring import measure_backbones, measure_checkpoint
 
-
-def _known(data: str) -> str:
-    """The data of this name, where they need no folder. Raises ValueError for others."""
-    if data not in ("", "sprites"):
-        raise ValueError(f"This checkpoint has learned from {data}: say where that is with --data FOLDER.")
-    return "sprites"
-
-
-def _evaluator(name: str | None, pipe: RCDMPipeline, dataset: Dataset) -> Evaluator | None:
-    if name is None:
-        return None
-    source = load_source(name)
-    if source.name.partition("/")[0] in {own.partition("/")[0] for own in pipe.sources}:
-        raise ValueError(f"{name} is a source of this checkpoint: the evaluator has to be another network.")
-    announce("the evaluator looks at training images")
-    return Evaluator(source.to(pipe.device), dataset)
-
-
-def _evaluate_sources(folder: Path, data: str | None) -> None:
-    try:
-        from rcdm.ssl.source_metrics import measure_folder
-    except ModuleNotFoundError as error:
-        raise ValueError(f"Measuring backbones needs {error.name}: `pip install -e '.[ssl]'`.") from error
-    for source in sorted(path.parent for path in folder.glob("*/model.safetensors")):
-        _, preprocessing = load_network(source)
-        own = data or _known(read_config(source)["training"].get("data", ""))
-        print(measure_folder(source, load_dataset(own, preprocessing.size), on_progress=announce))
+    (measure_backbones if backbones else measure_checkpoint)(options)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
+from rcdm.cli.options import wait_for_torch
 from rcdm.networks.catalogue import PUBLISHED, markdown_table
-from rcdm.networks.own_backbone import own_network
-from rcdm.networks.representation import level_widths
-from rcdm.networks.resolve import blank_network, is_function, network_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +22,11 @@ def _networks(options: argparse.Namespace) -> None:
     if options.network is None:
         print(markdown_table())
         return
+    wait_for_torch("networks")
+    from rcdm.networks.own_backbone import own_network
+    from rcdm.networks.representation import level_widths
+    from rcdm.networks.resolve import blank_network, is_function, network_of
+
     note = ""
     if is_function(options.network):
         module, preprocessing, levels = own_network(options.network)

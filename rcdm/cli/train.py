@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from rcdm.cli.options import add_options, given
+from rcdm.cli.options import add_options, given, wait_for_torch
+from rcdm.cli.refusals import refuse_data
 from rcdm.training.config import PRESETS, TrainingConfig
 
 
@@ -17,11 +18,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    config = TrainingConfig(**PRESETS.get(options.preset, {}) | given(options, TrainingConfig))
+    refuse_data(config.train_data_dir)
+    wait_for_torch("train")
     from rcdm.training.denoiser import train
     from rcdm.training.loop import Diverged
 
     try:
-        print(train(TrainingConfig(**PRESETS.get(options.preset, {}) | given(options, TrainingConfig))))
+        print(train(config))
     except Diverged as error:
         raise ValueError(str(error)) from error
 

@@ -6,21 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from timm.data.constants import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    IMAGENET_INCEPTION_MEAN,
-    IMAGENET_INCEPTION_STD,
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-)
-from torchvision.models import ResNet50_Weights, ViT_B_16_Weights
+from rcdm.networks.preprocessing import Preprocessing
 
-from rcdm.networks.representation import Preprocessing
-
-IMAGENET = Preprocessing(224, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-_CLIP = Preprocessing(224, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-_HALF = Preprocessing(224, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD)
+IMAGENET = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CLIP = Preprocessing(224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_HALF = Preprocessing(224)
 
 STAGES = ("layer1", "layer2", "layer3", "layer4", "backbone")
 
@@ -74,6 +64,7 @@ class Published:
 
 
 _META = "https://dl.fbaipublicfiles.com"
+_TORCHVISION = "https://download.pytorch.org/models"
 _VISSL = ("classy_state_dict", "base_model", "model")
 _COUNTS = r"num_batches_tracked$"
 _BLOCKS = {"s": 12, "b": 12, "l": 24, "h": 32}
@@ -246,7 +237,7 @@ PUBLISHED: dict[str, Published] = {
     ),
     SUPERVISED: Published(
         "resnet50",
-        ResNet50_Weights.IMAGENET1K_V1.url,
+        f"{_TORCHVISION}/resnet50-0676ba61.pth",
         (),
         "",
         None,
@@ -292,7 +283,7 @@ PUBLISHED: dict[str, Published] = {
     "supervised-vitb16": _vit(
         "b",
         "vit_base_patch16_224",
-        ViT_B_16_Weights.IMAGENET1K_V1.url,
+        f"{_TORCHVISION}/vit_b_16-c867db91.pth",
         ignored=r"^heads\.",
         renamed=TORCHVISION_VIT,
         paper="arXiv 2010.11929",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,7 @@ from rcdm.measures.judge import Evaluator
 from rcdm.measures.metrics import cycle_error, variance
 from rcdm.measures.readers import attributes_of
 from rcdm.studies import retention_study
-
-
-def _size(default: int, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class EvaluationSize:
-    """How much is drawn; the defaults are what the published tables use."""
-
-    gallery: int = _size(1000, "held-out images: each is drawn once, and its draw has to find it among all of them")
-    retention_images: int = _size(128, "of these, images for retention and calibration")
-    retention_draws: int = _size(16, "draws of each of these, per source")
-    probe_images: int = _size(4096, "training images that the probes learn from")
+from rcdm.studies.evaluation_size import EvaluationSize
 
 
 def evaluate(

@@ -12,10 +12,10 @@ from accelerate.utils import DistributedType
 from diffusers import SchedulerMixin
 from timm.optim import muon
 
-from rcdm.diffusion.checkpoints import checkpoint_folder
 from rcdm.diffusion.image_space import space_of
 from rcdm.diffusion.official.convert import official_scheduler
 from rcdm.diffusion.official.loss import VariationalLoss
+from rcdm.diffusion.places import checkpoint_folder
 from rcdm.diffusion.process import Denoising, VelocityError, velocity_scheduler
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
 from rcdm.networks.sources import Sources
