@@ -28,6 +28,9 @@ COMMANDS = {
 }
 """Name of a command -> what it does."""
 
+SEVERAL = ("train", "pretrain", "evaluate", "study")
+"""Commands that `accelerate launch` can start in several processes."""
+
 _MODULES = {"convert": "convert_official", "networks": "list_networks"}
 """Command -> its module, where that has another name."""
 
@@ -53,6 +56,7 @@ def alone(name: str, description: str, arguments: Sequence[str] | None = None) -
 
 
 def _add_options(name: str, parser: CommandParser) -> None:
+    parser.set_defaults(command=name)
     import_module(f"rcdm.cli.{_MODULES.get(name, name)}").add(parser)
 
 
@@ -60,6 +64,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     options = parser.parse_args(arguments)
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in SEVERAL:
+            raise ValueError(f"{options.command} runs in one process; several can share {', '.join(SEVERAL)}.")
         if getattr(options, "backbone", None):
             _register(options.backbone)
         options.run(options)

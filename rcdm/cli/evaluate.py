@@ -41,9 +41,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     refuse_data(options.data)
     folder = checkpoint_folder(options.checkpoint)
     if folder is not None and folder.parent == INSTALLED and options.out is None:
-        raise ValueError(
-            f"{options.checkpoint} is part of the installed package: say where its numbers go, with --out."
-        )
+        raise ValueError(f"{options.checkpoint} belongs to the installed package: say with --out where its numbers go.")
     backbones = folder is not None and (folder / "sources").is_dir() and not (folder / "model_index.json").is_file()
     if not backbones:
         refuse_checkpoint(options.checkpoint)

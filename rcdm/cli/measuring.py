@@ -16,32 +16,45 @@ from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.places import checkpoint_folder
 from rcdm.measures.directions import directions_in, write_directions
 from rcdm.measures.judge import Evaluator
+from rcdm.measures.parts import Parts, keeping
+from rcdm.measures.processes import first, meet, sharing
 from rcdm.networks.source_folder import load_network, read_config
 from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
+from rcdm.studies.study_files import identity_of, kept_draws
 
 
 def measure_checkpoint(options: argparse.Namespace) -> None:
-    """Measure a pipeline; writes metrics.json and directions, prints tables."""
-    folder = checkpoint_folder(options.checkpoint)
+    """Measure a pipeline; writes metrics.json and directions, prints tables. Several processes share the draws.
+
+    Finished batches are kept in evaluation.parts until the end, so that after an interruption the same call continues.
+    """
+    folder = options.out or checkpoint_folder(options.checkpoint)
+    if folder is None:
+        raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
+    meet()
     pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
     dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
-    metrics = evaluate(
-        pipe,
-        dataset,
-        EvaluationSize(**sizes),
-        evaluator=_evaluator(options.evaluator, pipe, dataset),
-        num_inference_steps=options.steps,
-        on_progress=announce,
-    )
-    folder = options.out or folder
-    if folder is None:
-        raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
+    parts = Parts(folder / "evaluation.parts", identity_of(pipe))
+    if len(parts):
+        announce(f"continues with {len(parts)} finished parts")
+    with sharing(pipe), keeping(parts), kept_draws(pipe):
+        metrics = evaluate(
+            pipe,
+            dataset,
+            EvaluationSize(**sizes),
+            evaluator=_evaluator(options.evaluator, pipe, dataset),
+            num_inference_steps=options.steps,
+            on_progress=announce,
+        )
+    if not first():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     print(markdown_tables(metrics))
     print(write_metrics(metrics, folder), file=sys.stderr)
     announce("directions of attributes and main directions")
     print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
+    parts.clear()
 
 
 def _known(data: str) -> str:

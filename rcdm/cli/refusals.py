@@ -23,11 +23,11 @@ def refuse_checkpoint(name: str, sources: Sequence[str] = ()) -> None:
         refuse_unknown(sources, known)
 
 
-def refuse_photos(photos: Sequence[str], *, folders: bool = False) -> None:
-    """ValueError for what is no file and, where `folders` may be given, no folder."""
+def refuse_photos(photos: Sequence[str]) -> None:
+    """ValueError for what is not there."""
     for photo in photos:
-        if not Path(photo).is_file() and not (folders and Path(photo).is_dir()):
-            raise ValueError(f"{photo!r} is not a file{' or a folder' if folders else ''}: check the path.")
+        if not Path(photo).exists():
+            raise ValueError(f"{photo!r} is not a file: check the path.")
 
 
 def refuse_data(data: str | None) -> None:

@@ -75,7 +75,7 @@ def _study(options: argparse.Namespace) -> None:
 
 def refuse_asked(options: argparse.Namespace) -> None:
     """ValueError for what a study cannot be asked of."""
-    refuse_photos(options.photos, folders=True)
+    refuse_photos(options.photos)
     refuse_data(options.data)
     refuse_number("--images", options.images)
     refuse_drawing(options)

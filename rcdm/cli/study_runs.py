@@ -12,6 +12,7 @@ import rcdm
 from rcdm.cli.options import announce, chosen_sources, unmeasured
 from rcdm.cli.study_data import StudyData
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.processes import first, meet
 from rcdm.studies import STUDIES
 from rcdm.studies.study_files import StudyRun, run_study
 
@@ -20,10 +21,13 @@ def run_one(options: argparse.Namespace) -> None:
     """Run the study that the options of `rcdm study` ask for; prints its summary."""
     if options.steps is not None and not STUDIES[options.study].draws:
         raise ValueError(f"{options.study} draws nothing: leave --steps out.")
+    meet()
     pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
     settings = dict(_setting(options.study, text, pipe) for text in options.option)
     run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
     record = run_study(pipe, run, options.out, on_progress=announce)
+    if not first():
+        return
     print(record["summary"])
     print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
     for note in (options.photos and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):

@@ -125,9 +125,12 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             "image over that of two images.",
             "",
         ]
-        lines += ["| source | KID (± deviation) | copying (95 %) | spread (95 %) |", "|---|---|---|---|"]
+        fid = any("fid" in m for m in sources.values())
+        head = " FID | KID (± deviation) |" if fid else " KID (± deviation) |"
+        lines += [f"| source |{head} copying (95 %) | spread (95 %) |", "|---" * (4 + fid) + "|"]
         for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
             kid = f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"
+            kid = f"{m['fid']['value']:.2f} | {kid}" if "fid" in m else kid
             lines.append(f"| {name} | {kid} | {_interval(m['copying'])} | {_interval(m['spread_perceptual'])} |")
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]

@@ -18,6 +18,7 @@ from rcdm.measures.faithfulness import encode_all, faithfulness_of
 from rcdm.measures.judge import Evaluator
 from rcdm.measures.metrics import cycle_error, variance
 from rcdm.measures.readers import attributes_of
+from rcdm.measures.realism import realism
 from rcdm.studies import retention_study
 from rcdm.studies.evaluation_size import EvaluationSize
 
@@ -37,8 +38,9 @@ def evaluate(
     pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (below it an image is foreign to the checkpoint),
     and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `copying` and
     `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws (`unconditional`),
-    and the retention of the `class` that it reads. `differences` and `agreement` are those of `studies.retention`.
-    Raises ValueError for too few images, before anything is drawn.
+    and the retention of the `class` that it reads; with `realism_draws` the KID is of so many draws, and `fid` too.
+    `differences` and `agreement` are those of `studies.retention`. Raises ValueError for too few images, before
+    anything is drawn.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -47,11 +49,19 @@ def evaluate(
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
     result["scheduler"] = type(pipe.scheduler).__name__
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
+
+    def streamed(h: Tensor | None, source: str | None) -> dict[str, Any]:
+        assert evaluator is not None
+        n = size.realism_draws
+        return realism(pipe, evaluator, h, source, dataset, n, num_inference_steps=num_inference_steps)
+
     if evaluator is not None:
         on_progress("unconditional draws")
         free = pipe.draw(None, None, range(len(held_out)), num_inference_steps=num_inference_steps)
         half = torch.stack(free[: len(free) // 2 * 2].split(len(free) // 2), 1)
         result |= {"evaluator": evaluator.name, "unconditional": _realism(evaluator, free, held_out, half)}
+        if size.realism_draws:
+            result["unconditional"] |= streamed(None, None)
     numbers: dict[str, Any] = {}
     for source in pipe.sources.names:
         on_progress(f"{source}: one draw of each of {len(held_out)} images")
@@ -64,6 +74,9 @@ def evaluate(
             n = min(size.retention_images, len(h))
             again = pipe.draw(h[:n], source, range(len(h), len(h) + n), num_inference_steps=num_inference_steps)
             numbers[source] |= _realism(evaluator, drawn, held_out, torch.stack([drawn[:n], again], 1))
+            if size.realism_draws:
+                on_progress(f"{source}: {size.realism_draws} draws for FID and KID")
+                numbers[source] |= streamed(h, source)
     kept = retention_study.study(
         pipe,
         held_out[: size.retention_images],
@@ -82,6 +95,8 @@ def evaluate(
 
 def _enough(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tensor]:
     """Held-out images and those that probes learn from. ValueError where there are too few for any number."""
+    if 0 < size.realism_draws < 4:
+        raise ValueError(f"realism_draws must be at least 4, better 50000, and is {size.realism_draws}.")
     held_out = dataset.held_out(size.gallery).images.cpu()
     if len(held_out) < 2:
         raise ValueError(

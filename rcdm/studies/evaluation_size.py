@@ -17,4 +17,8 @@ class EvaluationSize:
     gallery: int = _size(1000, "held-out images: each is drawn once, and its draw has to find it among all of them")
     retention_images: int = _size(128, "of these, images for retention and calibration")
     retention_draws: int = _size(16, "draws of each of these, per source")
+    realism_draws: int = _size(
+        0,
+        "draws per source for FID and KID against as many training images, with --evaluator; 0: KID of the gallery",
+    )
     probe_images: int = _size(4096, "training images that the probes learn from")

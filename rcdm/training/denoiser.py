@@ -23,8 +23,7 @@ from rcdm.diffusion.process import random_numbers
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.diffusion.whitening import folded, shrunk_covariance
 from rcdm.measures.faithfulness import comparison_grid, faithfulness
-from rcdm.networks.resolve import sources_of
-from rcdm.networks.sources import Sources, read_sources, share_networks
+from rcdm.networks.sources import Sources, share_networks
 from rcdm.training.budget import Budget
 from rcdm.training.config import TrainingConfig
 from rcdm.training.loop import Loop
@@ -39,6 +38,7 @@ from rcdm.training.setup import (
     optimizer_of,
     rotation_of,
     scheduler_of,
+    sources_for,
     start_from,
 )
 
@@ -78,10 +78,7 @@ def _train(config: TrainingConfig) -> Path:
     )
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
-    if config.backbone is not None:
-        sources = sources_of(config.backbone, config.sources).to(accelerator.device)
-    else:
-        sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
+    sources = sources_for(config).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)
     run.resume()
     if run.finished and accelerator.is_main_process:

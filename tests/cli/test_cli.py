@@ -126,7 +126,10 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["astrology"], 2, "invalid choice"),
         (["--version"], 0, rcdm.__version__),
         (["networks"], 0, "dinov2-vits14"),
-        *(([name, *needed, "--colour", "blue"], 2, "unrecognized arguments: --colour") for name, needed in NEEDED.items()),
+        *(
+            ([name, *needed, "--colour", "blue"], 2, "unrecognized arguments: --colour")
+            for name, needed in NEEDED.items()
+        ),
         (["sample", "nothing.png"], 2, "'nothing.png' is not a file"),
         (["sample", "README.md", "--source", "simclr/nothing"], 2, "choose one of simclr-nojitter/backbone"),
         (["sample", "README.md", "--samples", "0"], 2, "--samples must be at least 1"),

@@ -243,7 +243,17 @@ def test_a_denoiser_is_trained_on_a_file_and_needs_it_no_longer(tmp_path, monkey
     options = ["--resolution", "16", "--channels", "8", "16", "--attention_resolutions", "4", "--max_train_steps", "1"]
     options += ["--train_batch_size", "4", "--num_statistics_images", "8", "--num_inference_steps", "2"]
     cli.main(
-        ["train", "--backbone", "byol-ep=3.ckpt", "--sources", "layer2@mean", "projector", "--output_dir", "run", *options]
+        [
+            "train",
+            "--backbone",
+            "byol-ep=3.ckpt",
+            "--sources",
+            "layer2@mean",
+            "projector",
+            "--output_dir",
+            "run",
+            *options,
+        ]
     )
     expected = rcdm.load_source("byol-ep=3.ckpt/projector")
     (tmp_path / "byol-ep=3.ckpt").unlink()
