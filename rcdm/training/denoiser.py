@@ -136,8 +136,8 @@ class _Run(Loop):
             deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
             deepspeed["train_micro_batch_size_per_gpu"] = config.train_batch_size
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
-        self.ema = EMAModel(self.unet.parameters(), decay=config.ema_decay, foreach=True)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.ema = self._new_average()
         accelerator.register_for_checkpointing(self.progress, *([] if self.sharded else [self.ema]))
         self.scheduler = scheduler_of(config)
         self.objective = objective_of(config, self.scheduler, accelerator.device)
@@ -247,8 +247,12 @@ class _Run(Loop):
         if self.load(wish):
             if self.sharded:  # each process has a part, and a state would keep that of the main process alone
                 log.warning("The averaged weights begin anew from the present ones.")
-                self.ema = EMAModel(self.unet.parameters(), decay=self.config.ema_decay, foreach=True)
+                self.ema = self._new_average()
             self.ema.to(self.accelerator.device)
+
+    def _new_average(self) -> EMAModel:
+        """Averaged weights that begin with the present ones; torch cannot copy lists of sharded tensors at once."""
+        return EMAModel(self.unet.parameters(), decay=self.config.ema_decay, foreach=not self.sharded)
 
     def _averaged(self) -> RCDMPipeline:
         """A pipeline whose denoiser is a copy with the averaged weights: on the main process, but all have to ask."""

@@ -149,7 +149,7 @@ def in_words(found: Plan, images: int | None, devices: int, rate: float, share: 
     if devices == 1:
         del rows[3]
     if images is not None:
-        rows.append(("time", f"{found.hours(images, devices, rate, share):,.1f} h for {images:,} images"))
+        rows.append(("time", f"{found.hours(images, devices, rate, share):,.2f} h for {images:,} images"))
     return "\n".join(f"{name:<12} {text}" for name, text in rows)
 
 

@@ -284,13 +284,31 @@ def test_the_readme_has_one_command_for_the_page_and_one_for_the_tests():
     assert readme_command("test").startswith('pip install -e ".[dev]"') and "pytest" in readme_command("test")
 
 
+def test_the_test_command_covers_style_tests_notebooks_and_documents():
+    command = readme_command("test")
+    assert all(word in command for word in ("ruff check", "mypy", "pytest -n auto", "pytest --nbmake", "mkdocs build --strict"))
+
+
+def test_the_readme_is_short_and_its_pictures_and_links_are_there():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.encode()) <= 12_000
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)
+    assert not [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert text.count("](docs/images/") >= 4  # the figure that convinces, and one per thing that people do
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     assert "README.md" in script and "<!-- test -->" in script
     assert 'eval "$command"' in script and "pytest" not in script
 
 
-@pytest.mark.parametrize("page", ["README.md", "checkpoints/sprites-32/README.md"])
+def test_ci_uses_the_wheel_from_an_empty_folder():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert all(word in script for word in ("build --wheel", "rcdm sample", "rcdm evaluate", "rcdm serve", "/health"))
+
+
+@pytest.mark.parametrize("page", ["docs/checkpoints.md", "checkpoints/sprites-32/README.md"])
 def test_the_tables_are_those_of_metrics_json(page):
     metrics = json.loads((ROOT / "checkpoints" / "sprites-32" / "metrics.json").read_text())
     assert markdown_tables(metrics) in (ROOT / page).read_text()
@@ -310,10 +328,11 @@ def test_the_shipped_checkpoint_is_small_and_draws(tmp_path):
         assert number["low"] <= number["value"] <= number["high"] and number["n"] == 3 and "null" in number
 
 
-def test_the_table_of_published_networks_is_that_of_the_readme(capsys):
+def test_the_table_of_published_networks_is_in_the_documents(capsys):
     cli.main(["networks"])
     table = capsys.readouterr().out.strip()
-    assert f"<!-- networks -->\n{table}\n<!-- /networks -->" in (ROOT / "README.md").read_text()
+    pages = [page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))]
+    assert [page for page in pages if f"<!-- networks -->\n{table}\n<!-- /networks -->" in page]
 
 
 def test_levels_of_a_published_network_are_listed_without_its_weights(capsys):
