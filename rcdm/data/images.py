@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 50_000_000
+MEMORY = 640 * 2**20
+"""Bytes that decoding one file may take, copies included: where a kind of picture takes more of them, it has to have
+fewer pixels."""
 IMAGE_EXTENSIONS: tuple[str, ...] = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif"),
@@ -37,6 +40,8 @@ ORIENTATIONS = {
 
 WHITES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 """Candidates for the value of white in modes that do not fix it: the least that holds the brightest pixel is taken."""
+
+TOO_LARGE = "has more than {:.0f} million pixels, of a kind that takes much memory: scale it down, or save it as JPEG."
 
 LONGEST = 32
 """Aspect ratio beyond which `centre_crop` cuts before it scales: enlarging 1 x 50,000,000 would fill the memory."""
@@ -181,9 +186,17 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except Exception as error:  # a hostile header can raise anything inside an opener
         choices = f"{', '.join(formats[:-1])} or {formats[-1]}"
         raise ValueError(f"{name} is not a readable image: use a {choices} file.") from error
-    if image.width * image.height > max_pixels:
-        raise ValueError(too_many)
+    most = min(max_pixels, MEMORY // _bytes_per_pixel(image))
+    if image.width * image.height > most:
+        raise ValueError(too_many if most == max_pixels else f"{name} {TOO_LARGE.format(most / 1e6)}")
     return image
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """What decoding a pixel takes at its peak, as measured on 16 megapixels of each format and mode, rounded up."""
+    if image.mode in WHITES or image.mode.startswith("I;16") or image.has_transparency_data:
+        return 22
+    return 16 if image.format == "WEBP" else 13
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

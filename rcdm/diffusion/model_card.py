@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+
+from rcdm.diffusion.checked_folder import read_metrics
+from rcdm.networks.checked_files import read_object
 
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 """Between these lines of a card stand the tables of metrics.json; the rest is its author's."""
@@ -34,8 +36,8 @@ def complete_folder(
     card = folder / "README.md"
     if not card.is_file():
         _new_card(name, size, parameters, about, folder / "training.json").save(card)
-    if (folder / "metrics.json").is_file():
-        card.write_text(_with_tables(card.read_text(), json.loads((folder / "metrics.json").read_text())))
+    if metrics := read_metrics(folder):
+        card.write_text(_with_tables(card.read_text(), metrics))
 
 
 def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any], training: Path) -> ModelCard:
@@ -65,7 +67,7 @@ def _begun(training: Path) -> str:
     """Where its training is written down, and whose weights it began from."""
     if not training.is_file():
         return ""
-    known = json.loads(training.read_text())["config"].get("pretrained_model_name_or_path")
+    known = read_object(training).get("config", {}).get("pretrained_model_name_or_path")
     first = f" It began from the weights of `{Path(known).name}`." if known else ""
     return f"{first} Settings and history of its training are in `training.json`."
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
+from rcdm.diffusion.checked_folder import check_pipeline
 from rcdm.diffusion.model_card import complete_folder
 from rcdm.diffusion.process import Process, first_noise, network_input, scheduler_named
 from rcdm.diffusion.unet import RepresentationUNet
@@ -63,11 +64,15 @@ class RCDMPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RCDMPipeline:
-        """Load a checkpoint folder, or a hub id (its snapshot is downloaded first; json, md and safetensors only)."""
+        """Load a checkpoint folder, or a hub id (its snapshot is downloaded first; json, md and safetensors only).
+
+        Raises ValueError, naming file and field, for a folder that is damaged.
+        """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             patterns = ["*.json", "*.md", "*.safetensors"]
             folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns))
+        check_pipeline(folder)
         kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(str(folder), **kwargs)
 

@@ -16,6 +16,8 @@ INSTALLED = _PACKAGE / "checkpoints"
 
 SHIPPED = INSTALLED if INSTALLED.is_dir() else _PACKAGE.parent / "checkpoints"
 
+CONTINUE = "Finish it with `rcdm train --output_dir {} --resume_from_checkpoint latest` and the options of its run."
+
 _FILES = ["*.json", "*.md", "*.safetensors"]
 
 
@@ -39,13 +41,21 @@ def find(name: str | Path) -> Path:
         return _downloaded(str(name))
     if (folder / "model_index.json").is_file():
         return folder
-    if (folder / "sources").is_dir():
-        draws = " or ".join(_drawing_with(folder))
-        raise ValueError(
-            f"{folder.name} holds backbones only and no denoiser; "
-            + (f"draw with {draws}." if draws else f"train one with `rcdm train --sources_dir {folder / 'sources'}`.")
+    raise ValueError(_what_else_it_is(folder))
+
+
+def _what_else_it_is(folder: Path) -> str:
+    """What a folder is that is no checkpoint, and what to do."""
+    if any(folder.glob("checkpoint-*")):
+        return (
+            f"{folder} is a run that has not written its checkpoint: it is under way, or was stopped. "
+            + CONTINUE.format(folder)
         )
-    raise ValueError(f"{folder} is no checkpoint: it has no model_index.json. Train one with `rcdm train`.")
+    if not (folder / "sources").is_dir():
+        return f"{folder} is no checkpoint: it has no model_index.json. Train one with `rcdm train`."
+    draws = " or ".join(_drawing_with(folder))
+    remedy = f"draw with {draws}" if draws else f"train one with `rcdm train --sources_dir {folder / 'sources'}`"
+    return f"{folder.name} holds backbones only and no denoiser; {remedy}."
 
 
 def hub_id(name: str) -> str | None:
@@ -94,10 +104,13 @@ def _downloaded(name: str) -> Path:
 def _drawing_with(backbones: Path) -> list[str]:
     """Names of the checkpoints beside a folder of backbones that share its networks."""
     whole = backbones.resolve()
-    configs = {
-        path.parts[-3]: json.loads(path.read_text()) for path in sorted(whole.parent.glob("*/sources/config.json"))
-    }
-    shared = {
-        name: [one["checkpoint"] for one in config.get("shared", {}).values()] for name, config in configs.items()
-    }
-    return [name for name, checkpoints in shared.items() if whole.name in checkpoints]
+    files = sorted(whole.parent.glob("*/sources/config.json"))
+    return [file.parts[-3] for file in files if whole.name in _shared_with(file)]
+
+
+def _shared_with(config: Path) -> set[str]:
+    """Checkpoints whose networks a folder of sources refers to; none where that cannot be read."""
+    try:
+        return {one["checkpoint"] for one in json.loads(config.read_text()).get("shared", {}).values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()

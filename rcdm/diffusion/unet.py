@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -16,8 +17,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from rcdm.diffusion.checked_folder import check_unet
 from rcdm.diffusion.image_space import PIXELS, ImageSpace, space_of
 from rcdm.diffusion.whitening import whiten
+from rcdm.networks.checked_files import check_finite
 from rcdm.networks.sources import runs
 
 
@@ -99,6 +102,15 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         self.projections = nn.ModuleDict(
             {_key(name): _StandardisedLinear(dim, width, projection_bias) for name, dim in sources.items()}
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RepresentationUNet:
+        """Load the folder `unet` of a checkpoint. Raises ValueError, naming file and field, for a damaged one."""
+        folder = Path(pretrained_model_name_or_path)
+        weights = check_unet(folder, cls)
+        network: RepresentationUNet = super().from_pretrained(str(folder), **kwargs)
+        check_finite(network.state_dict(), weights[0])
+        return network
 
     @property
     def sources(self) -> tuple[str, ...]:

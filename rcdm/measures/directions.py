@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rcdm.data.dataset_protocol import Dataset
@@ -19,6 +19,7 @@ from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all
 from rcdm.measures.readers import attributes_of
+from rcdm.networks.checked_files import read_tensors
 
 METHODS = ("principal", "attributes")
 FILE = "directions.safetensors"
@@ -87,7 +88,7 @@ def shipped_directions(pipe: RCDMPipeline, source: str, method: str) -> dict[str
     start, width = f"{source}|{method}|", pipe.unet.config.sources[source]
     return {
         key.removeprefix(start): way.to(pipe.device)
-        for key, way in load_file(file).items()
+        for key, way in read_tensors(file).items()
         if key.startswith(start) and way.shape == (width,)
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm import tqdm
@@ -18,12 +18,14 @@ from tqdm import tqdm
 from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.data.sprites import HELD_OUT_SEED
+from rcdm.diffusion.checked_folder import read_metrics
 from rcdm.diffusion.checkpoints import folder_of
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes, photo_attributes
 from rcdm.measures.metrics import variance
 from rcdm.measures.probes import r_squared
 from rcdm.networks.backbones import SmallResNet
+from rcdm.networks.checked_files import check_fit, read_tensors, shapes_of
 
 WIDTHS = {name: {"class": len(sprites.SHAPES), "angle": 2, "number": 1}[kind] for name, kind in sprites.KINDS.items()}
 
@@ -135,8 +137,8 @@ def load_reader(folder: Path) -> Reader:
     if not file.is_file():
         raise ValueError(f"There is no reader in {folder}; train one with `rcdm pretrain --objective reader`.")
     reader = Reader()
-    tensors = load_file(file)
-    reader.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    check_fit(reader, shapes_of([file]), file)
+    reader.load_state_dict(read_tensors(file))
     return reader.eval().requires_grad_(False)
 
 
@@ -145,8 +147,7 @@ def attributes_of(pipe: RCDMPipeline) -> Attributes:
     any image (`photo_attributes`), whose spread over data images is in its metrics.json once it was evaluated.
     """
     folder = folder_of(pipe)
-    metrics = folder / "metrics.json" if folder is not None else None
-    spread = json.loads(metrics.read_text()).get("spread", {}) if metrics is not None and metrics.is_file() else {}
+    spread = {} if folder is None else read_metrics(folder).get("spread", {})
     if folder is not None and (folder / "reader").is_dir():
         return _sprite_attributes(folder / "reader", spread)
     return Attributes(photo_attributes, spread)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from pydantic import BaseModel, Field, StringConstraints
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from rcdm.networks.backbones import build_backbone
+from rcdm.networks.checked_files import Fields, check_fit, read_fields, read_object, read_tensors, reason, shapes_of
 from rcdm.networks.projectors import projector_from
 from rcdm.networks.representation import OpenNetwork, Preprocessing, SSLNetwork
+
+MOST_WIDE, MOST_DEEP = 2**16, 200  # numbers in `arguments`: widths and sizes; blocks
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def save_network(folder: Path, network: SSLNetwork | OpenNetwork, config: dict[str, Any]) -> None:
@@ -33,31 +41,74 @@ def _compact(tensor: Tensor) -> Tensor:
     return tensor
 
 
+class PreprocessingConfig(Fields):
+    """The fields of Preprocessing."""
+
+    size: Annotated[int, Field(ge=1, le=4096)]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+
+
+class NetworkConfig(BaseModel):
+    """config.json of a source folder; what else stands there is for people."""
+
+    architecture: Annotated[str, StringConstraints(max_length=200)]
+    arguments: dict[str, Any]
+    preprocessing: PreprocessingConfig
+    levels: Annotated[list[str], Field(max_length=10_000)] = Field([])
+    pooling: str | None = None
+    projector_activation: str = "relu"
+
+
 def load_network(folder: Path) -> tuple[SSLNetwork | OpenNetwork, Preprocessing]:
-    """Read a source folder. Raises ValueError when a file is missing or does not fit."""
+    """Read a source folder. Raises ValueError, naming file and field, when a file is missing or does not fit."""
+    file = folder / "model.safetensors"
+    if not file.is_file() or not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a source folder with config.json and model.safetensors.")
+    config = read_fields(folder / "config.json", NetworkConfig)
+    _check_arguments(folder / "config.json", config.arguments)
     try:
-        config = json.loads((folder / "config.json").read_text())
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is not a source folder with config.json and model.safetensors: {error}") from error
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-    numbers = config["preprocessing"]
-    preprocessing = Preprocessing(numbers["size"], tuple(numbers["mean"]), tuple(numbers["std"]))
-    backbone = build_backbone(config["architecture"], **config["arguments"])
-    if "pooling" in config:
-        own = OpenNetwork(backbone, config["levels"], config["pooling"])
+        network = _network(config, file)
+    except ValueError:
+        raise
+    except Exception as error:  # of the many parts of a network
+        raise ValueError(f"{folder / 'config.json'} describes no network that can be built: {reason(error)}") from error
+    numbers = config.preprocessing
+    return network.eval(), Preprocessing(numbers.size, numbers.mean, numbers.std)
+
+
+def _network(config: NetworkConfig, file: Path) -> SSLNetwork | OpenNetwork:
+    shapes = shapes_of([file])
+    part = "backbone" if config.pooling is None else "module"
+    if ":" not in config.architecture:  # a function of a user's own is called once
+        with torch.device("meta"):
+            blank = nn.ModuleDict({part: build_backbone(config.architecture, **config.arguments)})
+        check_fit(blank, {name: shape for name, shape in shapes.items() if not name.startswith("projector.")}, file)
+    tensors = read_tensors(file)
+    backbone = build_backbone(config.architecture, **config.arguments)
+    if config.pooling is not None:
+        own = OpenNetwork(backbone, config.levels, config.pooling)
         own.load_state_dict(tensors)
-        return own.eval(), preprocessing
+        return own
     backbone.load_state_dict(_under("backbone.", tensors))
     layers = _under("projector.", tensors)
-    projector = projector_from(layers, config.get("projector_activation", "relu")) if layers else None
-    network = SSLNetwork(backbone, projector)
-    return network.eval(), preprocessing
+    return SSLNetwork(backbone, projector_from(layers, config.projector_activation) if layers else None)
+
+
+def _check_arguments(file: Path, arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError for numbers that no network has: building with them would not end."""
+    for name, value in arguments.items():
+        most = MOST_DEEP if name in ("blocks", "depth") else MOST_WIDE
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not 0 <= number <= most:
+                raise ValueError(f"{file}: arguments.{name[:80]} must be from 0 to {most}, not {number!r:.80}.")
+        if isinstance(value, list) and len(value) > MOST_DEEP:
+            raise ValueError(f"{file}: arguments.{name[:80]} has more than {MOST_DEEP} entries.")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a source folder."""
-    return dict(json.loads((folder / "config.json").read_text()))
+    """All that the config.json of a source folder, or of a folder of them, says."""
+    return read_object(folder / "config.json")
 
 
 def digest(folder: Path) -> str:

@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Annotated, Any, cast, overload
 
 import torch
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from PIL import Image
+from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
+from rcdm.networks.checked_files import Fields, read_fields
 from rcdm.networks.representation import OpenNetwork, Preprocessing, RepresentationSource, SSLNetwork
 from rcdm.networks.source_folder import digest, load_network, read_config, save_network
 
@@ -34,6 +36,25 @@ CONTROL = "simclr-supervised"
 
 Where a folder of this name lies among the networks of a checkpoint it is loaded with them, though no source reads it.
 """
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[\w+=-][\w.+=-]*$", max_length=200)]
+"""Of a network, and of its folder: no path."""
+
+
+class Reference(Fields):
+    """A network of another checkpoint: its name beside this one, or on the hub, and what its files must be."""
+
+    checkpoint: Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)?$", max_length=200)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class SourcesConfig(Fields):
+    """config.json of a folder of sources."""
+
+    sources: Annotated[list[Annotated[str, StringConstraints(max_length=400)]], Field(min_length=1, max_length=1000)]
+    networks: list[Name]
+    shared: dict[Name, Reference] = Field({})
 
 
 class Sources(ModelMixin):
@@ -164,13 +185,13 @@ class Sources(ModelMixin):
         A control (`CONTROL`) that lies among them comes along.
         """
         folder = Path(pretrained_model_name_or_path)
-        config = read_config(folder)
-        names = [*config["networks"], *config.get("shared", {})]
+        config = read_fields(folder / "config.json", SourcesConfig)
+        names = [*config.networks, *config.shared]
         folders = {name: network_folder(folder, name) for name in names}
         controls = [path.parent / CONTROL for path in folders.values() if path.name != CONTROL]
         if there := [path for path in controls if (path / "model.safetensors").is_file()]:
             folders.setdefault(CONTROL, there[0])
-        return _load(folders, config["sources"])
+        return _load(folders, config.sources)
 
 
 def _key(name: str) -> str:
@@ -201,8 +222,9 @@ def _usual_levels(folder: Path) -> list[str]:
 
 def network_folder(folder: Path, name: str) -> Path:
     """Where a network of a checkpoint's `sources` folder lies: below it, or in the checkpoint it is shared with."""
-    shared = read_config(folder).get("shared", {}) if (folder / "config.json").is_file() else {}
-    return _shared_folder(folder, name, **shared[name]) if name in shared else folder / name
+    file = folder / "config.json"
+    shared = read_fields(file, SourcesConfig).shared if file.is_file() else {}
+    return _shared_folder(folder, name, shared[name]) if name in shared else folder / name
 
 
 def share_networks(folder: Path, shared: Path) -> None:
@@ -229,18 +251,19 @@ def _write_config(
     (folder / "config.json").write_text(json.dumps(config | ({"shared": shared} if shared else {}), indent=2) + "\n")
 
 
-def _shared_folder(folder: Path, name: str, *, checkpoint: str, sha256: str) -> Path:
+def _shared_folder(folder: Path, name: str, reference: Reference) -> Path:
     """The source folder NAME of another checkpoint: beside this one, or on the hub when the checkpoint is a hub id.
 
     Raises ValueError when it is not there, or is not the one that was meant.
     """
+    checkpoint = reference.checkpoint
     beside = folder.resolve().parent.parent / checkpoint
     if not beside.is_dir() and checkpoint.count("/") == 1:
         beside = Path(snapshot_download(checkpoint, allow_patterns=["*.json", "*.safetensors"]))
     target = beside / "sources" / name
     if not (target / "model.safetensors").is_file():
         raise ValueError(f"This checkpoint shares {name} with {checkpoint}, which must lie beside it as {beside}.")
-    if digest(target) != sha256:
+    if digest(target) != reference.sha256:
         raise ValueError(f"{target} has changed: it is not the network that this checkpoint was trained with.")
     return target
 

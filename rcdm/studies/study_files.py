@@ -24,6 +24,7 @@ from rcdm.figures.style import save
 from rcdm.measures.parts import Parts, digest, keeping, part, weights_digest
 from rcdm.measures.processes import agreed, first, several, sharing
 from rcdm.studies import STUDIES
+from rcdm.training.run_folder import alone_in
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run_study(
 
     Finished batches are kept in OUT/NAME.parts until the study is done, so that after an interruption the same call
     continues. Several processes share the work, and the first one writes. Raises ValueError for what the study refuses,
-    and for a study that cannot be shared.
+    for a study that cannot be shared, and while another run computes the same study there.
     """
     if several() and not STUDIES[run.study].shared:
         names = ", ".join(name for name, study in STUDIES.items() if study.shared)
@@ -71,12 +72,18 @@ def run_study(
     settings = _settings(pipe, run)
     with sharing(pipe):
         known = agreed(finished(out, run.name))
-        if known is not None and known["settings"] == settings:
-            on_progress(f"{run.name}: finished before with the same settings")
-            return known
-        result = _with_parts(pipe, run, out / f"{run.name}.parts", on_progress)
-    before = (known or {}).get("figures", {})
-    return _written(pipe, run, result, settings, out, before) if first() else dict(result.numbers)
+    if known is not None and known["settings"] == settings:
+        on_progress(f"{run.name}: finished before with the same settings")
+        return known
+    if known is not None:
+        other = [key for key in settings if settings[key] != known["settings"].get(key)]
+        on_progress(f"{run.name}: replaces what was there, of other settings ({', '.join(other)})")
+    parts = out / f"{run.name}.parts"
+    with alone_in(parts):
+        with sharing(pipe):
+            result = _with_parts(pipe, run, parts, on_progress)
+        before = (known or {}).get("figures", {})
+        return _written(pipe, run, result, settings, out, before) if first() else dict(result.numbers)
 
 
 def _written(

@@ -17,6 +17,7 @@ from torch import Tensor
 from rcdm.data.dataset_protocol import Dataset, NumberedDataset
 from rcdm.data.datasets import load_dataset
 from rcdm.data.in_memory import Photographs
+from rcdm.diffusion.checked_folder import unfinished
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import random_numbers
@@ -29,7 +30,7 @@ from rcdm.training.config import TrainingConfig
 from rcdm.training.loop import Loop
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
-from rcdm.training.resume import saved_states
+from rcdm.training.resume import lacks_room, remains, saved_states
 from rcdm.training.run_folder import alone_in, check_settings, remember_settings
 from rcdm.training.setup import (
     by_place,
@@ -298,7 +299,13 @@ class _Run(Loop):
         """Write the averaged weights as a pipeline folder (fp16 safetensors) into `output_dir`; returns it."""
         pipe = self._averaged()
         if self.accelerator.is_main_process:
-            self._write(pipe)
+            try:
+                with unfinished(self.folder):
+                    self._write(pipe)
+            except Exception as error:
+                if not lacks_room(error):
+                    raise
+                raise ValueError(f"There is no room on the disk for the checkpoint. {remains(self.folder)}") from error
         self.accelerator.wait_for_everyone()
         return self.folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -17,17 +18,25 @@ _DIGESTS = "sha256.json"
 
 
 def save_state(accelerator: Accelerator, folder: Path, step: int, *, keep: int) -> None:
-    """Write `folder/checkpoint-STEP` (all or nothing) and delete all but the `keep` newest."""
+    """Write `folder/checkpoint-STEP` (all or nothing) and delete all but the `keep` newest.
+
+    Raises ValueError where there is no room for it; the states before it stay.
+    """
     accelerator.wait_for_everyone()
-    partial = folder / f"partial-{step}"
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()  # each process has written a part
-    if not accelerator.is_main_process:
-        return
-    (partial / _DIGESTS).write_text(json.dumps(_digests(partial)))
-    target = folder / f"checkpoint-{step}"
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    partial, target = folder / f"partial-{step}", folder / f"checkpoint-{step}"
+    try:
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()  # each process has written a part
+        if not accelerator.is_main_process:
+            return
+        (partial / _DIGESTS).write_text(json.dumps(_digests(partial)))
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    except Exception as error:  # safetensors and torch have errors of their own for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        if not lacks_room(error):
+            raise
+        raise ValueError(f"There is no room on the disk for the state of step {step}. {remains(folder)}") from error
     for old in saved_states(folder)[:-keep]:
         shutil.rmtree(old)
 
@@ -35,13 +44,11 @@ def save_state(accelerator: Accelerator, folder: Path, step: int, *, keep: int) 
 def load_state(accelerator: Accelerator, folder: Path, wish: str) -> bool:
     """Continue from `latest` or a named checkpoint, passing over damaged ones; False when there is none yet.
 
-    Raises ValueError when the named checkpoint does not exist, or when every one is damaged.
+    Raises ValueError when the named checkpoint does not exist or is damaged, or when every one is.
     """
     candidates = saved_states(folder)
     if wish != "latest":
-        candidates = [c for c in candidates if c.name == Path(wish).name]
-        if not candidates:
-            raise ValueError(f"There is no checkpoint {wish} in {folder}.")
+        candidates = [_named(candidates, wish, folder)]
     for checkpoint in reversed(candidates):
         if _is_whole(checkpoint):
             accelerator.load_state(str(checkpoint))
@@ -51,6 +58,35 @@ def load_state(accelerator: Accelerator, folder: Path, wish: str) -> bool:
     if candidates:
         raise ValueError(f"Every checkpoint in {folder} is damaged; start again in another folder.")
     log.warning("There is no checkpoint in %s yet: starting from the beginning.", folder)
+    return False
+
+
+def _named(states: list[Path], wish: str, folder: Path) -> Path:
+    """The state that is asked for. Raises ValueError, naming those that are whole, where it is not."""
+    found = [state for state in states if state.name == Path(wish).name]
+    if found and _is_whole(found[0]):
+        return found[0]
+    what = f"{found[0]} is damaged" if found else f"There is no checkpoint {wish!r:.80} in {folder}"
+    whole = ", ".join(state.name for state in states if state not in found and _is_whole(state))
+    raise ValueError(f"{what}; " + (f"whole are: {whole}." if whole else "no other is whole: begin another run."))
+
+
+def remains(folder: Path) -> str:
+    """What a run that cannot save goes on from, in words."""
+    whole = [state for state in saved_states(folder) if _is_whole(state)]
+    if not whole:
+        return "No state was saved before: make room, and begin again."
+    return f"The last whole state is {whole[-1]}: make room, and continue with --resume_from_checkpoint latest."
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that of a full disk, a quota, or a limit of file sizes."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(words in str(error) for words in ("No space left", "os error 28", "PytorchStreamWriter", "os error 27")):
+            return True
+        error = error.__cause__ or error.__context__
     return False
 
 

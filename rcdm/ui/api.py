@@ -17,7 +17,7 @@ from rcdm.ui.drawing import Column, Columns
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.exploring import COMPANIONS, Encoding, Study
 from rcdm.ui.export import numbers_of
-from rcdm.ui.guard import in_a_sentence, read_photo, whole
+from rcdm.ui.guard import read_photo, whole
 
 NUMBER, TEXT = {"type": "integer"}, {"type": "string"}
 TEXTS: Any = {"type": "array", "items": TEXT}
@@ -49,9 +49,8 @@ def build(engine: Engine) -> None:
 
     def encode(image: str | None, source: str, checkpoint: str, request: gr.Request) -> list[float]:
         """The representation of an image from one source: D numbers, raw."""
-        with in_a_sentence():
-            choices = asked(engine, image, checkpoint, [source], 1, 1, 0)
-            items = list(engine.run(checkpoint, Encoding(choices.picture, choices.sources[0]), request))
+        choices = asked(engine, image, checkpoint, [source], 1, 1, 0)
+        items = list(engine.run(checkpoint, Encoding(choices.picture, choices.sources[0]), request))
         return list(items[-1][0])  # type: ignore[index]
 
     def draw(
@@ -61,16 +60,15 @@ def build(engine: Engine) -> None:
 
         Returns the images, row-major over (source, seed) with captions, and the numbers of each source.
         """
-        with in_a_sentence():
-            choices = asked(engine, image, checkpoint, sources, number, steps, seed)
-            yield gr.skip(), gr.skip()  # from here on a call can be cancelled
-            job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps)
-            for item in engine.run(checkpoint, job, request):
-                if isinstance(item, tuple):
-                    found = {"seeds": list(choices.seeds), "steps": choices.steps, "sources": numbers_of(item[0])}
-                    yield _captioned(item[0], choices.seeds), found
-                else:
-                    yield gr.skip(), gr.skip()
+        choices = asked(engine, image, checkpoint, sources, number, steps, seed)
+        yield gr.skip(), gr.skip()  # from here on a call can be cancelled
+        job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps)
+        for item in engine.run(checkpoint, job, request):
+            if isinstance(item, tuple):
+                found = {"seeds": list(choices.seeds), "steps": choices.steps, "sources": numbers_of(item[0])}
+                yield _captioned(item[0], choices.seeds), found
+            else:
+                yield gr.skip(), gr.skip()
 
     def study(
         study: str,
@@ -89,10 +87,9 @@ def build(engine: Engine) -> None:
         A study of two images needs `second`; one that compares images takes it where it is given, and others that are
         at hand; one that has a setting for a picture takes it for that.
         """
-        with in_a_sentence():
-            job = study_of(study, asked(engine, image, checkpoint, sources, number, steps, seed), second, settings)
-            for item in engine.run(checkpoint, job, request):
-                yield _answer(item[0]) if isinstance(item, tuple) else (gr.skip(), gr.skip())
+        job = study_of(study, asked(engine, image, checkpoint, sources, number, steps, seed), second, settings)
+        for item in engine.run(checkpoint, job, request):
+            yield _answer(item[0]) if isinstance(item, tuple) else (gr.skip(), gr.skip())
 
     with gr.Column(visible=False):
         pictures, numbers = Pictures(format="png", label="images"), gr.JSON(label="numbers")

@@ -14,7 +14,7 @@ from rcdm.ui.drawing import Columns, Progress
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.exploring import Bits, Nearest
 from rcdm.ui.export import KINDS, Result, command_of, link_of
-from rcdm.ui.guard import LARGEST_SEED, in_a_sentence
+from rcdm.ui.guard import LARGEST_SEED
 from rcdm.ui.loaded import NO_DATA
 from rcdm.ui.sheet import EMPTY, bits_html, nearest_html, render, sheet_html, skeleton_html, status_html
 from rcdm.ui.store import key_of
@@ -48,8 +48,7 @@ def build(engine: Engine, controls: Controls) -> None:
         yield from _draw(engine, request, asked_of(values), values[6])
 
     def asked_of(values: tuple[Any, ...]) -> Asked:
-        with in_a_sentence():
-            return asked(engine, *values[:6])
+        return asked(engine, *values[:6])
 
     stopped = "Stopped. The drawing below is unfinished."
     events = [
@@ -75,26 +74,25 @@ def _next_seed(seed: float | None, number: int) -> int:
 
 def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str]) -> Iterator[Any]:
     """Draw one row below those `above`: status, sheets, what can be taken away, and the keys of all rows."""
-    with in_a_sentence():
-        job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps)
-        given, begun = choices.given, time.monotonic()
-        kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
-        task = f"{len(job.sources)} × {len(job.seeds)} images"
-        top, first = Markup().join(_sheet(result, i == 0) for i, result in enumerate(kept)), not kept
-        waiting = skeleton_html(given, job.sources, job.seeds, first=first)
-        yield status_html(f"Drawing {task} …", 0), top + waiting, gr.skip(), gr.skip()
-        for item in engine.run(choices.loaded.name, job, request):
-            if isinstance(item, Progress):
-                words = status_html(f"Drawing {task}: {item.words}", item.share)
-                yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
-            elif isinstance(item, tuple):
-                result = Result(choices.loaded.name, job, given, item[0], choices.example)
-                key = key_of("result", choices.loaded.name, job)
-                engine.store.put(key, result)
-                done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
-                yield done, top + _sheet(result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
-            else:
-                yield gr.skip()
+    job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps)
+    given, begun = choices.given, time.monotonic()
+    kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
+    task = f"{len(job.sources)} × {len(job.seeds)} images"
+    top, first = Markup().join(_sheet(result, i == 0) for i, result in enumerate(kept)), not kept
+    waiting = skeleton_html(given, job.sources, job.seeds, first=first)
+    yield status_html(f"Drawing {task} …", 0), top + waiting, gr.skip(), gr.skip()
+    for item in engine.run(choices.loaded.name, job, request):
+        if isinstance(item, Progress):
+            words = status_html(f"Drawing {task}: {item.words}", item.share)
+            yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
+        elif isinstance(item, tuple):
+            result = Result(choices.loaded.name, job, given, item[0], choices.example)
+            key = key_of("result", choices.loaded.name, job)
+            engine.store.put(key, result)
+            done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
+            yield done, top + _sheet(result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
+        else:
+            yield gr.skip()
 
 
 def _sheet(result: Result, first: bool) -> Markup:

@@ -17,7 +17,7 @@ from PIL import Image
 from rcdm.data import images as im
 from rcdm.ui.drawing import Job, Progress
 from rcdm.ui.engine import DEVICE, Engine
-from rcdm.ui.guard import LARGEST_SEED, chosen, in_a_sentence, read_photo, received, whole
+from rcdm.ui.guard import LARGEST_SEED, chosen, read_photo, received, whole
 from rcdm.ui.loaded import EXAMPLES_FOLDER, Loaded
 from rcdm.ui.sheet import render, status_html
 
@@ -136,8 +136,7 @@ def build_controls(engine: Engine) -> Controls:
         look_at(engine, controls, event)
 
     def choose(name: str) -> tuple[Any, ...]:
-        with in_a_sentence():
-            pipe = engine[name].pipe
+        pipe = engine[name].pipe
         names = list(pipe.sources.names)
         own = gr.update(choices=names, value=default_sources(names))
         return own, pipe.config.default_steps, caution_html(engine[name])
@@ -186,17 +185,16 @@ def run_tab(
     """
 
     def work(request: gr.Request, *values: Any) -> Iterator[Any]:
-        with in_a_sentence():
-            choices = asked(engine, *values[:6])
-            job, shown = make(choices, *values[6:])
-            yield status_html("Working …", 0), gr.skip()
-            for item in engine.run(choices.loaded.name, job, request):
-                if isinstance(item, Progress):
-                    yield status_html(f"Working: {item.words} …", item.share), gr.skip()
-                elif isinstance(item, tuple):
-                    yield status_html("Done."), shown(item[0])
-                else:
-                    yield gr.skip()
+        choices = asked(engine, *values[:6])
+        job, shown = make(choices, *values[6:])
+        yield status_html("Working …", 0), gr.skip()
+        for item in engine.run(choices.loaded.name, job, request):
+            if isinstance(item, Progress):
+                yield status_html(f"Working: {item.words} …", item.share), gr.skip()
+            elif isinstance(item, tuple):
+                yield status_html("Done."), shown(item[0])
+            else:
+                yield gr.skip()
 
     with gr.Row(elem_classes="actions"):
         start = gr.Button(button, size="md", variant="primary", min_width=120, elem_id=f"{name}-start")

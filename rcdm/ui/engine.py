@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
@@ -19,6 +20,9 @@ from rcdm.ui.loaded import Loaded, Shelf
 from rcdm.ui.settings import Settings
 from rcdm.ui.store import Store, key_of
 from rcdm.ui.together import SharedCalls
+from rcdm.ui.waiting import Sessions, check_waited_for
+
+Perform = Callable[..., Generator[Any, None, None]]
 
 
 def hosted() -> bool:
@@ -26,7 +30,8 @@ def hosted() -> bool:
     return bool(os.environ.get("SPACES_ZERO_GPU"))
 
 
-DEVICE = {"concurrency_limit": 1 if hosted() else 4, "concurrency_id": "device"}
+DEVICE_QUEUE = "device"
+DEVICE = {"concurrency_limit": 1 if hosted() else 4, "concurrency_id": DEVICE_QUEUE}
 """For every event that draws: how many Gradio starts, to be drawn together; the others wait in one queue."""
 
 CALLS_PER_SECOND = 200  # images through a denoiser on a small GPU; only for asking a hosted GPU for enough time
@@ -41,6 +46,7 @@ class Engine:
         self.shelf = Shelf(names, max_bytes=settings.model_mib * 2**20, data=settings.data, device=device)
         self.store = Store(settings.result_mib * 2**20, settings.keep_minutes * 60)
         self.rate = Rate(settings.rate)
+        self.sessions = Sessions()
         on_cpu = torch.device(device or best_device()).type == "cpu"
         self._shared = SharedCalls(lanes=torch.get_num_threads() if on_cpu else 1)
         self._stream = on_hosted_gpu(self._perform)
@@ -61,22 +67,25 @@ class Engine:
     ) -> Iterator[Progress | tuple[Any] | None]:
         """Progress, None while nothing is new, and at last the result alone in a tuple. Finished work is remembered.
 
-        Raises ValueError for a job that cannot be done, or a client who asks too often.
+        Raises ValueError for a job that cannot be done, a client who asks too often, or one who is gone.
         """
         key = key_of(checkpoint, job)
         kept = self.store.get(key)
         if kept is None:
+            check_waited_for(self.sessions, request)  # before its turn it may have waited for long
             self.rate.check(request)
-            for item in self._stream(checkpoint, job):
-                if isinstance(item, tuple):
-                    kept = item
-                else:
-                    yield item
+            with closing(self._stream(checkpoint, job)) as stream:
+                for item in stream:
+                    check_waited_for(self.sessions, request)
+                    if isinstance(item, tuple):
+                        kept = item
+                    else:
+                        yield item
             assert kept is not None
             self.store.put(key, kept)
         yield kept
 
-    def _perform(self, checkpoint: str, job: Job) -> Iterator[Progress | tuple[Any] | None]:
+    def _perform(self, checkpoint: str, job: Job) -> Generator[Any, None, None]:
         def work(show: Callable[[Progress], None], check: Callable[[], None]) -> tuple[Any]:
             with self._shared.job():
                 check()
@@ -85,7 +94,7 @@ class Engine:
         yield from in_background(work)
 
 
-def on_hosted_gpu(perform: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+def on_hosted_gpu(perform: Perform) -> Perform:
     """On a Space whose GPU is lent per call: ask for it, for as long as the job may need. Elsewhere: no change."""
     if not hosted():
         return perform

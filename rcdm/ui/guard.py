@@ -19,9 +19,11 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from rcdm.data import images as im
+from rcdm.diffusion.memory import give_back_freed_memory
 
 LARGEST_SEED = 2**31 - 1
 MOST_CLIENTS = 10_000
+LONGEST = 600  # characters of a sentence: it may repeat what a client has sent
 
 
 @contextmanager
@@ -30,11 +32,18 @@ def in_a_sentence() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
+        raise refusal(str(error)) from error
+
+
+def refusal(sentence: str) -> gr.Error:
+    """What shows a sentence to whoever asked, and writes nothing into the server's log."""
+    cut = sentence if len(sentence) <= LONGEST else f"{sentence[:LONGEST]} …"
+    return gr.Error(escape(cut, quote=False), print_exception=False)
 
 
 _NOT_HERE = "The image is no longer on the server: give it again."
 _DECODING = threading.BoundedSemaphore(1)  # one after the other: a picture of 50 megapixels takes 150 MB, and copies
+_LARGE = 4_000_000  # pixels: decoding more takes some 50 MB that nothing else needs
 _KEPT_SIDE = 512  # pixels of the short side above which a picture is halved, unless a network sees more
 
 
@@ -47,7 +56,12 @@ def read_photo(path: str | None, side: int = _KEPT_SIDE) -> Image.Image:
         raise ValueError("Give an image first: upload or paste one, take an example, or draw a sprite.")
     data = received(path)
     with _DECODING:
-        return im.halved(im.decode(data), max(side, _KEPT_SIDE))
+        picture = im.decode(data)
+        large = picture.width * picture.height > _LARGE
+        picture = im.halved(picture, max(side, _KEPT_SIDE))
+        if large:
+            give_back_freed_memory()
+        return picture
 
 
 def received(path: str) -> bytes:

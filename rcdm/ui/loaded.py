@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.data.datasets import load_dataset
+from rcdm.diffusion.checked_folder import read_metrics
 from rcdm.diffusion.checkpoints import folder_of, load
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.places import checkpoint_folder
@@ -52,8 +52,7 @@ class Loaded:
     def metrics(self) -> dict[str, Any]:
         """Its metrics.json; empty where it was never evaluated."""
         folder = folder_of(self.pipe) or checkpoint_folder(self.name)
-        file = None if folder is None else folder / "metrics.json"
-        return json.loads(file.read_text()) if file is not None and file.is_file() else {}
+        return {} if folder is None else read_metrics(folder)
 
     def similarity_floor(self, source: str) -> float | None:
         """What 95 % of held-out images reach in similarity to their own draw; None where it was not measured."""

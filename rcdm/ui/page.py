@@ -13,12 +13,14 @@ import gradio as gr
 
 from rcdm.data import images as im
 from rcdm.ui import about, api, attack, compare, edit, mix, sprite_lab, transform
+from rcdm.ui.blocks import Page
 from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources, look_at
-from rcdm.ui.engine import Engine
+from rcdm.ui.engine import DEVICE_QUEUE, Engine
 from rcdm.ui.guard import LARGEST_SEED
 from rcdm.ui.routes import app_arguments
 from rcdm.ui.settings import Settings
 from rcdm.ui.theme import CSS, HEAD, THEME
+from rcdm.ui.waiting import keep_fair
 
 TABS = {
     "Compare": compare.build, "Transform": transform.build, "Mix": mix.build, "Edit": edit.build,
@@ -30,7 +32,7 @@ SWEEP_SECONDS = 300  # how often old uploads are looked for
 def build(engine: Engine) -> gr.Blocks:
     """The page of an engine. Public endpoints: `/encode`, `/draw`, `/study` and `/sprite`."""
     age = max(engine.settings.keep_minutes * 60 - SWEEP_SECONDS, 60)
-    with gr.Blocks(title="RCDM", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, age)) as page:
+    with Page(title="RCDM", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, age)) as page:
         api.build(engine)  # first: later events of the same name would be given another one
         with gr.Row():
             with gr.Column(elem_classes="controls", min_width=300):
@@ -87,6 +89,7 @@ def launch(engine: Engine, *, prevent_thread_lock: bool = False) -> gr.Blocks:
     os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies  # read by uvicorn
     # api_open: what waits in the queue is reached through it alone
     page = build(engine).queue(max_size=settings.queue, default_concurrency_limit=4, api_open=False)
+    keep_fair(page._queue, engine.sessions, settings.jobs, DEVICE_QUEUE)
     page._queue.sleep_when_free = 0.02  # seconds between two looks at the queue: Gradio's 0.001 takes 4 % of a core
     page.launch(
         server_name=settings.host,
@@ -98,7 +101,7 @@ def launch(engine: Engine, *, prevent_thread_lock: bool = False) -> gr.Blocks:
         head=HEAD,
         max_file_size=im.MAX_BYTES,
         state_session_capacity=1000,
-        app_kwargs=app_arguments(engine.store),
+        app_kwargs=app_arguments(engine.store, engine.sessions),
         ssr_mode=False,
         run_history=False,
         footer_links=["api"],

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from rcdm.data import images as im
 from rcdm.ui.export import KINDS, Result
 from rcdm.ui.store import Store
+from rcdm.ui.waiting import Listening, Sessions
 
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'"
 """Browsers load nothing from elsewhere, whatever is put on the page."""
@@ -91,7 +92,7 @@ class Uploads:
         return sum(size for _, size in sent)
 
 
-def app_arguments(results: Store) -> dict[str, Any]:
+def app_arguments(results: Store, sessions: Sessions) -> dict[str, Any]:
     """Arguments of the FastAPI application that Gradio makes."""
 
     def file(request: Request) -> Response:
@@ -107,4 +108,7 @@ def app_arguments(results: Store) -> dict[str, Any]:
         return PlainTextResponse("ok\n")
 
     routes = [Route("/drawings/{key}.{ending}", file), Route("/health", health)]
-    return {"routes": routes, "middleware": [Middleware(Headers), Middleware(Uploads)]}
+    return {
+        "routes": routes,
+        "middleware": [Middleware(Headers), Middleware(Uploads), Middleware(Listening, sessions=sessions)],
+    }

@@ -27,6 +27,7 @@ class Settings:
     share: bool = _setting(False, "also open a public link through Gradio's servers")
     queue: int = _setting(32, "how many may wait; who comes then is asked to come back")
     rate: int = _setting(0, "how many drawings a client may start in a minute; 0 is any number")
+    jobs: int = _setting(2, "how many drawings of a client may wait or be under way at once; 0 is any number")
     trusted_proxies: str = _setting(
         "",
         "addresses of proxies, separated by commas, whose X-Forwarded-For says who asks; without any the address of "

@@ -15,7 +15,6 @@ from rcdm.ui.controls import Asked, Controls, look_at, run_tab
 from rcdm.ui.drawing import Column, Columns, Job
 from rcdm.ui.engine import Engine
 from rcdm.ui.exploring import read_factors
-from rcdm.ui.guard import in_a_sentence
 from rcdm.ui.loaded import Loaded
 from rcdm.ui.sheet import sheet_html, table_html
 
@@ -43,8 +42,7 @@ def sprite(
 ) -> Image.Image:  # fmt: skip
     """Draw a sprite from its factors."""
     values: dict[str, Any] = {"ground_hue": ground_hue, "ground_brightness": ground_brightness}
-    with in_a_sentence():
-        factors = sprites.make_factors(shape=shape, hue=hue, size=size, rotation=rotation, x=x, y=y, **values)
+    factors = sprites.make_factors(shape=shape, hue=hue, size=size, rotation=rotation, x=x, y=y, **values)
     return im.to_pil(sprites.render(factors, PIXELS))[0]
 
 

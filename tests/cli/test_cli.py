@@ -286,7 +286,9 @@ def test_the_readme_has_one_command_for_the_page_and_one_for_the_tests():
 
 def test_the_test_command_covers_style_tests_notebooks_and_documents():
     command = readme_command("test")
-    assert all(word in command for word in ("ruff check", "mypy", "pytest -n auto", "pytest --nbmake", "mkdocs build --strict"))
+    assert all(
+        word in command for word in ("ruff check", "mypy", "pytest -n auto", "pytest --nbmake", "mkdocs build --strict")
+    )
 
 
 def test_the_readme_is_short_and_its_pictures_and_links_are_there():

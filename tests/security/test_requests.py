@@ -26,8 +26,8 @@ SECRET = (201, 17, 96)  # the one colour of a picture that lies on the server
 
 
 @pytest.fixture(scope="module")
-def served(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[gr.Blocks, str]]:
-    """A page and its address."""
+def served(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[gr.Blocks, str, Engine]]:
+    """A page, its address and its engine."""
     with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         patch.delenv("FORWARDED_ALLOW_IPS", raising=False)
@@ -37,7 +37,7 @@ def served(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         engine = Engine(Settings(checkpoint=str(tiny_checkpoint), port=port), device="cpu")
         blocks = page.launch(engine, prevent_thread_lock=True)
         try:
-            yield blocks, f"http://127.0.0.1:{port}"
+            yield blocks, f"http://127.0.0.1:{port}", engine
         finally:
             blocks.close()
 
@@ -51,9 +51,9 @@ def post(address: str, body: Any, timeout: float = 10) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def test_no_function_of_the_page_reads_another_file(served: tuple[gr.Blocks, str], tmp_path: Path) -> None:
+def test_no_function_of_the_page_reads_another_file(served: tuple[gr.Blocks, str, Engine], tmp_path: Path) -> None:
     """Every function by its number, each photograph a path that was never uploaded, with and without Gradio's mark."""
-    _, address = served
+    _, address, _ = served
     Image.new("RGB", (64, 64), SECRET).save(tmp_path / "secret.tif")
     with urllib.request.urlopen(f"{address}/config", timeout=10) as answer:
         config = json.load(answer)
@@ -83,8 +83,8 @@ def _drawn(answer: dict[str, Any]) -> bool:
     return "data:image" in json.dumps(answer) or ".png" in json.dumps(answer)
 
 
-def test_what_draws_is_reached_through_the_queue_alone(served: tuple[gr.Blocks, str]) -> None:
-    _, address = served
+def test_what_draws_is_reached_through_the_queue_alone(served: tuple[gr.Blocks, str, Engine]) -> None:
+    _, address, _ = served
     with urllib.request.urlopen(f"{address}/config", timeout=10) as answer:
         functions = json.load(answer)["dependencies"]
     queued = [f for f in functions if f["queue"] and f["backend_fn"]]
@@ -143,8 +143,8 @@ def upload(address: str, files: list[bytes]) -> int:
         return 413
 
 
-def test_an_upload_has_an_end(served: tuple[gr.Blocks, str]) -> None:
-    _, address = served
+def test_an_upload_has_an_end(served: tuple[gr.Blocks, str, Engine]) -> None:
+    _, address, _ = served
     assert upload(address, [b"one"]) == 200
     assert upload(address, [b"x"] * routes.MOST_FILES) == 200
     assert upload(address, [b"x"] * (routes.MOST_FILES + 1)) == 400

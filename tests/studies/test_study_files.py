@@ -15,6 +15,7 @@ from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.parts import Parts, digest, json_part, keeping
+from rcdm.training.run_folder import alone_in
 
 
 def two() -> torch.Tensor:
@@ -270,3 +271,20 @@ def test_large_photographs_are_kept_small_and_cropped_alike(pipe, tmp_path):
     kept = StudyData(pipe, photos=[str(tmp_path / "large.png")]).images[0]
     assert max(kept.size) < 300
     assert im.centre_crop(kept, 16).tobytes() == im.centre_crop(im.decode(tmp_path / "large.png"), 16).tobytes()
+
+
+def test_a_study_under_way_is_not_joined_by_another(study, tmp_path, monkeypatch):
+    """While one process computes OUT/NAME, whatever its settings, a second is refused, and nothing is lost."""
+    monkeypatch.setattr("rcdm.training.run_folder.os.getpid", lambda: 4711)
+    with alone_in(tmp_path / "out" / "samples.parts"), pytest.raises(SystemExit):
+        study("samples", "--images", "1", "--samples", "2", "--data", "sprites")
+    assert not (tmp_path / "out" / "samples.json").exists()
+    study("samples", "--images", "1", "--samples", "2", "--data", "sprites")
+    assert not (tmp_path / "out" / "samples.parts").exists()
+
+
+def test_results_of_other_settings_are_not_replaced_without_a_word(study):
+    study("samples", "--images", "1", "--samples", "2", "--data", "sprites")
+    assert "replaces" not in study.error
+    study("samples", "--images", "1", "--samples", "3", "--data", "sprites")
+    assert "replaces what was there, of other settings (seeds)" in study.error
