@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from rcdm.cli.options import add_options, given, wait_for_torch
 from rcdm.cli.refusals import refuse_data, refuse_number
@@ -31,7 +32,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> None:
     chosen = PRESETS.get(options.preset, {}) | given(options, TrainingConfig)
     if options.plan:
-        _plan(options, TrainingConfig(**({"output_dir": "-", "max_train_steps": 1} | chosen)), chosen)
+        needed: dict[str, Any] = {"output_dir": "-", "max_train_steps": 1}  # what a plan does without
+        _plan(options, TrainingConfig(**needed | chosen), "max_train_steps" in chosen)
         return
     config = TrainingConfig(**chosen)
     refuse_data(config.train_data_dir)
@@ -45,7 +47,7 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(str(error)) from error
 
 
-def _plan(options: argparse.Namespace, config: TrainingConfig, chosen: dict[str, object]) -> None:
+def _plan(options: argparse.Namespace, config: TrainingConfig, has_steps: bool) -> None:
     for name in ("plan_images", "plan_devices"):
         refuse_number(f"--{name}", getattr(options, name))
     if not 0 < options.plan_share <= 1 or (options.plan_tflops is not None and options.plan_tflops <= 0):
@@ -54,7 +56,7 @@ def _plan(options: argparse.Namespace, config: TrainingConfig, chosen: dict[str,
     from rcdm.training.plan import in_words, plan, rate_here
     from rcdm.training.setup import sources_for
 
-    steps = config.max_train_steps if "max_train_steps" in chosen else None
+    steps = config.max_train_steps if has_steps else None
     per_step = config.train_batch_size * config.gradient_accumulation_steps * options.plan_devices
     images = options.plan_images or (None if steps is None else steps * per_step)
     rate = rate_here(config) if options.plan_tflops is None else options.plan_tflops * 1e12
