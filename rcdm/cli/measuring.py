@@ -21,7 +21,6 @@ from rcdm.measures.processes import first, meet, sharing
 from rcdm.networks.source_folder import load_network, read_config
 from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
 from rcdm.studies.study_files import identity_of, kept_draws
-from rcdm.training.run_folder import alone_in
 
 
 def measure_checkpoint(options: argparse.Namespace) -> None:
@@ -39,7 +38,7 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     parts = Parts(folder / "evaluation.parts", identity_of(pipe))
     if len(parts):
         announce(f"continues with {len(parts)} finished parts")
-    with alone_in(parts.folder), sharing(pipe), keeping(parts), kept_draws(pipe):
+    with sharing(pipe), keeping(parts), kept_draws(pipe):
         metrics = evaluate(
             pipe,
             dataset,

@@ -22,7 +22,7 @@ def test_two_halves_end_with_the_weights_of_a_whole(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
         + [str(tmp_path / "sources"), str(tmp_path)],
-        env=environment | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240,
+        env=environment | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.count("finished") == 2, done.stderr[-3000:]
     assert "averaged weights begin anew" in done.stderr
