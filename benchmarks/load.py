@@ -39,7 +39,7 @@ def main() -> None:
     if options.steps is None:
         options.steps = json.loads((folder / "model_index.json").read_text())["default_steps"]
     before = digest(folder)
-    server = Server("--checkpoint", options.checkpoint, "--queue", str(options.queue))
+    server = Server("--checkpoint", options.checkpoint, "--queue", str(options.queue), "--jobs", "0")
     server.wait(seconds=300)
     warm = visitor(server)
     for i, photo in enumerate(EXAMPLES):

@@ -60,6 +60,19 @@ def _direction(weight: Tensor, angle: Tensor) -> Tensor:
     return F.normalize(mean, dim=1)
 
 
+MEANINGS = {
+    "hue": "which colour, on the circle of colours: the mean over pixels, vivid and bright ones first",
+    "saturation": "how vivid the colours are: mean saturation",
+    "brightness": "mean value of the pixels",
+    "contrast": "deviation of the grey levels",
+    "sharpness": "how much fine detail there is: log variance of the Laplacian",
+    "warmth": "red minus blue, on average",
+    "edges": "the direction in which most edges run",
+    "place": "where the vivid part of the image lies, left to right and top to bottom",
+}
+"""The attributes of photographs, in words."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """Share of an attribute's variance that `n` draws of one image hold fixed: 1 all, 0 none, below 0 they vary more
@@ -71,6 +84,11 @@ class Kept:
     low: float | None = None
     high: float | None = None
     null: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether it is above its null, as far down as its interval goes; True where no null is known."""
+        return self.null is None or (self.value if self.low is None else self.low) > self.null
 
     def to_json(self) -> dict[str, float]:
         """A dict without what is not known."""

@@ -24,6 +24,12 @@ from rcdm.measures.metrics import mean
 from rcdm.measures.retention import backbones_and_projectors
 from rcdm.studies.record import Entry, Option, Study
 
+ERROR_SPARED, GUESS_MOVED = "by error spared", "by guess moved"
+"""What people read for form 1 and form 2 of `rcdm.measures.information`."""
+
+MOST_APART = 1.5
+WITHHELD = "its two estimates do not agree ({:.1f} by error spared, {:.1f} by guess moved): this is of the decoder."
+
 
 def study(
     pipe: RCDMPipeline,
@@ -42,9 +48,10 @@ def study(
 
     All sources see the same x, ε and λ; the noise of image i is that of its own stream, averaged over `seeds`. Numbers
     per source, in bits per image: `form_1` (null: h of the next image) and `form_2`; `differences`: backbone minus
-    projector of each network, paired, with `limited_by_decoder` where it is negative. Images: the given one and the map
-    of form 2 from every source, brightest where h speaks most, on one scale (`white`: bits per pixel). Raises
-    ValueError for a denoiser that cannot do without a representation, or fewer than two images.
+    projector of each network, paired, with `limited_by_decoder` where it is negative, or `withheld` where the forms
+    disagree. Images: the given one and the map of form 2 from every source, brightest where h speaks most, on one
+    scale (`white`: bits per pixel). Raises ValueError for a denoiser that cannot do without a representation, or
+    fewer than two images.
     """
     if len(images) < 2:
         raise ValueError(f"Information needs at least 2 images, better 64, and got {len(images)}.")
@@ -80,13 +87,28 @@ def _mean(parts: list[Information]) -> Information:
 
 
 def _differences(bits: dict[str, Information]) -> dict[str, Any]:
-    """Backbone minus projector of one network, on the same images and noise."""
+    """Backbone minus projector of one network, on the same images and noise.
+
+    For an exact denoiser both forms say the same. Where they do not agree in sign, and within a factor of MOST_APART,
+    what they say is of the decoder, and no `value` is given: `withheld`, with the mean of each form.
+    """
     result: dict[str, Any] = {}
     for backbone, projector in backbones_and_projectors(list(bits)).values():
         gap = bits[backbone].form_1 - bits[projector].form_1
+        other = float((bits[backbone].form_2 - bits[projector].form_2).mean())
         number = mean(gap, null=0.0).to_json()
-        result[f"{backbone} − {projector}"] = {**number, "limited_by_decoder": number["value"] < 0}
+        name = f"{backbone} − {projector}"
+        if agree(number["value"], other):
+            result[name] = {**number, "form_2": other, "limited_by_decoder": number["value"] < 0}
+        else:
+            result[name] = {"withheld": True, "form_1": number["value"], "form_2": other, "n": number["n"]}
     return result
+
+
+def agree(one: float, other: float) -> bool:
+    """Whether two estimates of a difference have one sign and are within a factor of MOST_APART."""
+    small, large = sorted((abs(one), abs(other)))
+    return one * other > 0 and large <= MOST_APART * small
 
 
 def _pictures(x: Tensor, found: dict[str, Information]) -> tuple[list[Image.Image], tuple[str, ...], float]:
@@ -103,8 +125,8 @@ def _pictures(x: Tensor, found: dict[str, Information]) -> tuple[list[Image.Imag
 def _summary(result: dict[str, Any]) -> str:
     low, high = result["logsnr"]
     lines = [
-        f"Bits per image down to ln SNR {high:g} (from {low:g}), {result['images']} images: form 1 (95 %), of another "
-        "image's h, form 2"
+        f"Bits per image down to ln SNR {high:g} (from {low:g}), {result['images']} images: {ERROR_SPARED} (95 %), "
+        f"that of another image's h, {GUESS_MOVED}"
     ]
     for source, bits in result["sources"].items():
         one = bits["form_1"]
@@ -113,6 +135,9 @@ def _summary(result: dict[str, Any]) -> str:
             f"{bits['form_2']['value']:8.1f}"
         )
     for name, gap in result["differences"].items():
+        if "withheld" in gap:
+            lines.append(f"{name}: withheld, {WITHHELD.format(gap['form_1'], gap['form_2'])}")
+            continue
         note = ""
         if gap["limited_by_decoder"]:
             note = ", negative: limited by the decoder" if gap["high"] < 0 else ", not told apart from 0"
@@ -124,7 +149,7 @@ def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure
     """Bits with intervals; the paired differences beside them where there are any; maps on one scale in colour."""
     numbers = result.numbers
     rows = {source: {**bits["form_1"], "other": bits["form_2"]["value"]} for source, bits in numbers["sources"].items()}
-    gaps = numbers.get("differences", {})
+    gaps = {name: gap for name, gap in numbers.get("differences", {}).items() if "withheld" not in gap}
     drawn = figure(DOUBLE if gaps else SINGLE, 0.75 + 0.15 * len(rows))
     axes = drawn.subplots(1, 2 if gaps else 1, squeeze=False)[0]
     interval_rows(axes[0], rows, list(rows), looks)
@@ -132,9 +157,9 @@ def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure
     axes[0].set_xlabel(f"bits per image, ln SNR {low:g} … {high:g}".replace("-", "−"))
     if gaps:
         _draw_differences(axes[1], gaps, looks)
-    handles = [*marks("form 1, 95 % interval", "form 1 of another image's h", "form 2"), *fill_handles(rows, looks)]
+    handles = [*marks(f"{ERROR_SPARED}, 95 %", "of another image's h", GUESS_MOVED), *fill_handles(rows, looks)]
     drawn.legend(handles=handles, loc="outside upper center", ncols=6 if gaps else 2)
-    maps = Maps(result.columns[1:], numbers.get("white", 1.0), "bits per pixel (form 2)")
+    maps = Maps(result.columns[1:], numbers.get("white", 1.0), f"bits per pixel ({GUESS_MOVED})")
     return {"": drawn} | general.images(result, maps=maps)
 
 
@@ -167,9 +192,10 @@ STUDY = Study(
     ),
     figures=_figures,
     captions={
-        "": "Bits per image by form 1 (dots; grey ticks: of another image's representation) and form 2 (crosses); they "
-        "agree for an exact denoiser. Beside: backbone minus projector on the same images and noise.",
-        "images": "Where the representation speaks: bits per pixel (form 2), one scale for all sources.",
+        "": "Bits per image by the error that the representation spares the denoiser (dots; grey ticks: of another "
+        "image's) and by how far it moves the denoiser's guess (crosses); they agree for an exact denoiser. Beside: "
+        "backbone minus projector on the same images and noise, where the two agree.",
+        "images": "Where the representation speaks: bits per pixel by how far the guess moves, one scale for all.",
     },
     images=64,
     samples=1,

@@ -20,13 +20,14 @@ from rcdm.data.in_memory import Photographs
 from rcdm.diffusion.checked_folder import unfinished
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.diffusion.process import random_numbers
+from rcdm.diffusion.process import random_numbers, spread_evenly
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.diffusion.whitening import folded, shrunk_covariance
 from rcdm.measures.faithfulness import comparison_grid, faithfulness
 from rcdm.networks.sources import Sources, share_networks
 from rcdm.training.budget import Budget
 from rcdm.training.config import TrainingConfig
+from rcdm.training.held_out_error import held_out_error
 from rcdm.training.loop import Loop
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
@@ -56,6 +57,10 @@ HARMLESS = (
     "pretrained_model_name_or_path",
 )  # fmt: skip
 """Options that may change when a run is continued: how long it is, where things lie, what is looked at."""
+
+
+_HELD_OUT = 512
+"""Images of the held-out error: it is compared between runs, so it does not follow num_validation_images."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -200,9 +205,9 @@ class _Run(Loop):
         images = batch.images[order]
         space = self.space
         noise, uniform = random_numbers(config.seed, numbers, space.shape(config.resolution), device)
-        t = self.objective.timesteps(uniform[:, 0])
-        drop = uniform[:, 1] < config.representation_dropout
-        flipped = uniform[:, 2] < (0.5 if config.random_flip else 0)
+        t = self.objective.timesteps(spread_evenly(config.seed, numbers).to(device))
+        drop = uniform[:, 0] < config.representation_dropout
+        flipped = uniform[:, 1] < (0.5 if config.random_flip else 0)
         if config.random_flip:
             images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
         if self.cache is not None and batch.rows is not None:
@@ -281,9 +286,10 @@ class _Run(Loop):
         self.accelerator.wait_for_everyone()
 
     def _monitor(self, pipe: RCDMPipeline) -> None:
-        """Cycle error and MRR on held-out images, and a grid of draws: what the loss does not show."""
+        """Error, cycle error and MRR on held-out images, and a grid of draws: what the loss does not show."""
         held_out = self.dataset.held_out(self.config.num_validation_images).images
-        record = {"step": float(self.progress.step)}
+        record = {"step": float(self.progress.step), "images": float(self.progress.images)}
+        record["held_out_error"] = held_out_error(pipe, self.objective, self.dataset.held_out(_HELD_OUT).images)
         for name in self.sources.names:
             numbers = faithfulness(pipe, held_out, name)
             record |= {f"{name} {key}": number.value for key, number in numbers.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from rcdm.ui.controls import Asked, Controls, asked, run_tab, wire
+from rcdm.ui.controls import Asked, Controls, asked_here, run_tab, wire
 from rcdm.ui.drawing import Columns, Progress
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.exploring import Bits, Nearest
@@ -21,8 +21,7 @@ from rcdm.ui.store import key_of
 
 MOST_ROWS = 6
 
-WORDS = """**What does this representation keep?** Every column draws images from one representation of your image:
-what stays the same over a column is in it, what varies is not."""
+WORDS = """**What does this representation keep?** Every column draws images from one representation of your image."""
 
 
 def build(engine: Engine, controls: Controls) -> None:
@@ -42,13 +41,10 @@ def build(engine: Engine, controls: Controls) -> None:
     inputs, outputs = [*controls.inputs(), rows], [status, sheet, take, rows]
 
     def draw(request: gr.Request, *values: Any) -> Iterator[Any]:
-        yield from _draw(engine, request, asked_of(values), [])
+        yield from _draw(engine, request, asked_here(engine, values[:6]), [])
 
     def add_row(request: gr.Request, *values: Any) -> Iterator[Any]:
-        yield from _draw(engine, request, asked_of(values), values[6])
-
-    def asked_of(values: tuple[Any, ...]) -> Asked:
-        return asked(engine, *values[:6])
+        yield from _draw(engine, request, asked_here(engine, values[:6]), values[6])
 
     stopped = "Stopped. The drawing below is unfinished."
     events = [

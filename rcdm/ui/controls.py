@@ -22,6 +22,9 @@ from rcdm.ui.loaded import EXAMPLES_FOLDER, Loaded
 from rcdm.ui.sheet import render, status_html
 
 EXAMPLES = {name: EXAMPLES_FOLDER / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")}
+MARK_STALE = "() => { document.querySelectorAll('.results .rcdm.sheet').forEach(s => s.classList.add('stale')) }"
+"""What was drawn from the image before stays in sight, and says so."""
+
 NOT_SHOWN_BY_BROWSERS = (".tif", ".tiff", ".heic", ".heif")
 
 
@@ -87,6 +90,15 @@ def asked(
     )
 
 
+def asked_here(engine: Engine, values: Sequence[Any]) -> Asked:
+    """`asked` for the values of the controls, in their order; the sources in that of the checkpoint, not of clicks."""
+    photo, checkpoint, sources, *more = values
+    known = engine[checkpoint].pipe.sources.names
+    if isinstance(sources, list) and all(name in known for name in sources):
+        sources = [name for name in known if name in sources]
+    return asked(engine, photo, checkpoint, sources, *more)
+
+
 def example_of(photo: str | None) -> str:
     """The name of the example that a file is a copy of, or ''."""
     if photo is None or (path := EXAMPLES.get(Path(photo).name)) is None:
@@ -100,10 +112,10 @@ def seen(loaded: Loaded, picture: Image.Image, source: str) -> Image.Image:
 
 
 def default_sources(names: Sequence[str]) -> list[str]:
-    """The first backbone and its projector, or else the first two names."""
+    """The first backbone, its projector and the supervised backbone beside them, or else the first two names."""
     network = next((name.removesuffix("/backbone") for name in names if name.endswith("/backbone")), "")
-    pair = [name for name in (f"{network}/backbone", f"{network}/projector") if name in names]
-    return pair or list(names[:2])
+    wanted = dict.fromkeys((f"{network}/backbone", f"{network}/projector", "supervised/backbone"))
+    return [name for name in wanted if name in names] or list(names[:2])
 
 
 def caution_html(loaded: Loaded) -> Markup:
@@ -130,10 +142,12 @@ def build_controls(engine: Engine) -> Controls:
     number = gr.Slider(1, limits.most_images, min(8, limits.most_images), step=1, label="Images per source")
     steps = gr.Slider(1, limits.most_steps, loaded.pipe.config.default_steps, step=1, label="Steps")
     largest = LARGEST_SEED - limits.most_images
-    seed = gr.Number(0, minimum=0, maximum=largest, precision=0, label="First seed", elem_id="seed")
+    seed = gr.Number(0, minimum=0, maximum=largest, label="First seed", elem_id="seed")
     controls = Controls(photo, view, checkpoint, sources, number, steps, seed, caution)
     for event in (photo.input, examples.load_input_event.then):
         look_at(engine, controls, event)
+
+    photo.change(None, None, None, js=MARK_STALE, api_visibility="private")
 
     def choose(name: str) -> tuple[Any, ...]:
         pipe = engine[name].pipe
@@ -185,7 +199,7 @@ def run_tab(
     """
 
     def work(request: gr.Request, *values: Any) -> Iterator[Any]:
-        choices = asked(engine, *values[:6])
+        choices = asked_here(engine, values[:6])
         job, shown = make(choices, *values[6:])
         yield status_html("Working …", 0), gr.skip()
         for item in engine.run(choices.loaded.name, job, request):

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -127,7 +127,8 @@ def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor) -> Column:
     maps = torch.stack([drawn.mean(0), 2 * deviation.expand(3, -1, -1) - 1])
     mean, spread = im.to_pil(maps)
     phi = loaded.attributes.read(drawn)
-    kept = kept_by_draws(loaded.attributes, phi)
+    free = loaded.free_kept
+    kept = {name: replace(k, null=free.get(name)) for name, k in kept_by_draws(loaded.attributes, phi).items()}
     lists = {name: values.tolist() for name, values in phi.items()}
     return Column(source, column.images, alike, kept, mean, spread, lists, foreign)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -90,10 +89,7 @@ def numbers_of(columns: list[Column]) -> dict[str, Any]:
     """Source -> similarity of each draw, what the draws keep of each attribute, and whether the image is foreign."""
     numbers: dict[str, Any] = {}
     for column in columns:
-        kept = {
-            name: {k: v for k, v in dataclasses.asdict(number).items() if v is not None}
-            for name, number in column.kept.items()
-        }
+        kept = {name: number.to_json() for name, number in column.kept.items()}
         numbers[column.source] = {"similarity": column.similarity, "kept": kept}
         if column.foreign is not None:
             numbers[column.source]["foreign"] = column.foreign

@@ -60,6 +60,12 @@ class Loaded:
         return None if number is None else float(number["value"])
 
     @cached_property
+    def free_kept(self) -> dict[str, float]:
+        """Attribute -> what draws without a representation keep of it; empty where that was not measured."""
+        about: dict[str, Any] = next(iter(self.metrics.get("sources", {}).values()), {})
+        return {name: float(k["null"]) for name, k in about.get("retention", {}).items() if "null" in k}
+
+    @cached_property
     def references(self) -> Tensor:
         """Training images [N,3,S,S]. Raises ValueError where they are not at hand."""
         if not self.data:

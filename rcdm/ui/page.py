@@ -17,8 +17,9 @@ from rcdm.ui.blocks import Page
 from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources, look_at
 from rcdm.ui.engine import DEVICE_QUEUE, Engine
 from rcdm.ui.guard import LARGEST_SEED
-from rcdm.ui.routes import app_arguments
+from rcdm.ui.routes import TITLE, app_arguments
 from rcdm.ui.settings import Settings
+from rcdm.ui.sheet import render
 from rcdm.ui.theme import CSS, HEAD, THEME
 from rcdm.ui.waiting import keep_fair
 
@@ -32,8 +33,9 @@ SWEEP_SECONDS = 300  # how often old uploads are looked for
 def build(engine: Engine) -> gr.Blocks:
     """The page of an engine. Public endpoints: `/encode`, `/draw`, `/study` and `/sprite`."""
     age = max(engine.settings.keep_minutes * 60 - SWEEP_SECONDS, 60)
-    with Page(title="RCDM", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, age)) as page:
-        api.build(engine)  # first: later events of the same name would be given another one
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, age)) as page:
+        gr.HTML(render("intro.html"), elem_classes="intro")
+        api.build(engine)  # before all else that acts: later events of the same name would be given another one
         with gr.Row():
             with gr.Column(elem_classes="controls", min_width=300):
                 controls = build_controls(engine)

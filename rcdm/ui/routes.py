@@ -19,6 +19,9 @@ from rcdm.ui.export import KINDS, Result
 from rcdm.ui.store import Store
 from rcdm.ui.waiting import Listening, Sessions
 
+TITLE = "RCDM: what a self-supervised representation keeps"
+ABOUT = "Drop in a photograph and see what backbone and projector keep of it."
+
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'"
 """Browsers load nothing from elsewhere, whatever is put on the page."""
 
@@ -39,6 +42,39 @@ class Headers:
             await send(message)
 
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+class Preview:
+    """ASGI middleware for what a link to the page shows elsewhere: Gradio's front page calls every page Gradio."""
+
+    def __init__(self, app: Any, title: str, about: str) -> None:
+        self.app = app
+        self._words = (
+            (b'content="Gradio"', f'content="{title}"'.encode()),
+            (b'content="Click to try out the app!"', f'content="{about}"'.encode()),
+        )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
+            return await self.app(scope, receive, send)
+        start: dict[str, Any] = {}
+        body = b""
+
+        async def whole(message: Any) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            for theirs, ours in self._words:
+                body = body.replace(theirs, ours)
+            headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+            await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+            await send({"type": "http.response.body", "body": body})
+
+        await self.app(scope, receive, whole)
 
 
 MOST_FILES = 4  # in one upload: the page sends one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from PIL import Image
 
 from rcdm.figures.html_templates import templates
 from rcdm.figures.result import StudyResult
+from rcdm.measures.attributes import MEANINGS, Kept
+from rcdm.studies.information_study import ERROR_SPARED, GUESS_MOVED, WITHHELD
 from rcdm.ui.drawing import Column
 
-EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.<br>
-What stays the same over a column is in the representation; what varies is not.</div></div></div>"""
+EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.
+</div></div></div>"""
 
 
 def png_of(image: Image.Image) -> bytes:
@@ -36,19 +38,27 @@ def _percent(share: float) -> float:
     return 100 * min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
 
 
-render = templates(Path(__file__).parent / "templates", data_uri=_data_uri, percent=_percent)
+def _nulls(kept: Mapping[str, Kept]) -> bool:
+    """Whether any of the numbers has a null."""
+    return any(number.null is not None for number in kept.values())
+
+
+render = templates(Path(__file__).parent / "templates", data_uri=_data_uri, percent=_percent, nulls=_nulls)
 """A file of this package's `templates`, filled in."""
 
 
 def sheet_html(given: Image.Image, columns: Sequence[Column], seeds: Sequence[int], *, first: bool = True) -> Markup:
     """What is shown of one drawing: the given image, one column per source, and, for the first, how to read them."""
-    return render("sheet.html", given=given, columns=columns, seeds=seeds, first=first, waiting=False)
+    return render(
+        "sheet.html", given=given, columns=columns, seeds=seeds, first=first, waiting=False, meanings=MEANINGS
+    )
 
 
 def skeleton_html(given: Image.Image, sources: Sequence[str], seeds: Sequence[int], *, first: bool = True) -> Markup:
     """The same places, still empty, so that nothing jumps when the first previews arrive."""
     columns = [Column(source, []) for source in sources]
-    return render("sheet.html", given=given, columns=columns, seeds=seeds, first=first, waiting=True)
+    about = {"first": first, "waiting": True, "meanings": MEANINGS}
+    return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 
 
 def status_html(words: str, share: float | None = None) -> Markup:
@@ -58,7 +68,8 @@ def status_html(words: str, share: float | None = None) -> Markup:
 
 def bits_html(result: StudyResult) -> Markup:
     """Bits of one image per source, with where h speaks."""
-    return render("bits.html", result=result, maps=dict(zip(result.columns, result.images, strict=True)))
+    maps = dict(zip(result.columns, result.images, strict=True))
+    return render("bits.html", result=result, maps=maps, names=(ERROR_SPARED, GUESS_MOVED), withheld=WITHHELD)
 
 
 def nearest_html(result: StudyResult) -> Markup:

@@ -60,10 +60,14 @@ CSS = """
 .rcdm .given img { flex: none; width: 112px; }
 .rcdm.view .given { gap: 10px; margin: 0; min-height: 56px; }
 .rcdm.view .given img { width: 56px; }
+.rcdm h1 { margin: 4px 0 2px; font-size: 22px; font-weight: 650; color: var(--body-text-color); }
+header.rcdm p { max-width: 100ch; }
+header.rcdm a { padding: 0; margin: 0; color: var(--link-text-color); }
 .rcdm .note { padding: 8px 12px; border-left: 3px solid #d97706; border-radius: 4px;
   background: color-mix(in srgb, #d97706 12%, transparent); }
-.rcdm .columns { display: grid; grid-auto-flow: column; grid-template-rows: repeat(4, auto);
-  grid-auto-columns: minmax(190px, 1fr); gap: 0 12px; overflow-x: auto; padding-bottom: 4px; }
+.rcdm .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 1fr));
+  gap: 0 12px; }
+.rcdm .columns section { margin-bottom: 12px; }
 .rcdm .stack { display: grid; gap: 12px; }
 .rcdm section { padding: 12px; border: 1px solid var(--block-border-color);
   border-radius: 8px; background: var(--block-background-fill); }
@@ -83,6 +87,15 @@ CSS = """
 .rcdm .track i { display: block; height: 100%; border-radius: 3px; background: #14a394; }
 .rcdm .track u { position: absolute; top: -2px; height: 10px; border-inline: 1.5px solid var(--body-text-color);
   background: linear-gradient(var(--body-text-color), var(--body-text-color)) center / 100% 1.5px no-repeat; }
+.rcdm .track u.open-left, .rcdm .track u.open-left.open-right { border-left: 0; }
+.rcdm .track u.open-right { border-right: 0; }
+.rcdm .kept .name[title] { cursor: help; text-decoration: underline dotted; text-underline-offset: 2px; }
+.rcdm.sheet.stale::before { content: "This was drawn from another image: draw again."; display: block;
+  margin-bottom: 10px; padding: 6px 12px; border-left: 3px solid #d97706; border-radius: 4px;
+  background: color-mix(in srgb, #d97706 12%, transparent); }
+.rcdm.sheet.stale > * { opacity: .55; }
+.rcdm .track s { position: absolute; top: -3px; width: 2px; height: 12px; background: #d97706; }
+.rcdm .track.untold i { background: color-mix(in srgb, var(--body-text-color) 35%, transparent); }
 .rcdm .legend { margin: 12px 0 0; max-width: 100ch; }
 .rcdm.status { min-height: 30px; }
 .told .wrap :is(.error, .clear-status) { display: none; }
@@ -137,7 +150,8 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
   .actions button { min-width: 0 !important; padding-inline: 4px; font-size: 12px; line-height: 1.25; }
   .more .actions { position: static; padding: 0; border: 0; }
   .rcdm section { padding: 8px; }
-  .rcdm .columns { column-gap: 8px; grid-auto-columns: minmax(150px, 1fr); }
+  .rcdm .columns { column-gap: 8px; grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .rcdm h1 { font-size: 18px; }
   .rcdm .draws { grid-template-columns: repeat(2, 1fr); }
   .rcdm .kept { grid-template-columns: 1fr auto; grid-auto-flow: row dense; gap: 2px 8px; }
   .rcdm .kept .track { grid-column: 1 / -1; margin-bottom: 4px; }

@@ -106,7 +106,7 @@ def test_noises_differ_between_seeds_and_images_and_repeat():
     shape = (3, 4, 4)
     noise, uniform = random_numbers(3, [5, 7, 5], shape, CPU)
     assert torch.equal(noise[0], noise[2]) and torch.equal(uniform[0], uniform[2])
-    assert not torch.equal(noise[0], noise[1]) and uniform.shape == (3, 3) and noise.shape == (3, *shape)
+    assert not torch.equal(noise[0], noise[1]) and uniform.shape == (3, 2) and noise.shape == (3, *shape)
     many = torch.cat([random_numbers(seed, range(50), (2,), CPU)[0] for seed in range(4)])
     assert len(many.unique(dim=0)) == 200
     assert uniform.min() >= 0 and uniform.max() < 1

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rcdm.data import sprites
-from rcdm.measures.information import information, trapezoid
+from rcdm.measures.information import Information, information, trapezoid
 from rcdm.studies import STUDIES
+from rcdm.studies.information_study import _differences, _summary, agree
 
 
 def gaussian(seed: int = 0, d: int = 6, p: int = 3, sigma: float = 0.5):
@@ -74,8 +75,37 @@ def test_the_study_has_the_shape_it_promises(pipe):
         assert numbers["form_1"]["n"] == 5 and "null" in numbers["form_1"] and numbers["form_2"]["value"] >= 0
     (gap,) = result.numbers["differences"].values()
     values = [result.numbers["sources"][source]["form_1"]["value"] for source in sources]
-    assert gap["value"] == pytest.approx(values[0] - values[1], abs=1e-2)
-    assert gap["limited_by_decoder"] == (gap["value"] < 0)
+    others = [result.numbers["sources"][source]["form_2"]["value"] for source in sources]
+    first = gap["form_1"] if "withheld" in gap else gap["value"]
+    assert first == pytest.approx(values[0] - values[1], abs=1e-2)
+    assert gap["form_2"] == pytest.approx(others[0] - others[1], abs=1e-2)
+    assert ("withheld" in gap) != agree(first, gap["form_2"]) and ("value" in gap) == ("withheld" not in gap)
+    assert gap.get("limited_by_decoder", first < 0) == (first < 0)
+
+
+@pytest.mark.parametrize(("one", "other", "expected"), [
+    (10, 10, True), (10, 14, True), (10, 16, False), (16, 10, False), (10, -10, False), (-10, -14, True), (0, 0, False),
+    (0, 5, False),
+])  # fmt: skip
+def test_a_difference_is_withheld_where_its_two_estimates_contradict_each_other(
+    one: float, other: float, expected: bool
+) -> None:
+    assert agree(one, other) is expected
+
+
+def gap_of(form_1: float, form_2: float) -> dict:
+    """What the study says of a backbone with so many bits more than its projector, by each form."""
+    flat = torch.zeros(4)
+    bits = {"n/backbone": Information(flat + form_1, flat + form_2, None), "n/projector": Information(flat, flat, None)}
+    return _differences(bits)["n/backbone − n/projector"]
+
+
+def test_a_withheld_difference_has_no_value_and_says_both() -> None:
+    assert gap_of(14, -3) == {"withheld": True, "form_1": 14, "form_2": -3, "n": 4}
+    assert gap_of(14, 12)["value"] == 14 and "withheld" not in gap_of(14, 12)
+    sources = {"n/backbone": {"form_1": {"value": 1, "low": 0, "high": 2, "null": 0}, "form_2": {"value": 1}}}
+    about = {"logsnr": [-8, 6], "images": 4, "sources": sources, "differences": {"n": gap_of(14, -3)}}
+    assert "withheld" in _summary(about) and "14.0 by error spared, -3.0 by guess moved" in _summary(about)
 
 
 def test_a_denoiser_that_ignores_h_finds_no_bits(pipe):

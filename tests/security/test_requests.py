@@ -83,6 +83,16 @@ def _drawn(answer: dict[str, Any]) -> bool:
     return "data:image" in json.dumps(answer) or ".png" in json.dumps(answer)
 
 
+def test_a_link_to_the_page_shows_its_own_title(served: tuple[gr.Blocks, str, Engine]) -> None:
+    with urllib.request.urlopen(served[1], timeout=10) as answer:
+        html, length = answer.read(), int(answer.headers["content-length"])
+    assert (
+        len(html) == length
+        and f'og:title" content="{routes.TITLE}'.encode() in html
+        and b'content="Gradio"' not in html
+    )
+
+
 def test_what_draws_is_reached_through_the_queue_alone(served: tuple[gr.Blocks, str, Engine]) -> None:
     _, address, _ = served
     with urllib.request.urlopen(f"{address}/config", timeout=10) as answer:

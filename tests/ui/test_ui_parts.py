@@ -104,6 +104,30 @@ def test_an_image_is_foreign_when_its_draws_are_less_alike_than_the_floor(loaded
         assert ("foreign to this checkpoint" in sheet.sheet_html(PICTURE, [column], (0, 1))) is foreign
 
 
+def test_what_is_kept_stands_beside_its_null(loaded: Loaded) -> None:
+    """The null is that of metrics.json; a bar that is not above it is grey, and an interval beyond the bar is open."""
+    name = next(iter(loaded.attributes.read(torch.zeros(1, 3, 16, 16))))
+    loaded.attributes = Attributes(loaded.attributes.read, {name: 1.0})
+    job = Columns(PICTURE, ("tiny/backbone",), (0, 1, 2), 2)
+    assert _run(job, loaded)[0].kept[name].null is None
+    loaded = Loaded("tiny", loaded.pipe)
+    loaded.attributes = Attributes(loaded.attributes.read, {name: 1.0})
+    loaded.metrics = {"sources": {"tiny/backbone": {"retention": {name: {"value": 0.5, "null": 0.25}}}}}
+    assert _run(job, loaded)[0].kept[name].null == 0.25
+
+
+@pytest.mark.parametrize(("number", "told", "classes"), [
+    (Kept(0.5, 4, 0.3, 0.7, 0.2), True, ()), (Kept(0.5, 4, 0.1, 0.7, 0.2), False, ("untold",)),
+    (Kept(0.36, 4, 0.1, 0.5, 0.81), False, ("untold",)), (Kept(0.5, 2, null=0.4), True, ()), (Kept(-1.0, 4), True, ()),
+    (Kept(0.1, 4, -0.3, 0.4), True, ("open-left",)), (Kept(0.9, 4, 0.5, 1.2, 0.4), True, ("open-right",)),
+])  # fmt: skip
+def test_a_bar_within_its_null_is_grey(number: Kept, told: bool, classes: tuple[str, ...]) -> None:
+    html = sheet.sheet_html(PICTURE, [Column("a/b", [PICTURE] * 2, [0.5] * 2, {"hue": number})], (0, 1))
+    assert number.told is told and ("<s style" in html) == (number.null is not None)
+    assert [name for name in ("untold", "open-left", "open-right") if f"{name}" in html] == list(classes)
+    assert ("draws without any representation" in html) == (number.null is not None)
+
+
 def test_a_transformation_that_does_nothing_moves_nothing(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Transformed(PICTURE, "brightness", BOTH, 3, 2)
     result = _run(job, loaded)
@@ -524,6 +548,9 @@ def test_the_first_backbone_and_its_projector_are_chosen() -> None:
     assert choose(["a/layer2", "a/backbone", "b/projector", "a/projector"]) == ["a/backbone", "a/projector"]
     assert choose(["a/layer1", "a/layer2", "a/layer3"]) == ["a/layer1", "a/layer2"]
     assert choose(["a/backbone"]) == ["a/backbone"]
+    two = ["a/backbone", "a/projector", "supervised/projector", "supervised/backbone"]
+    assert choose(two) == ["a/backbone", "a/projector", "supervised/backbone"]
+    assert choose(["supervised/backbone", "a/backbone"]) == ["supervised/backbone"]
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
