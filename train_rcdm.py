@@ -1,6 +1,6 @@
 """Train a denoiser on the representations of frozen networks: `python train_rcdm.py --help`."""
 
-from rcdm.cli import train_main
+from rcdm.cli import alone
 
 if __name__ == "__main__":
-    train_main()
+    alone("train", "Train a denoiser on the representations of frozen networks.")

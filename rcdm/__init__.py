@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rcdm import studies
+    from rcdm.data import sprites
     from rcdm.data.images import squash, to_tensor
     from rcdm.diffusion.checkpoints import load, load_source
     from rcdm.diffusion.official.convert import from_official
     from rcdm.diffusion.official.sampler import SpacedDDIMScheduler, SpacedDDPMScheduler
     from rcdm.diffusion.pipeline import RCDMPipeline, RCDMPipelineOutput
     from rcdm.diffusion.unet import RepresentationUNet
+    from rcdm.measures.readers import attributes_of
     from rcdm.networks.own_backbone import register
-    from rcdm.networks.representation import Preprocessing, RepresentationSource, level_widths
+    from rcdm.networks.preprocessing import Preprocessing
+    from rcdm.networks.representation import RepresentationSource, level_widths
     from rcdm.networks.resolve import sources_of
     from rcdm.networks.sources import Sources
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ROOMS = {
-    "Preprocessing": "networks.representation",
+    "Preprocessing": "networks.preprocessing",
     "RCDMPipeline": "diffusion.pipeline",
     "RCDMPipelineOutput": "diffusion.pipeline",
     "RepresentationSource": "networks.representation",
@@ -31,6 +34,7 @@ _ROOMS = {
     "Sources": "networks.sources",
     "SpacedDDIMScheduler": "diffusion.official.sampler",
     "SpacedDDPMScheduler": "diffusion.official.sampler",
+    "attributes_of": "measures.readers",
     "from_official": "diffusion.official.convert",
     "level_widths": "networks.representation",
     "load": "diffusion.checkpoints",
@@ -42,6 +46,9 @@ _ROOMS = {
 }
 """Public name -> its module. `model_index.json` of a checkpoint names classes as `rcdm` and one of these."""
 
+_MODULES = {"sprites": "rcdm.data.sprites", "studies": "rcdm.studies"}
+"""Public name -> the module that it is."""
+
 __all__ = [
     "Preprocessing",
     "RCDMPipeline",
@@ -51,12 +58,14 @@ __all__ = [
     "Sources",
     "SpacedDDIMScheduler",
     "SpacedDDPMScheduler",
+    "attributes_of",
     "from_official",
     "level_widths",
     "load",
     "load_source",
     "register",
     "sources_of",
+    "sprites",
     "squash",
     "studies",
     "to_tensor",
@@ -70,8 +79,8 @@ _BASES = ("ModelMixin", "SchedulerMixin")
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return getattr(import_module(f"rcdm.{_ROOMS[name]}"), name)
-    if name == "studies":
-        return import_module("rcdm.studies")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name in _BASES:
         return getattr(import_module("diffusers"), name)
     raise AttributeError(f"module 'rcdm' has no attribute {name!r}")

@@ -107,15 +107,18 @@ def test_rooms_in_the_documents_are_those_of_the_tree():
 
 
 def test_documents_import_from_rcdm_alone():
-    for document in (PACKAGE.parent / "README.md", PACKAGE.parent / "CONTRIBUTING.md"):
+    documents = [PACKAGE.parent / "README.md", PACKAGE.parent / "CONTRIBUTING.md", *PACKAGE.parent.glob("docs/**/*.md")]
+    for document in documents:
         for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
             for module in re.findall(r"(?m)^\s*(?:from|import) (rcdm[\w.]*)", block):
                 assert module == "rcdm", f"{document.name} imports {module}"
             for name in re.findall(r"\brcdm\.(\w+)", block):
                 assert name in rcdm.__all__ and getattr(rcdm, name) is not None, f"{document.name} uses rcdm.{name}"
+    for notebook in PACKAGE.parent.glob("docs/**/*.ipynb"):
+        assert not re.findall(r"(?:from|import) rcdm\.[\w.]+", notebook.read_text()), notebook.name
 
 
 def test_every_public_name_is_there():
-    assert set(rcdm._ROOMS) | {"studies"} == set(rcdm.__all__)
+    assert set(rcdm._ROOMS) | set(rcdm._MODULES) == set(rcdm.__all__)
     for name in rcdm.__all__:
         assert getattr(rcdm, name) is not None and name in dir(rcdm)

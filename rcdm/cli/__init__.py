@@ -1,6 +1,6 @@
-"""The command line: one file per command, imported when it is asked for, because torch takes seconds.
+"""The command line: one file per command, which declares its options and refuses at once what cannot be.
 
-May import everything.
+May import everything; torch, which takes seconds, is imported when there is something to do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import rcdm
-from rcdm.cli.options import HelpFormatter, announce
+from rcdm.cli.options import CommandParser, HelpFormatter, wait_for_torch
 
 COMMANDS = {
     "sample": "Draw images that share the representation of photographs.",
@@ -28,6 +28,9 @@ COMMANDS = {
 }
 """Name of a command -> what it does."""
 
+SEVERAL = ("train", "pretrain", "evaluate", "study")
+"""Commands that `accelerate launch` can start in several processes."""
+
 _MODULES = {"convert": "convert_official", "networks": "list_networks"}
 """Command -> its module, where that has another name."""
 
@@ -35,7 +38,7 @@ _MODULES = {"convert": "convert_official", "networks": "list_networks"}
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; bad input ends with one sentence on stderr and exit status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="rcdm", description="See what a representation keeps.")
+    parser = CommandParser(prog="rcdm", description="See what a representation keeps.")
     parser.add_argument("--version", action="version", version=f"rcdm {rcdm.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
@@ -45,17 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _run(parser, arguments)
 
 
-def train_main(arguments: Sequence[str] | None = None) -> None:
-    """`rcdm train` as a script of its own."""
-    parser = argparse.ArgumentParser(description="Train a denoiser on the representations of frozen networks.")
-    _add_options("train", parser)
+def alone(name: str, description: str, arguments: Sequence[str] | None = None) -> None:
+    """A command as a script of its own."""
+    parser = CommandParser(description=description)
+    _add_options(name, parser)
     _run(parser, arguments)
 
 
-def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
-    """Those of a command; a line comes first where they have to wait for torch."""
-    if "torch" not in sys.modules:
-        announce(f"rcdm {name}: loading torch")
+def _add_options(name: str, parser: CommandParser) -> None:
+    parser.set_defaults(command=name)
     import_module(f"rcdm.cli.{_MODULES.get(name, name)}").add(parser)
 
 
@@ -63,6 +64,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     options = parser.parse_args(arguments)
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in SEVERAL:
+            raise ValueError(f"{options.command} runs in one process; several can share {', '.join(SEVERAL)}.")
         if getattr(options, "backbone", None):
             _register(options.backbone)
         options.run(options)
@@ -76,6 +79,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
 
 def _register(backbone: str) -> None:
     """A backbone of one's own, so that checkpoints that were trained with it can be loaded."""
+    wait_for_torch("--backbone")
     from rcdm.networks.own_backbone import register
     from rcdm.networks.resolve import is_function
 

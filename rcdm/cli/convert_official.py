@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rcdm.diffusion.official.convert import DEFAULT_FLAGS, RELEASED_FLAGS
-from rcdm.diffusion.official.released import RELEASED, convert_file
+from rcdm.cli.options import wait_for_torch
 from rcdm.networks.catalogue import PUBLISHED
 
 
@@ -31,13 +30,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _convert(options: argparse.Namespace) -> None:
     if not options.file.is_file():
         raise ValueError(f"{options.file} is not a file.")
+    if options.out.exists():
+        raise ValueError(f"{options.out} exists already; choose another folder.")
+    wait_for_torch("convert")
+    from rcdm.diffusion.official.convert import DEFAULT_FLAGS
+    from rcdm.diffusion.official.released import RELEASED, convert_file
+
     known = {file: (network, level) for file, network, level in RELEASED.values()}
     network, level = known.get(options.file.name, (None, None))
     network, level = options.network or network, options.level or level
     if network is None or level is None:
         raise ValueError(f"{options.file.name} is no released file: say which --network and --level condition it.")
-    if options.out.exists():
-        raise ValueError(f"{options.out} exists already; choose another folder.")
     flags = {**DEFAULT_FLAGS, **dict(_flag(text) for text in options.flag)} if options.flag else None
     convert_file(
         options.file, options.out, network=network, level=level, flags=flags, network_file=options.network_file
@@ -46,6 +49,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _flag(text: str) -> tuple[str, Any]:
+    from rcdm.diffusion.official.convert import DEFAULT_FLAGS, RELEASED_FLAGS
+
     name, equals, value = text.partition("=")
     if not equals or name not in DEFAULT_FLAGS:
         raise ValueError(f"--flag takes NAME=VALUE with a name of {', '.join(DEFAULT_FLAGS)}, not {text!r}.")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from rcdm.cli.options import add_options, given
+from rcdm.cli.options import add_options, given, wait_for_torch
 from rcdm.networks.catalogue import PUBLISHED, markdown_table
-from rcdm.networks.own_backbone import own_network
+from rcdm.networks.preprocessing import Preprocessing
 from rcdm.networks.reading import Reading
-from rcdm.networks.representation import Preprocessing, SSLNetwork, level_widths
-from rcdm.networks.resolve import blank_network, is_function, network_of
+
+if TYPE_CHECKING:
+    from rcdm.networks.representation import SSLNetwork
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +32,11 @@ def _networks(options: argparse.Namespace) -> None:
     if options.network is None:
         print(markdown_table())
         return
+    wait_for_torch("networks")
+    from rcdm.networks.own_backbone import own_network
+    from rcdm.networks.representation import level_widths
+    from rcdm.networks.resolve import blank_network, is_function, network_of
+
     if is_function(options.network):
         module, preprocessing, levels = own_network(options.network)
         widths = level_widths(module, preprocessing)
@@ -67,12 +71,14 @@ def _built(config: Mapping[str, Any]) -> str:
     return " ".join([str(name), *(f"{key} {value}" for key, value in arguments.items())])
 
 
-@torch.no_grad()
 def _usual(network: SSLNetwork, preprocessing: Preprocessing) -> dict[str, int | None]:
     """Levels that are read by default -> their widths, by a dry run on one image."""
+    import torch
+
     size = preprocessing.size
     blank = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
-    return {level: h.shape[1] for level, h in network.all_levels(preprocessing(blank)).items()}
+    with torch.no_grad():
+        return {level: h.shape[1] for level, h in network.all_levels(preprocessing(blank)).items()}
 
 
 def _images(preprocessing: Preprocessing) -> str:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import textwrap
 import time
 import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from rcdm.diffusion.places import refuse_unknown
+
 if TYPE_CHECKING:
     from rcdm.diffusion.pipeline import RCDMPipeline
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose last words may be a function, `late_epilog`: called where they are printed, and not before."""
+
+    late_epilog: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -67,8 +81,7 @@ def positive(text: str) -> int:
 
 def chosen_sources(pipe: RCDMPipeline, names: Sequence[str]) -> list[str]:
     """The named sources, or all. Raises ValueError for one that the checkpoint cannot draw from."""
-    if unknown := [name for name in names if name not in tuple(pipe.sources)]:
-        raise ValueError(f"There is no source {unknown[0]!r}; choose one of {', '.join(pipe.sources)}.")
+    refuse_unknown(names, tuple(pipe.sources))
     return list(names or pipe.sources)
 
 
@@ -89,9 +102,16 @@ def add_backbone_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", help="package.module:function that the checkpoint was trained with")
 
 
+def wait_for_torch(command: str) -> None:
+    """A line for whoever waits: the import of torch, which follows, takes seconds."""
+    if "torch" not in sys.modules:
+        announce(f"rcdm {command}: loading torch")
+
+
 def announce(text: str) -> None:
-    """A line with the time on stderr, above any progress bar."""
-    tqdm.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+    """A line with the time on stderr, above any progress bar; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
 
 
 def add_options(

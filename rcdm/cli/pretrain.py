@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rcdm.cli.options import add_options, announce, given
-from rcdm.data.datasets import load_dataset
-from rcdm.data.views import ViewStrengths
-from rcdm.measures.readers import save_reader, train_reader
+from rcdm.cli.options import add_options, announce, given, wait_for_torch
+from rcdm.cli.refusals import refuse_data
+from rcdm.data.view_strengths import ViewStrengths
 from rcdm.ssl.pretraining_config import DRAWN_WORLD, OBJECTIVE_NAMES, PHOTOGRAPHS, PretrainConfig
 
 
@@ -33,16 +33,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
+    refuse_data(options.data)
     if options.objective == ["reader"]:
+        wait_for_torch("pretrain")
+        from rcdm.measures.readers import save_reader, train_reader
+
         save_reader(train_reader(steps=options.max_steps or 2000, seed=options.seed or 0), options.out / "reader")
         print((options.out / "reader" / "metrics.json").read_text())
         return
     if unknown := [name for name in options.objective if name not in OBJECTIVE_NAMES]:
         raise ValueError(f"There is no objective {unknown[0]!r}; choose of {', '.join(OBJECTIVE_NAMES)}.")
-    try:
-        import lightly  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ValueError("Pretraining needs lightly: install it with `pip install -e '.[ssl]'`.") from error
+    if find_spec("lightly") is None:
+        raise ValueError("Pretraining needs lightly: install it with `pip install 'rcdm[ssl]'`.")
+    wait_for_torch("pretrain")
     _pretrain_all(options)
 
 
@@ -50,6 +53,7 @@ def _pretrain_all(options: argparse.Namespace) -> None:
     """One source folder per objective, each with its metrics.json; one that diverges does not stop the others."""
     from accelerate import PartialState
 
+    from rcdm.data.datasets import load_dataset
     from rcdm.ssl.pretraining import pretrain
     from rcdm.ssl.source_metrics import measure_folder
     from rcdm.training.loop import Diverged

@@ -1,11 +1,13 @@
-"""`rcdm serve`: the page."""
+"""`rcdm serve`: the page, which app.py opens too."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from importlib.util import find_spec
 
-from rcdm.cli.options import add_backbone_option
+from rcdm.cli.options import add_backbone_option, wait_for_torch
+from rcdm.cli.refusals import refuse_checkpoint, refuse_data
 from rcdm.ui.settings import add_serve_options, from_options
 
 
@@ -18,7 +20,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> None:
     settings = from_options(options)
+    if find_spec("gradio") is None:
+        raise ValueError("The page needs gradio: install it with `pip install 'rcdm[page]'`.")
+    refuse_data(settings.data or None)
+    refuse_checkpoint(settings.checkpoint)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    wait_for_torch("serve")
     from rcdm.ui.page import serve
 
     serve(settings)

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import rcdm
-from rcdm.cli.options import add_drawing_options, announce, chosen_sources, unmeasured
-from rcdm.cli.study_data import SPLITS, StudyData
-from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.studies import STUDIES
-from rcdm.studies.study_files import StudyRun, run_study
+from rcdm.cli.options import CommandParser, add_drawing_options, wait_for_torch
+from rcdm.cli.refusals import refuse_data, refuse_drawing, refuse_number, refuse_photos
+from rcdm.studies import NAMES
 
 AGAIN = "What is finished is kept: run the same command again to continue."
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add(parser: CommandParser) -> None:
     """Declare the options of the command."""
     parser.set_defaults(run=_study)
     parser.set_defaults(interrupted=AGAIN)
-    parser.epilog = "\n".join(
-        ["studies, with NAME=DEFAULT of their settings:", *(s.in_words() for s in STUDIES.values())]
-    )
-    parser.add_argument("study", action=_Named, help=", ".join(STUDIES))
+    parser.late_epilog = _all_in_words
+    parser.add_argument("study", action=_Named, help=", ".join(NAMES))
     parser.add_argument(
         "photos", nargs="*", metavar="PHOTO", help="image files, folders of them; else images of --data"
     )
@@ -43,8 +36,20 @@ class _Named(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
         setattr(namespace, self.dest, value)
-        if value in STUDIES:
-            parser.epilog = STUDIES[value].in_words()
+        if value in NAMES and isinstance(parser, CommandParser):
+            parser.late_epilog = partial(_in_words, value)
+
+
+def _in_words(name: str) -> str:
+    """Question and settings of a study; its record waits for torch."""
+    wait_for_torch("study")
+    from rcdm.studies import STUDIES
+
+    return STUDIES[name].in_words()
+
+
+def _all_in_words() -> str:
+    return "\n".join(["studies, with NAME=DEFAULT of their settings:", *map(_in_words, NAMES)])
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -53,97 +58,24 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         help="'sprites', a folder of images or of parquet files, best what the checkpoint has seen; sprites if it was",
     )
-    parser.add_argument("--split", choices=SPLITS, default="held_out", help="which images of --data")
+    parser.add_argument("--split", choices=("held_out", "train"), default="held_out", help="which images of --data")
     parser.add_argument("--images", type=int, help="how many images; as many as is usual for the study if not given")
     parser.add_argument("--reference", type=int, default=2000, help="training images for probes and directions")
 
 
 def _study(options: argparse.Namespace) -> None:
-    if options.study not in STUDIES:
-        raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(STUDIES)}.")
-    if options.steps is not None and not STUDIES[options.study].draws:
-        raise ValueError(f"{options.study} draws nothing: leave --steps out.")
-    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
-    settings = dict(_setting(options.study, text, pipe) for text in options.option)
-    run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
-    record = run_study(pipe, run, options.out, on_progress=announce)
-    print(record["summary"])
-    print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
-    for note in (options.photos and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):
-        if note:
-            print(f"Note: {note}", file=sys.stderr)
+    if options.study not in NAMES:
+        raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(NAMES)}.")
+    refuse_asked(options)
+    wait_for_torch("study")
+    from rcdm.cli.study_runs import run_one
+
+    run_one(options)
 
 
-def study_run(
-    pipe: RCDMPipeline,
-    options: argparse.Namespace,
-    study: str,
-    *,
-    settings: Mapping[str, Any],
-    option_texts: Sequence[str] = (),
-    name: str = "",
-    usual: int | None = None,
-) -> StudyRun:
-    """What the options of a command line ask of a study.
-
-    Where `options.images` is None, up to `usual` images are taken, or as many as the study usually has.
-    """
-    data = StudyData(
-        pipe,
-        photos=options.photos,
-        data=options.data,
-        split=options.split,
-        count=options.images,
-        usual=usual or STUDIES[study].images,
-        reference=options.reference,
-    )
-    samples = STUDIES[study].samples if options.samples is None else options.samples
-    if samples < 1:
-        raise ValueError("--samples must be at least 1.")
-    return StudyRun(
-        study,
-        data.images,
-        data.names,
-        chosen_sources(pipe, options.source),
-        range(options.seed, options.seed + samples),
-        str(options.checkpoint),
-        _command(options, study, option_texts, len(data.images), samples),
-        name or study,
-        options.steps,
-        settings,
-        data.extras(STUDIES[study].parameters),
-    )
-
-
-def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str], images: int, samples: int) -> str:
-    """The `rcdm study` command that does this."""
-    words = ["rcdm", "study", study, *options.photos, "--checkpoint", str(options.checkpoint)]
-    for option, value in (
-        ("backbone", options.backbone),
-        ("data", options.data),
-        ("scheduler", options.scheduler),
-    ):
-        if value is not None:
-            words += [f"--{option}", value]
-    words += ["--images", str(images)]
-    if options.split != "held_out":
-        words += ["--split", options.split]
-    if options.source:
-        words += ["--source", *options.source]
-    words += ["--samples", str(samples), "--seed", str(options.seed), "--reference", str(options.reference)]
-    if options.steps is not None:
-        words += ["--steps", str(options.steps)]
-    for text in option_texts:
-        words += ["--option", text]
-    return shlex.join(words)
-
-
-def _setting(study: str, text: str, pipe: RCDMPipeline) -> tuple[str, Any]:
-    """NAME=VALUE -> the name and the value in the type of the study's default, or read from the path it names."""
-    name, equals, value = text.partition("=")
-    known = STUDIES[study].defaults
-    if not known:
-        raise ValueError(f"{study} has no settings besides those in `rcdm study --help`.")
-    if not equals or name not in known:
-        raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known)}.")
-    return name, STUDIES[study].option(name).read(value, known[name], pipe)
+def refuse_asked(options: argparse.Namespace) -> None:
+    """ValueError for what a study cannot be asked of."""
+    refuse_photos(options.photos)
+    refuse_data(options.data)
+    refuse_number("--images", options.images)
+    refuse_drawing(options)

@@ -15,8 +15,6 @@ from rcdm.data.sprites import Sprites
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.directions import has_directions
 
-SPLITS = ("held_out", "train")
-
 TRAINING = 20_000
 """How many training images, at most, the nearest ones are looked for in."""
 

@@ -13,10 +13,10 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from pydantic import BaseModel, Field, StringConstraints
 
+from rcdm.diffusion.places import CONTINUE
 from rcdm.networks.checked_files import Fields, check_fit, own_fields, read_fields, read_object, reason, shapes_of
 
 UNFINISHED = "unfinished-export"
-CONTINUE = "Finish it with `rcdm train --output_dir {} --resume_from_checkpoint latest` and the options of its run."
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 Count = Annotated[int, Field(ge=1, le=2**16)]

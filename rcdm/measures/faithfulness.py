@@ -12,6 +12,7 @@ from torchvision.utils import make_grid
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.metrics import Number, bootstrap, cycle_error, retrieval, similarity
+from rcdm.measures.processes import over_processes
 
 
 def faithfulness(
@@ -47,7 +48,8 @@ def encode_all(
 ) -> Tensor:
     """`pipe.encode` in pieces that fit the memory: [N,3,H,W], or N PIL images, -> [N,D]."""
     starts = range(0, len(images), batch_size)
-    return torch.cat([pipe.encode(images[i : i + batch_size], source) for i in starts])
+    parts = over_processes(starts, lambda i: pipe.encode(images[i : i + batch_size], source))
+    return torch.cat(list(parts)).to(pipe.device)
 
 
 def comparison_grid(pipe: RCDMPipeline, images: Tensor) -> Image.Image:

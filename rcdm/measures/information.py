@@ -19,6 +19,7 @@ from torch import Tensor
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import Process, add_noise, levels_of
 from rcdm.measures.parts import part
+from rcdm.measures.processes import over_processes
 
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """x_t [N,…] at level k of the ladder -> ε̂(x_t) and ε̂(x_t, h), each [N,…]."""
@@ -88,19 +89,20 @@ def measure_bits(
     if not pipe.unet.config.has_unconditional:
         raise ValueError("Information needs a denoiser that also learned to draw without a representation.")
     x = pipe.unet.space.encode(x)
-    batches, parts = torch.arange(len(x)).split(batch_size), []
+    batches = torch.arange(len(x)).split(batch_size)
+    parts: list[Tensor] = []
     with pipe.progress_bar(total=len(batches) * len(steps)) as bar:
-        for index in batches:
+
+        def compute(index: Tensor) -> Tensor:
             own = (x[index.to(x.device)], h[index.to(h.device)], source, steps, [seed + int(i) for i in index])
-
-            def compute(own: Any = own) -> Tensor:
-                return _bits(pipe, *own, on_level=bar.update)
-
             inputs = dict(zip(("x", "h", "source", "steps", "seeds"), own, strict=True))
-            parts.append(part("bits", inputs, compute))
+            return part("bits", inputs, lambda: _bits(pipe, *own, on_level=bar.update))
+
+        for bits in over_processes(batches, compute):
+            parts.append(bits.cpu())
             bar.n = len(parts) * len(steps)
             bar.refresh()
-    bits = torch.cat(parts).cpu()
+    bits = torch.cat(parts)
     return Information(bits[:, 0], bits[:, 1], bits[:, 2:].unflatten(1, x.shape[2:]))
 
 

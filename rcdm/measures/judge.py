@@ -16,7 +16,9 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from rcdm.data.dataset_protocol import Dataset
 from rcdm.measures.metrics import Number, bootstrap, nearest
+from rcdm.measures.parts import weights_digest
 from rcdm.measures.probes import logistic_regression
+from rcdm.measures.processes import over_processes
 from rcdm.networks.representation import RepresentationSource
 
 
@@ -42,6 +44,7 @@ class Evaluator:
     def __init__(self, source: RepresentationSource, dataset: Dataset, *, n: int = 20_000) -> None:
         self.source = source
         self.name = source.name
+        self.digest = weights_digest(source)
         batches = [dataset.batch(step, 500) for step in range(max(1, min(n, dataset.n_train or n) // 500))]
         training = torch.cat([self.features(batch.images) for batch in batches])
         labels = torch.cat([batch.labels for batch in batches]).to(training.device)
@@ -54,7 +57,8 @@ class Evaluator:
     def features(self, images: Tensor) -> Tensor:
         """[N,3,H,W] in [-1,1] -> [N,D], raw."""
         device = next(self.source.parameters()).device
-        return torch.cat([self.source(chunk.to(device)) for chunk in images.split(500)])
+        parts = over_processes(images.split(500), lambda chunk: self.source(chunk.to(device)))
+        return torch.cat(list(parts)).to(device)
 
     def directions(self, images: Tensor) -> Tensor:
         """[N,3,H,W] in [-1,1] -> features of unit length [N,D]: a few large ones would drown every distance."""

@@ -42,7 +42,7 @@ class Parts:
             try:
                 kept = load_file(file)["part"]
             except (SafetensorError, KeyError):
-                file.unlink()  # damaged: it is computed again
+                file.unlink(missing_ok=True)  # damaged: it is computed again
             else:
                 self.reused += 1
                 return kept
@@ -65,8 +65,8 @@ _kept: ContextVar[Parts | None] = ContextVar("parts", default=None)
 
 
 @contextmanager
-def keeping(parts: Parts) -> Iterator[None]:
-    """Inside, in this thread, `part` and `json_part` look in these parts first, and add to them."""
+def keeping(parts: Parts | None) -> Iterator[None]:
+    """Inside, in this thread, `part` and `json_part` look in these parts first, and add to them; None keeps nothing."""
     token = _kept.set(parts)
     try:
         yield

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchvision.models import ResNet50_Weights, ViT_B_16_Weights
-
+from rcdm.networks.preprocessing import Preprocessing
 from rcdm.networks.reading import NORMALISATIONS
-from rcdm.networks.representation import Preprocessing
 
 IMAGENET = Preprocessing(224, *NORMALISATIONS["imagenet"])
 _CLIP = Preprocessing(224, *NORMALISATIONS["clip"])
@@ -70,6 +68,7 @@ class Published:
 
 
 _META = "https://dl.fbaipublicfiles.com"
+_TORCHVISION = "https://download.pytorch.org/models"
 _VISSL = ("classy_state_dict", "base_model", "model")
 _COUNTS = r"num_batches_tracked$"
 _BLOCKS = {"s": 12, "b": 12, "l": 24, "h": 32}
@@ -262,7 +261,7 @@ PUBLISHED: dict[str, Published] = {
     ),
     SUPERVISED: Published(
         "resnet50",
-        ResNet50_Weights.IMAGENET1K_V1.url,
+        f"{_TORCHVISION}/resnet50-0676ba61.pth",
         (),
         "",
         None,
@@ -310,7 +309,7 @@ PUBLISHED: dict[str, Published] = {
     "supervised-vitb16": _vit(
         "b",
         "vit_base_patch16_224",
-        ViT_B_16_Weights.IMAGENET1K_V1.url,
+        f"{_TORCHVISION}/vit_b_16-c867db91.pth",
         ignored=r"^heads\.",
         renamed=TORCHVISION_VIT,
         paper="arXiv 2010.11929",

@@ -5,36 +5,16 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rcdm.data import images as im
+from rcdm.networks.preprocessing import Preprocessing
 
 POOLINGS = ("mean", "first")
 """How tokens [B,N,D] become [B,D]: their mean without prefix tokens, or the first, which is a ViT's class token."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Images in [-1,1] -> what a network expects: its own size, then (pixel in [0,1] - mean) / std per channel."""
-
-    size: int
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-
-    def to_tensor(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """PIL at full resolution -> [B,3,size,size] in [-1,1], centre square."""
-        return im.to_tensor(images, self.size)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """[B,3,H,W] in [-1,1] -> [B,3,size,size], normalised; differentiable."""
-        images = im.resize(images, self.size)
-        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return ((images + 1) / 2 - mean) / std
 
 
 class _Levels(nn.Module):

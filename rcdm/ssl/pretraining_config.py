@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rcdm.data.views import ViewStrengths
+from rcdm.data.view_strengths import ViewStrengths
 
 OBJECTIVE_NAMES = (
     "simclr",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,9 @@ from rcdm.measures.faithfulness import encode_all, faithfulness_of
 from rcdm.measures.judge import Evaluator, is_sister
 from rcdm.measures.metrics import cycle_error, variance
 from rcdm.measures.readers import attributes_of
+from rcdm.measures.realism import realism
 from rcdm.studies import retention_study
-
-
-def _size(default: int, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class EvaluationSize:
-    """How much is drawn; the defaults are what the published tables use."""
-
-    gallery: int = _size(1000, "held-out images: each is drawn once, and its draw has to find it among all of them")
-    retention_images: int = _size(128, "of these, images for retention and calibration")
-    retention_draws: int = _size(16, "draws of each of these, per source")
-    probe_images: int = _size(4096, "training images that the probes learn from")
+from rcdm.studies.evaluation_size import EvaluationSize
 
 
 def evaluate(
@@ -53,8 +40,9 @@ def evaluate(
     and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `fid`, `copying`
     and `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws
     (`unconditional`), the retention of the `class` that it reads, and `sister` where the network of the source is of
-    the evaluator's own family; `class_readers` read the class, too. `differences` and `agreement` are those of
-    `studies.retention`. Raises ValueError for too few images, before anything is drawn.
+    the evaluator's own family; `class_readers` read the class, too. With `realism_draws` KID and FID are of so many
+    draws against training images. `differences` and `agreement` are those of `studies.retention`. Raises ValueError
+    for too few images, before anything is drawn.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -63,11 +51,19 @@ def evaluate(
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
     result["scheduler"] = type(pipe.scheduler).__name__
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
+
+    def streamed(h: Tensor | None, source: str | None) -> dict[str, Any]:
+        assert evaluator is not None
+        n = size.realism_draws
+        return realism(pipe, evaluator, h, source, dataset, n, num_inference_steps=num_inference_steps)
+
     if evaluator is not None:
         on_progress("unconditional draws")
         free = pipe.draw(None, None, range(len(held_out)), num_inference_steps=num_inference_steps)
         half = torch.stack(free[: len(free) // 2 * 2].split(len(free) // 2), 1)
         result |= {"evaluator": evaluator.name, "unconditional": _realism(evaluator, free, held_out, half)}
+        if size.realism_draws:
+            result["unconditional"] |= streamed(None, None)
     numbers: dict[str, Any] = {}
     for source in pipe.sources.names:
         on_progress(f"{source}: one draw of each of {len(held_out)} images")
@@ -82,6 +78,9 @@ def evaluate(
             numbers[source] |= _realism(evaluator, drawn, held_out, torch.stack([drawn[:n], again], 1))
             network = source.partition("/")[0]
             numbers[source]["sister"] = is_sister(evaluator.name, network, pipe.sources.config_of(network))
+            if size.realism_draws:
+                on_progress(f"{source}: {size.realism_draws} draws for FID and KID")
+                numbers[source] |= streamed(h, source)
     kept = retention_study.study(
         pipe,
         held_out[: size.retention_images],
@@ -100,6 +99,8 @@ def evaluate(
 
 def _enough(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tensor]:
     """Held-out images and those that probes learn from. ValueError where there are too few for any number."""
+    if 0 < size.realism_draws < 4:
+        raise ValueError(f"realism_draws must be at least 4, better 50000, and is {size.realism_draws}.")
     held_out = dataset.held_out(size.gallery).images.cpu()
     if len(held_out) < 2:
         raise ValueError(

@@ -201,5 +201,6 @@ STUDY = Study(
     samples=1,
     fewest=2,
     draws=False,
+    shared=True,
     report={"information": Entry(quick=(16, 1), quick_settings={"levels": 10})},
 )

@@ -126,6 +126,7 @@ class Study:
         images, samples: how many are usual. fewest, most: how many images it needs, and takes, if there is an end.
         draws: whether it draws; where not, a number of denoising steps means nothing.
         cost: how much it draws, where that is known beforehand.
+        shared: whether several processes can share its work (`measures.processes`).
         report: name of its files -> how it is run in the report; once as it is, if empty.
     """
 
@@ -144,6 +145,7 @@ class Study:
     most: int | None = None
     draws: bool = True
     cost: Cost | None = None
+    shared: bool = False
     report: Mapping[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -284,5 +284,6 @@ STUDY = Study(
     images=128,
     samples=16,
     fewest=2,
+    shared=True,
     report={"retention": Entry(quick=(16, 4))},
 )

@@ -141,5 +141,6 @@ STUDY = Study(
         "images": "The given image, draws of every source from the same noise, their mean and the map of their spread.",
     },
     samples=6,
+    shared=True,
     report={"samples": Entry(quick=(4, 4))},
 )

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 import rcdm
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures.result import StudyResult
 from rcdm.figures.style import save
 from rcdm.measures.parts import Parts, digest, keeping, part, weights_digest
+from rcdm.measures.processes import agreed, first, several, sharing
 from rcdm.studies import STUDIES
 from rcdm.training.run_folder import alone_in
 
@@ -61,30 +63,38 @@ def run_study(
     """Run a study and write OUT/NAME.json and its figures (PNG and PDF); what is there with these settings stays.
 
     Finished batches are kept in OUT/NAME.parts until the study is done, so that after an interruption the same call
-    continues. Raises ValueError for what the study refuses, and while another process computes the same study there.
+    continues. Several processes share the work, and the first one writes. Raises ValueError for what the study refuses,
+    for a study that cannot be shared, and while another run computes the same study there.
     """
+    if several() and not STUDIES[run.study].shared:
+        names = ", ".join(name for name, study in STUDIES.items() if study.shared)
+        raise ValueError(f"{run.study} runs in one process; several can share {names}.")
     settings = _settings(pipe, run)
-    if (known := finished(out, run.name)) is not None and known["settings"] == settings:
+    with sharing(pipe):
+        known = agreed(finished(out, run.name))
+    if known is not None and known["settings"] == settings:
         on_progress(f"{run.name}: finished before with the same settings")
         return known
     if known is not None:
         other = [key for key in settings if settings[key] != known["settings"].get(key)]
         on_progress(f"{run.name}: replaces what was there, of other settings ({', '.join(other)})")
-    with alone_in(out / f"{run.name}.parts"):
-        return _compute(pipe, run, out, settings, (known or {}).get("figures", {}), on_progress)
+    parts = out / f"{run.name}.parts"
+    with alone_in(parts):
+        with sharing(pipe):
+            result = _with_parts(pipe, run, parts, on_progress)
+        before = (known or {}).get("figures", {})
+        return _written(pipe, run, result, settings, out, before) if first() else dict(result.numbers)
 
 
-def _compute(
+def _written(
     pipe: RCDMPipeline,
     run: StudyRun,
-    out: Path,
+    result: StudyResult,
     settings: dict[str, Any],
+    out: Path,
     before: Collection[str],
-    on_progress: Callable[[str], None],
 ) -> Record:
-    """The study, written into OUT; figures of `before` that are none of its own are deleted."""
-    identity = f"{settings['weights']} {settings['scheduler']}"
-    result = _with_parts(pipe, run, out / f"{run.name}.parts", identity, on_progress)
+    """Write OUT/NAME.json and the figures, in place of those of `before`; the parts are not needed any more."""
     drawn = STUDIES[run.study].figures_of(result, pipe.sources)
     captions = STUDIES[run.study].captions_of(drawn, settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -125,11 +135,9 @@ def _forget(out: Path, figures: Collection[str]) -> None:
         (out / Path(file).with_suffix(".pdf").name).unlink(missing_ok=True)
 
 
-def _with_parts(
-    pipe: RCDMPipeline, run: StudyRun, folder: Path, identity: str, on_progress: Callable[[str], None]
-) -> Any:
+def _with_parts(pipe: RCDMPipeline, run: StudyRun, folder: Path, on_progress: Callable[[str], None]) -> Any:
     """The result of the study; the pipeline keeps its finished batches in the folder and shows a progress bar."""
-    parts = Parts(folder, identity)
+    parts = Parts(folder, identity_of(pipe))
     if (n := len(parts)) > 0:
         on_progress(f"{run.name}: continues with {n} finished parts")
 
@@ -140,7 +148,7 @@ def _with_parts(
         pipe.set_progress_bar_config(**bar)
 
     before = getattr(pipe, "_progress_bar_config", {})
-    bar: dict[str, Any] = {"disable": None, "leave": False, "unit": "step", "desc": run.name}
+    bar: dict[str, Any] = {"disable": None if first() else True, "leave": False, "unit": "step", "desc": run.name}
     pipe.set_progress_bar_config(**bar)
     try:
         with keeping(parts), kept_draws(pipe):
@@ -175,6 +183,15 @@ def kept_draws(pipe: RCDMPipeline) -> Iterator[None]:
         del pipe.draw_batch
 
 
+def identity_of(pipe: RCDMPipeline) -> str:
+    """What every draw of a pipeline depends on: its weights and its sampler."""
+    return f"{weights_digest(pipe.unet, pipe.sources)} {_sampler(pipe)}"
+
+
+def _sampler(pipe: RCDMPipeline) -> str:
+    return f"{type(pipe.scheduler).__name__} {_config_digest(pipe.scheduler.config)}"
+
+
 def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
     """Everything that the numbers depend on, JSON-ready."""
     study = STUDIES[run.study]
@@ -187,7 +204,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
     return {
         "checkpoint": run.checkpoint,
         "weights": weights_digest(pipe.unet, pipe.sources),
-        "scheduler": f"{type(pipe.scheduler).__name__} {_config_digest(pipe.scheduler.config)}",
+        "scheduler": _sampler(pipe),
         "sources": list(run.sources),
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),

@@ -24,8 +24,7 @@ from rcdm.diffusion.process import random_numbers, spread_evenly
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.diffusion.whitening import folded, shrunk_covariance
 from rcdm.measures.faithfulness import comparison_grid, faithfulness
-from rcdm.networks.resolve import sources_of
-from rcdm.networks.sources import Sources, read_sources, share_networks
+from rcdm.networks.sources import Sources, share_networks
 from rcdm.training.budget import Budget
 from rcdm.training.config import TrainingConfig
 from rcdm.training.held_out_error import held_out_error
@@ -41,6 +40,7 @@ from rcdm.training.setup import (
     optimizer_of,
     rotation_of,
     scheduler_of,
+    sources_for,
     start_from,
 )
 
@@ -85,10 +85,7 @@ def _train(config: TrainingConfig) -> Path:
     torch.manual_seed(config.seed)
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
     remember_left_out(Path(config.output_dir), dataset)
-    if config.backbone is not None:
-        sources = sources_of(config.backbone, config.sources, reading=config.reading).to(accelerator.device)
-    else:
-        sources = read_sources(Path(config.sources_dir), config.sources).to(accelerator.device)
+    sources = sources_for(config).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)
     run.resume()
     if run.finished and accelerator.is_main_process:
@@ -146,8 +143,8 @@ class _Run(Loop):
             deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
             deepspeed["train_micro_batch_size_per_gpu"] = config.train_batch_size
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
-        self.ema = EMAModel(self.unet.parameters(), decay=config.ema_decay, foreach=True)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.ema = self._new_average()
         accelerator.register_for_checkpointing(self.progress, *([] if self.sharded else [self.ema]))
         self.scheduler = scheduler_of(config)
         self.objective = objective_of(config, self.scheduler, accelerator.device)
@@ -257,8 +254,12 @@ class _Run(Loop):
         if self.load(wish):
             if self.sharded:  # each process has a part, and a state would keep that of the main process alone
                 log.warning("The averaged weights begin anew from the present ones.")
-                self.ema = EMAModel(self.unet.parameters(), decay=self.config.ema_decay, foreach=True)
+                self.ema = self._new_average()
             self.ema.to(self.accelerator.device)
+
+    def _new_average(self) -> EMAModel:
+        """Averaged weights that begin with the present ones; torch cannot copy lists of sharded tensors at once."""
+        return EMAModel(self.unet.parameters(), decay=self.config.ema_decay, foreach=not self.sharded)
 
     def _averaged(self) -> RCDMPipeline:
         """A pipeline whose denoiser is a copy with the averaged weights: on the main process, but all have to ask."""

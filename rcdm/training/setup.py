@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +13,24 @@ from accelerate.utils import DistributedType
 from diffusers import SchedulerMixin
 from timm.optim import muon
 
-from rcdm.diffusion.checkpoints import checkpoint_folder
 from rcdm.diffusion.image_space import space_of
 from rcdm.diffusion.official.convert import official_scheduler
 from rcdm.diffusion.official.loss import VariationalLoss
+from rcdm.diffusion.places import checkpoint_folder
 from rcdm.diffusion.process import Denoising, VelocityError, velocity_scheduler
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
-from rcdm.networks.sources import Sources
+from rcdm.networks.resolve import sources_of
+from rcdm.networks.sources import Sources, read_sources
 from rcdm.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
+
+
+def sources_for(config: TrainingConfig) -> Sources:
+    """The networks that a run reads."""
+    if config.backbone is not None:
+        return sources_of(config.backbone, config.sources, reading=config.reading)
+    return read_sources(Path(config.sources_dir), config.sources)
 
 
 def new_unet(config: TrainingConfig, sources: Sources) -> RepresentationUNet:

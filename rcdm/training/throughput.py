@@ -8,6 +8,9 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Mixed precision -> the type that matrices are multiplied in; float32 otherwise."""
+
 
 def matrix_rate(device: torch.device | str, dtype: torch.dtype, *, seconds: float = 0.5) -> float:
     """Operations per second (2 per multiply-add) of square matrix products on a device: the best of many short runs,
@@ -35,8 +38,7 @@ def count_flops(work: Callable[[], object]) -> int:
 
 def in_words(images_per_second: float, flops: float, device: torch.device | str, mixed_precision: str) -> str:
     """A run's images per second, operations per image, and share of the matrix rate measured here and now."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
-    rate = matrix_rate(device, dtype)
+    rate = matrix_rate(device, DTYPES.get(mixed_precision, torch.float32))
     share = 100 * images_per_second * flops / rate
     return (
         f"{images_per_second:.0f} images/s, {flops / 1e9:.2f} GFLOP each, "

@@ -12,7 +12,8 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from rcdm.diffusion.checkpoints import available, best_device
+from rcdm.diffusion.checkpoints import best_device
+from rcdm.diffusion.places import available
 from rcdm.ui.drawing import Columns, Job, Progress, in_background
 from rcdm.ui.guard import Rate
 from rcdm.ui.loaded import Loaded, Shelf

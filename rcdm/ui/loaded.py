@@ -16,8 +16,9 @@ from torch import Tensor
 from rcdm.data import images as im
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.checked_folder import read_metrics
-from rcdm.diffusion.checkpoints import checkpoint_folder, folder_of, load
+from rcdm.diffusion.checkpoints import folder_of, load
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.places import checkpoint_folder
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all
 from rcdm.measures.readers import attributes_of

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,11 @@ from PIL import Image
 
 import rcdm
 from rcdm import cli
-from rcdm.cli import study as study_cli
 from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.diffusion.model_card import markdown_tables
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.studies import STUDIES
+from rcdm.studies import NAMES, STUDIES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +47,7 @@ def test_sample_writes_a_grid_and_every_setting(photo, tiny_checkpoint, tmp_path
 
 def test_sample_draws_what_python_draws(photo, tiny_checkpoint, tmp_path, monkeypatch):
     grids = []
-    monkeypatch.setattr("rcdm.cli.sample.grid_png", lambda images, *_: grids.append(images) or b"")
+    monkeypatch.setattr("rcdm.cli.sample_grid.grid_png", lambda images, *_: grids.append(images) or b"")
     sample(photo, tiny_checkpoint, tmp_path / "a.png", "--seed", "5", "--samples", "2", "--source", "tiny/layer2")
     pipe = rcdm.load(tiny_checkpoint, device="cpu")
     drawn = pipe(im.decode(photo), source="tiny/layer2", seeds=[5, 6]).images
@@ -68,7 +68,7 @@ def test_sample_puts_sources_side_by_side(photo, tiny_checkpoint, tmp_path, monk
     grids = {}
     for way in ("--across", "--seed=0"):
         monkeypatch.setattr(
-            "rcdm.cli.sample.grid_png", lambda images, *_, _way=way: grids.update({_way: images}) or b""
+            "rcdm.cli.sample_grid.grid_png", lambda images, *_, _way=way: grids.update({_way: images}) or b""
         )
         sample(
             photo,
@@ -110,27 +110,61 @@ def test_bad_input_is_one_sentence_and_exit_status_two(arguments, words, photo, 
     assert stop.value.code == 2 and words in message and "Traceback" not in message
 
 
+NEEDED = {name: [] for name in cli.COMMANDS} | {
+    "sample": ["x"],
+    "study": ["samples"],
+    "pretrain": ["--out", "x", "--objective", "simclr"],
+    "convert": ["x", "y"],
+}
+"""Command -> what it cannot do without."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
-    [(["--help"], 0, "evaluate"), (["astrology"], 2, "invalid choice"), (["--version"], 0, rcdm.__version__)],
+    [
+        (["--help"], 0, "evaluate"),
+        (["astrology"], 2, "invalid choice"),
+        (["--version"], 0, rcdm.__version__),
+        (["networks"], 0, "dinov2-vits14"),
+        *(
+            ([name, *needed, "--colour", "blue"], 2, "unrecognized arguments: --colour")
+            for name, needed in NEEDED.items()
+        ),
+        (["sample", "nothing.png"], 2, "'nothing.png' is not a file"),
+        (["sample", "README.md", "--source", "simclr/nothing"], 2, "choose one of simclr-nojitter/backbone"),
+        (["sample", "README.md", "--samples", "0"], 2, "--samples must be at least 1"),
+        (["sample", "README.md", "--checkpoint", "backbones-32"], 2, "backbones only"),
+        (["study", "astrology"], 2, "choose one of samples, retention"),
+        (["study", "samples", "--data", "nowhere"], 2, "nowhere is neither"),
+        (["study", "samples", "--checkpoint", "no/such/name"], 2, "There is no checkpoint 'no/such/name'"),
+        (["report", "--images", "0"], 2, "--images must be at least 1"),
+        (["evaluate", "no/such/name"], 2, "There is no checkpoint"),
+        (["serve", "--checkpoint", "backbones-32"], 2, "backbones only"),
+        (["train", "--output_dir", "x"], 2, "sources_dir"),
+        (["pretrain", "--out", "x", "--objective", "luck"], 2, "There is no objective 'luck'"),
+        (["convert", "nothing.pt", "x"], 2, "is not a file"),
+    ],
 )
 def test_what_needs_no_torch_does_not_wait_for_it(arguments, code, words):
     script = (
         f"import sys\nfrom rcdm import cli\ntry:\n    cli.main({arguments})\nfinally:\n"
-        "    assert not {'torch', 'diffusers', 'gradio'} & set(sys.modules), 'heavy'"
+        "    assert not {'torch', 'diffusers', 'gradio', 'matplotlib'} & set(sys.modules), 'heavy'"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == code and words in done.stdout + done.stderr, done.stderr
 
 
-def test_a_line_comes_before_torch_is_imported(monkeypatch, capsys):
+def test_a_line_comes_before_torch_is_imported(monkeypatch, capsys, photo, tiny_checkpoint):
     monkeypatch.delitem(sys.modules, "torch")
-    asked = []
-    monkeypatch.setattr(cli, "import_module", lambda name: asked.append((name, capsys.readouterr().err)) or study_cli)
-    with pytest.raises(SystemExit):
-        cli.main(["study", "--help"])
-    ((name, printed),) = asked
-    assert name == "rcdm.cli.study" and printed.strip().endswith("rcdm study: loading torch")
+    said = []
+    grid = SimpleNamespace(draw_grid=lambda _: said.append(capsys.readouterr().err))
+    monkeypatch.setitem(sys.modules, "rcdm.cli.sample_grid", grid)
+    cli.main(["sample", str(photo), "--checkpoint", str(tiny_checkpoint)])
+    assert said[0].strip().endswith("rcdm sample: loading torch")
+
+
+def test_the_names_of_the_studies_are_those_of_their_records():
+    assert tuple(STUDIES) == NAMES
 
 
 def test_help_names_the_settings_of_each_study(capsys):
@@ -250,13 +284,33 @@ def test_the_readme_has_one_command_for_the_page_and_one_for_the_tests():
     assert readme_command("test").startswith('pip install -e ".[dev]"') and "pytest" in readme_command("test")
 
 
+def test_the_test_command_covers_style_tests_notebooks_and_documents():
+    command = readme_command("test")
+    assert all(
+        word in command for word in ("ruff check", "mypy", "pytest -n auto", "pytest --nbmake", "mkdocs build --strict")
+    )
+
+
+def test_the_readme_is_short_and_its_pictures_and_links_are_there():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.encode()) <= 12_000
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)
+    assert not [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert text.count("](docs/images/") >= 4  # the figure that convinces, and one per thing that people do
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     assert "README.md" in script and "<!-- test -->" in script
     assert 'eval "$command"' in script and "pytest" not in script
 
 
-@pytest.mark.parametrize("page", ["README.md", "checkpoints/sprites-32/README.md"])
+def test_ci_uses_the_wheel_from_an_empty_folder():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert all(word in script for word in ("build --wheel", "rcdm sample", "rcdm evaluate", "rcdm serve", "/health"))
+
+
+@pytest.mark.parametrize("page", ["docs/checkpoints.md", "checkpoints/sprites-32/README.md"])
 def test_the_tables_are_those_of_metrics_json(page):
     metrics = json.loads((ROOT / "checkpoints" / "sprites-32" / "metrics.json").read_text())
     assert markdown_tables(metrics) in (ROOT / page).read_text()
@@ -276,10 +330,11 @@ def test_the_shipped_checkpoint_is_small_and_draws(tmp_path):
         assert number["low"] <= number["value"] <= number["high"] and number["n"] == 3 and "null" in number
 
 
-def test_the_table_of_published_networks_is_that_of_the_readme(capsys):
+def test_the_table_of_published_networks_is_in_the_documents(capsys):
     cli.main(["networks"])
     table = capsys.readouterr().out.strip()
-    assert f"<!-- networks -->\n{table}\n<!-- /networks -->" in (ROOT / "README.md").read_text()
+    pages = [page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))]
+    assert [page for page in pages if f"<!-- networks -->\n{table}\n<!-- /networks -->" in page]
 
 
 def test_levels_of_a_published_network_are_listed_without_its_weights(capsys):

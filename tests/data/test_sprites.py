@@ -8,7 +8,7 @@ import torch
 
 from rcdm.data import sprites
 from rcdm.data.colour import hsv_to_rgb, rgb_to_hsv
-from rcdm.diffusion.checkpoints import SHIPPED
+from rcdm.diffusion.places import SHIPPED
 from rcdm.measures.readers import Reader, evaluate_reader, load_reader, save_reader
 
 

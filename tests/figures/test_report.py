@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from rcdm import cli
-from rcdm.cli import report
+from rcdm.cli import report_sections
 from rcdm.figures.report_page import Section, page_html
 from rcdm.studies import STUDIES, Study, StudyResult
 
@@ -65,7 +65,7 @@ def test_a_study_that_fails_is_a_sentence_and_the_others_go_on(make, monkeypatch
 
 
 def test_every_study_is_in_the_report():
-    assert {study.name for study, _ in report._entries().values()} == set(STUDIES)
+    assert {study.name for study, _ in report_sections.entries().values()} == set(STUDIES)
 
 
 def test_an_unknown_study_or_source_is_refused(make, capsys):

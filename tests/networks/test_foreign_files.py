@@ -260,8 +260,9 @@ def test_a_denoiser_is_trained_on_a_file_and_needs_it_no_longer(tmp_path, monkey
     assert "layer3          256\n" in printed and "projector         8\n" in printed and "32 px" in printed
     options = ["--resolution", "16", "--channels", "8", "16", "--attention_resolutions", "4", "--max_train_steps", "1"]
     options += ["--train_batch_size", "4", "--num_statistics_images", "8", "--num_inference_steps", "2"]
-    cli.train_main(
+    cli.main(
         [
+            "train",
             "--backbone",
             "byol-ep=3.ckpt",
             "--image_size",
@@ -285,5 +286,5 @@ def test_a_denoiser_is_trained_on_a_file_and_needs_it_no_longer(tmp_path, monkey
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     assert torch.allclose(pipe.encode(images, "byol-ep-3/projector"), expected(images), atol=1e-3)
     with pytest.raises(SystemExit):
-        cli.train_main(["--backbone", "byol-ep=3.ckpt", "--output_dir", "run", *options])
+        cli.main(["train", "--backbone", "byol-ep=3.ckpt", "--output_dir", "run", *options])
     assert "no file and no published network" in capsys.readouterr().err

@@ -163,7 +163,7 @@ def test_a_denoiser_is_trained_on_a_function_and_loaded_with_it(tmp_path, monkey
     monkeypatch.setattr("rcdm.networks.own_backbone.BACKBONES", backbones.BACKBONES)
     options = ["--resolution", "16", "--channels", "8", "16", "--attention_resolutions", "4", "--max_train_steps", "2"]
     options += ["--train_batch_size", "4", "--num_statistics_images", "16", "--num_inference_steps", "2"]
-    cli.train_main(["--backbone", "my_networks:brightness", "--output_dir", "run", *options])
+    cli.main(["train", "--backbone", "my_networks:brightness", "--output_dir", "run", *options])
     pipe = rcdm.load("run", device="cpu")
     assert pipe.sources == ("brightness/1", "brightness/output")
     assert pipe(images(), source="brightness/output", seeds=[0], output_type="pt").images.shape == (3, 3, 16, 16)
@@ -187,5 +187,5 @@ def test_what_is_no_backbone_is_refused(path, words, tmp_path, monkeypatch, caps
     (tmp_path / "my_networks.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(SystemExit):
-        cli.train_main(["--backbone", path, "--output_dir", str(tmp_path / "run"), "--max_train_steps", "1"])
+        cli.main(["train", "--backbone", path, "--output_dir", str(tmp_path / "run"), "--max_train_steps", "1"])
     assert words in capsys.readouterr().err

@@ -13,7 +13,7 @@ from PIL import Image
 
 import rcdm
 from rcdm import cli, studies
-from rcdm.cli import report
+from rcdm.cli import report_sections
 from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.measures.attributes import Attributes
@@ -182,7 +182,7 @@ def test_a_new_study_is_on_the_command_line(novel, tiny_checkpoint, tmp_path, ca
 
 
 def test_a_new_study_is_in_the_report(novel, tiny_checkpoint, tmp_path):
-    assert list(report._entries())[-2:] == ["brightness-slow", "brightness-fast"]
+    assert list(report_sections.entries())[-2:] == ["brightness-slow", "brightness-fast"]
     cli.main(["report", "--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--out", str(tmp_path), "--quick"]
              + ["--study", "brightness-fast"])  # fmt: skip
     page = (tmp_path / "report.html").read_text()

@@ -100,7 +100,7 @@ def test_page_command_line_and_python_draw_the_same(
     drawn = pipe([Image.open(photo)] * 2, source=BOTH, seeds=[5, 6, 7], num_inference_steps=2).images
     assert [image.tobytes() for image in shown] == [image.tobytes() for image in drawn]
     cells: list[Any] = []
-    monkeypatch.setattr("rcdm.cli.sample.grid_png", lambda images, *_: cells.extend(images) or b"")
+    monkeypatch.setattr("rcdm.cli.sample_grid.grid_png", lambda images, *_: cells.extend(images) or b"")
     options = ["--samples", "3", "--seed", "5", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "a.png")]
     cli.main(["sample", str(photo), "--checkpoint", str(tiny_checkpoint), "--source", *BOTH, *options])
     of_shell = cells[1:4] + cells[5:]  # without the given image of each source

@@ -569,8 +569,8 @@ def test_options_win_over_the_environment_and_that_over_defaults(monkeypatch: py
         settings.from_environment()
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_every_setting_is_in_the_documents() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "page.md").read_text()
     assert [name for name in Settings.__dataclass_fields__ if settings.variable(name) not in text] == []
 
 

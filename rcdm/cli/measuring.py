@@ -1,0 +1,120 @@
+"""What `rcdm evaluate` does: the numbers of a checkpoint, or of a folder of backbones, written beside it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Collection, Sequence
+
+import rcdm
+from rcdm.cli.options import announce
+from rcdm.data.dataset_protocol import Dataset
+from rcdm.data.datasets import load_dataset
+from rcdm.diffusion.checkpoints import load_source
+from rcdm.diffusion.model_card import markdown_tables
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.places import checkpoint_folder
+from rcdm.measures.directions import directions_in, write_directions
+from rcdm.measures.judge import Evaluator, is_sister
+from rcdm.measures.parts import Parts, keeping
+from rcdm.measures.processes import first, meet, sharing
+from rcdm.networks.catalogue import JUDGE
+from rcdm.networks.source_folder import load_network, read_config
+from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
+from rcdm.studies.study_files import identity_of, kept_draws
+
+
+def measure_checkpoint(options: argparse.Namespace) -> None:
+    """Measure a pipeline; writes metrics.json and directions, prints tables. Several processes share the draws.
+
+    Finished batches are kept in evaluation.parts until the end, so that after an interruption the same call continues.
+    """
+    folder = options.out or checkpoint_folder(options.checkpoint)
+    if folder is None:
+        raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
+    meet()
+    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
+    dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
+    sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
+    parts = Parts(folder / "evaluation.parts", identity_of(pipe))
+    if len(parts):
+        announce(f"continues with {len(parts)} finished parts")
+    with sharing(pipe), keeping(parts), kept_draws(pipe):
+        judges = _judges(options.evaluator, pipe, dataset)
+        metrics = evaluate(
+            pipe,
+            dataset,
+            EvaluationSize(**sizes),
+            evaluator=judges[0] if judges else None,
+            class_readers=judges[1:],
+            num_inference_steps=options.steps,
+            on_progress=announce,
+        )
+    if not first():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    print(markdown_tables(metrics))
+    print(write_metrics(metrics, folder), file=sys.stderr)
+    announce("directions of attributes and main directions")
+    print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
+    parts.clear()
+
+
+def _known(data: str) -> str:
+    """The data of this name, where they need no folder. Raises ValueError for others."""
+    if data not in ("", "sprites"):
+        raise ValueError(f"This checkpoint has learned from {data}: say where that is with --data FOLDER.")
+    return "sprites"
+
+
+CLASSIFIER = "backbones-cifar10/supervised/backbone"
+"""Reads the class of CIFAR-10 beside a judge that is a sister of a source."""
+
+
+def _judges(names: Sequence[str] | None, pipe: RCDMPipeline, dataset: Dataset) -> list[Evaluator]:
+    """The networks that look at the draws, the judge first. Raises ValueError for one that is a source."""
+    own = {name.partition("/")[0] for name in pipe.sources}
+    if names is None:
+        names = _usual_judges(own, pipe, dataset.name)
+    sources = [load_source(name) for name in names if name != "none"]
+    for source, name in zip(sources, names, strict=False):
+        if source.name.partition("/")[0] in own:
+            raise ValueError(f"{name} is a source of this checkpoint: the evaluator has to be another network.")
+    judges = []
+    for source in sources:
+        announce(f"{source.name} looks at training images")
+        judges.append(Evaluator(source.to(pipe.device), dataset))
+    return judges
+
+
+def _usual_judges(own: Collection[str], pipe: RCDMPipeline, data: str) -> list[str]:
+    """The published judge, where it is installed and no source; beside its sister a network of another family, too.
+
+    Of the drawn world every attribute is known: it needs no judge.
+    """
+    if data == "sprites" or JUDGE in own:
+        return []
+    try:
+        load_source(f"{JUDGE}/backbone")
+    except ValueError as error:
+        announce(f"Nobody judges the draws (KID, FID, class, copying): {error}")
+        return []
+    sisters = any(is_sister(JUDGE, name, pipe.sources.config_of(name)) for name in own)
+    classifier = checkpoint_folder(CLASSIFIER.partition("/")[0])
+    beside = sisters and classifier is not None and "supervised" not in own and "cifar" in data.lower()
+    return [f"{JUDGE}/backbone", *([CLASSIFIER] if beside else [])]
+
+
+def measure_backbones(options: argparse.Namespace) -> None:
+    """Measure every network of a folder that holds sources/ alone."""
+    folder, data = checkpoint_folder(options.checkpoint), options.data
+    assert folder is not None
+    try:
+        from rcdm.ssl.source_metrics import measure_folder
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Measuring backbones needs {error.name}: `pip install -e '.[ssl]'`.") from error
+    for source in sorted(path.parent for path in folder.glob("sources/*/model.safetensors")):
+        _, preprocessing = load_network(source)
+        own = data or _known(read_config(source)["training"].get("data", ""))
+        print(measure_folder(source, load_dataset(own, preprocessing.size), on_progress=announce))

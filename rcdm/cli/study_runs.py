@@ -1,0 +1,108 @@
+"""What `rcdm study` does, and `rcdm report` for each study: from options to a run, its files and its words."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rcdm
+from rcdm.cli.options import announce, chosen_sources, unmeasured
+from rcdm.cli.study_data import StudyData
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.measures.processes import first, meet
+from rcdm.studies import STUDIES
+from rcdm.studies.study_files import StudyRun, run_study
+
+
+def run_one(options: argparse.Namespace) -> None:
+    """Run the study that the options of `rcdm study` ask for; prints its summary."""
+    if options.steps is not None and not STUDIES[options.study].draws:
+        raise ValueError(f"{options.study} draws nothing: leave --steps out.")
+    meet()
+    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
+    settings = dict(_setting(options.study, text, pipe) for text in options.option)
+    run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
+    record = run_study(pipe, run, options.out, on_progress=announce)
+    if not first():
+        return
+    print(record["summary"])
+    print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
+    for note in (options.photos and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):
+        if note:
+            print(f"Note: {note}", file=sys.stderr)
+
+
+def study_run(
+    pipe: RCDMPipeline,
+    options: argparse.Namespace,
+    study: str,
+    *,
+    settings: Mapping[str, Any],
+    option_texts: Sequence[str] = (),
+    name: str = "",
+    usual: int | None = None,
+) -> StudyRun:
+    """What the options of a command line ask of a study.
+
+    Where `options.images` is None, up to `usual` images are taken, or as many as the study usually has.
+    """
+    data = StudyData(
+        pipe,
+        photos=options.photos,
+        data=options.data,
+        split=options.split,
+        count=options.images,
+        usual=usual or STUDIES[study].images,
+        reference=options.reference,
+    )
+    samples = STUDIES[study].samples if options.samples is None else options.samples
+    return StudyRun(
+        study,
+        data.images,
+        data.names,
+        chosen_sources(pipe, options.source),
+        range(options.seed, options.seed + samples),
+        str(options.checkpoint),
+        _command(options, study, option_texts, len(data.images), samples),
+        name or study,
+        options.steps,
+        settings,
+        data.extras(STUDIES[study].parameters),
+    )
+
+
+def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str], images: int, samples: int) -> str:
+    """The `rcdm study` command that does this."""
+    words = ["rcdm", "study", study, *options.photos, "--checkpoint", str(options.checkpoint)]
+    for option, value in (
+        ("backbone", options.backbone),
+        ("data", options.data),
+        ("scheduler", options.scheduler),
+    ):
+        if value is not None:
+            words += [f"--{option}", value]
+    words += ["--images", str(images)]
+    if options.split != "held_out":
+        words += ["--split", options.split]
+    if options.source:
+        words += ["--source", *options.source]
+    words += ["--samples", str(samples), "--seed", str(options.seed), "--reference", str(options.reference)]
+    if options.steps is not None:
+        words += ["--steps", str(options.steps)]
+    for text in option_texts:
+        words += ["--option", text]
+    return shlex.join(words)
+
+
+def _setting(study: str, text: str, pipe: RCDMPipeline) -> tuple[str, Any]:
+    """NAME=VALUE -> the name and the value in the type of the study's default, or read from the path it names."""
+    name, equals, value = text.partition("=")
+    known = STUDIES[study].defaults
+    if not known:
+        raise ValueError(f"{study} has no settings besides those in `rcdm study --help`.")
+    if not equals or name not in known:
+        raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known)}.")
+    return name, STUDIES[study].option(name).read(value, known[name], pipe)
