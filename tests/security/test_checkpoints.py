@@ -2,8 +2,12 @@
 
 import json
 import random
+import resource
 import shutil
 import struct
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,9 @@ import rcdm
 from rcdm.networks.checked_files import read_object
 
 MUTANTS = 200
+SECONDS = 10
+MEMORY = 2 * 2**30
+PROGRAM = (sys.prefix, sys.base_prefix, str(Path(rcdm.__file__).parents[1]), "/proc/", "/sys/", "/dev/")
 DIGEST = "0" * 64
 FLAT = {"size": 16, "mean": [0, 0, 0], "std": [0, 1, 1]}  # a channel without deviation
 VALUES: tuple[Any, ...] = (
@@ -129,22 +136,53 @@ def whole(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """No more than MEMORY beyond what the process has."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """Paths that this thread opens."""
+    paths: list[str] = []
+    watching, me = [True], threading.get_ident()
+
+    def hook(event: str, arguments: tuple) -> None:
+        if watching[0] and event == "open" and threading.get_ident() == me and isinstance(arguments[0], str):
+            paths.append(arguments[0])
+
+    sys.addaudithook(hook)  # stays for the life of the process, so it is switched off below
+    yield paths
+    watching[0] = False
+
+
 def test_what_is_whole_is_taken(whole: Path) -> None:
     assert try_out(whole) == ""
 
 
-def test_mutants_are_drawn_from_or_refused_in_a_sentence(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("little_memory")
+def test_mutants_are_drawn_from_or_refused_in_a_sentence(whole: Path, tmp_path: Path, opened: list[str]) -> None:
     """MUTANTS folders with one thing changed. Anything but a ValueError of one line is a fault of ours."""
     refused = 0
+    assert try_out(whole) == ""  # all that is loaded once is loaded
     for seed in range(MUTANTS):
-        folder = tmp_path / "mutant"
+        folder = tmp_path / "alone" / "mutant"
         shutil.copytree(whole, folder)
-        what = mutate(folder, random.Random(seed))
+        what, begun = mutate(folder, random.Random(seed)), time.monotonic()
+        opened.clear()
         try:
             said = try_out(folder)
         except Exception as error:
             pytest.fail(f"mutant {seed} ({what}): {type(error).__name__} {str(error)[:300]}")
         refused += bool(said)
+        assert time.monotonic() - begun < SECONDS, (seed, what)
+        outside = [path for path in opened if path.startswith("/") and not path.startswith((str(folder), *PROGRAM))]
+        assert not outside, (seed, what, outside)
         assert "\n" not in said and len(said) < 900 and "Error(" not in said, (seed, what, said)
         shutil.rmtree(folder)
     assert refused > MUTANTS / 3
