@@ -52,7 +52,7 @@ class _Levels(nn.Module):
 
     def pool(self, output: Tensor, level: str) -> Tensor:
         """What a level puts out, [B,D,H,W], [B,N,D] or [B,D] -> [B,D] float32."""
-        output = output[0] if isinstance(output, tuple) and output else output  # some layers add their attention
+        output = _without_attention(output)
         body = self.body()
         embeds = _path(level).removeprefix("backbone.").startswith("patch_embed")  # comes before the prefix tokens
         tokens = level.partition("@")[2] or ("mean" if embeds else self._tokens)
@@ -202,6 +202,15 @@ def _no_level(name: str, network: SSLNetwork | OpenNetwork, level: str) -> str:
     if level.startswith("projector") and isinstance(network, SSLNetwork) and network.projector is None:
         return f"{name}: there is no projector, none came with these weights; {choices}"
     return f"{name} has no level {level!r}; {choices}"
+
+
+def _without_attention(output: Any) -> Any:
+    """What a layer of transformers puts out, without the attention [B,heads,N,N] that some add, or None for it."""
+    if isinstance(output, tuple) and output:
+        first, *others = output
+        if all(other is None or (isinstance(other, Tensor) and other.ndim == 4) for other in others):
+            return first
+    return output
 
 
 def pooled(output: Tensor, tokens: str = "mean", prefix: int = 0, *, channels_last: bool = False) -> Tensor:

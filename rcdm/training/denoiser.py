@@ -27,7 +27,7 @@ from rcdm.measures.faithfulness import comparison_grid, faithfulness
 from rcdm.networks.sources import Sources, share_networks
 from rcdm.training.budget import Budget
 from rcdm.training.config import TrainingConfig
-from rcdm.training.held_out_error import held_out_error
+from rcdm.training.held_out_error import HELD_OUT, held_out_error
 from rcdm.training.loop import Loop
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
@@ -57,10 +57,6 @@ HARMLESS = (
     "pretrained_model_name_or_path",
 )  # fmt: skip
 """Options that may change when a run is continued: how long it is, where things lie, what is looked at."""
-
-
-_HELD_OUT = 512
-"""Images of the held-out error: it is compared between runs, so it does not follow num_validation_images."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -290,7 +286,7 @@ class _Run(Loop):
         """Error, cycle error and MRR on held-out images, and a grid of draws: what the loss does not show."""
         held_out = self.dataset.held_out(self.config.num_validation_images).images
         record = {"step": float(self.progress.step), "images": float(self.progress.images)}
-        record["held_out_error"] = held_out_error(pipe, self.objective, self.dataset.held_out(_HELD_OUT).images)
+        record["held_out_error"] = held_out_error(pipe, self.objective, self.dataset.held_out(HELD_OUT).images)
         for name in self.sources.names:
             numbers = faithfulness(pipe, held_out, name)
             record |= {f"{name} {key}": number.value for key, number in numbers.items()}

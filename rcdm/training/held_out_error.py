@@ -8,6 +8,7 @@ from torch import Tensor
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import Denoising, random_numbers
 
+HELD_OUT = 512  # images: the number is compared between runs, so it does not follow num_validation_images
 _SEED = 2**20  # of the noise: no run's own
 
 

@@ -66,18 +66,18 @@ def test_a_sister_is_marked_beside_its_number():
 
 
 def test_photographs_have_a_judge_where_its_package_is_and_the_drawn_world_none(tiny_checkpoint, monkeypatch, capsys):
-    from rcdm.cli import evaluate
+    from rcdm.cli import measuring
 
     pipe = rcdm.load(tiny_checkpoint, device="cpu")
-    assert evaluate._usual_judges({"tiny"}, pipe, "sprites") == []
-    monkeypatch.setattr(evaluate, "load_source", lambda name: None)
-    assert evaluate._usual_judges({"tiny"}, pipe, "photos") == ["efficientnet-lite1/backbone"]
+    assert measuring._usual_judges({"tiny"}, pipe, "sprites") == []
+    monkeypatch.setattr(measuring, "load_source", lambda name: None)
+    assert measuring._usual_judges({"tiny"}, pipe, "photos") == ["efficientnet-lite1/backbone"]
 
     def missing(name):
         raise ValueError("not installed: `pip install it`")
 
-    monkeypatch.setattr(evaluate, "load_source", missing)
-    assert evaluate._usual_judges({"tiny"}, pipe, "photos") == [] and "pip install it" in capsys.readouterr().err
+    monkeypatch.setattr(measuring, "load_source", missing)
+    assert measuring._usual_judges({"tiny"}, pipe, "photos") == [] and "pip install it" in capsys.readouterr().err
 
 
 def test_copies_of_training_images_are_found(judge):

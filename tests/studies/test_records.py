@@ -162,6 +162,7 @@ BRIGHTNESS = Study(
 @pytest.fixture
 def novel(monkeypatch):
     monkeypatch.setitem(STUDIES, "brightness", BRIGHTNESS)
+    monkeypatch.setattr("rcdm.cli.study.NAMES", (*STUDIES,))
 
 
 def test_a_new_study_is_on_the_command_line(novel, tiny_checkpoint, tmp_path, capsys):
@@ -216,6 +217,6 @@ def imports_of(file: Path) -> set[str]:
 def test_figures_know_no_study_and_no_study_another():
     for file in (Path(rcdm.__file__).parent / "figures").glob("*.py"):
         assert not [name for name in imports_of(file) if name.startswith(("rcdm.studies", "rcdm.ui", "rcdm.cli"))], file
-    modules = {f"rcdm.studies.{module}" for module in studies._MODULES}
+    modules = {f"rcdm.studies.{module}" for module in studies._MODULES.values()}
     for module in modules:
         assert not imports_of(Path(import_module(module).__file__)) & (modules - {module}), module

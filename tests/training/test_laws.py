@@ -176,11 +176,11 @@ def test_flipped_images_are_flipped_for_source_and_denoiser_alike(sources_dir, t
 
 
 def _with_flips(value: float):
-    """Random numbers of which the third, which flips below one half, has this value."""
+    """Random numbers of which the second, which flips below one half, has this value."""
 
     def numbers(*arguments):
         noise, uniform = random_numbers(*arguments)
-        uniform[:, 2] = value
+        uniform[:, 1] = value
         return noise, uniform
 
     return numbers
