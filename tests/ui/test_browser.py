@@ -46,7 +46,9 @@ def address(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        engine = Engine(dataclasses.replace(Settings(), checkpoint=str(tiny_checkpoint), port=port), device="cpu")
+        engine = Engine(
+            dataclasses.replace(Settings(), checkpoint=str(tiny_checkpoint), port=port, jobs=0), device="cpu"
+        )
         served = ui.launch(engine, prevent_thread_lock=True)
         try:
             yield served.local_url
