@@ -74,8 +74,11 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         unet_config: arguments of diffusers' UNet2DModel (see `unet_arguments`).
         space: where noise is added and what the network sees of it, as `image_space.space_of` reads it.
         has_unconditional: whether it was trained to draw without a representation, too.
-        projection_bias, attention_heads (of the way down, of the way up), embedding_channels (of the timestep's
-            sinusoid), timestep_scale: as converted networks need them (`convert.from_official`).
+        projection_bias: whether projections have one; this and what follows is for converted networks
+            (`convert.from_official`).
+        attention_heads: of the way down, and of the way up.
+        embedding_channels: of the timestep's sinusoid.
+        timestep_scale: what timesteps are multiplied by.
     """
 
     @register_to_config

@@ -123,7 +123,10 @@ class Study:
         figures: the figures of its result.
         captions: key of a figure, or `*` for any, -> what it shows. captions_by_method: the same for one `method`.
         intervals: whether its figures of numbers have intervals.
-        images, samples: how many are usual. fewest, most: how many images it needs, and takes, if there is an end.
+        images: how many are usual.
+        samples: how many draws of an image are usual.
+        fewest: how many images it needs.
+        most: how many it takes, if there is an end.
         draws: whether it draws; where not, a number of denoising steps means nothing.
         cost: how much it draws, where that is known beforehand.
         shared: whether several processes can share its work (`measures.processes`).
