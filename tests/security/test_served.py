@@ -22,7 +22,7 @@ import pytest
 from fuzzer import FORMATS, damaged, flat_png, picture
 from PIL import Image
 
-REQUESTS, UPLOADS = 240, 200
+REQUESTS, UPLOADS = 180, 200
 SECONDS = 10
 MEMORY_MIB = 100  # that may stay after the uploads
 SERVED = Path(__file__).with_name("served.py")

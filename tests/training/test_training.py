@@ -3,12 +3,7 @@
 import dataclasses
 import itertools
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -192,39 +187,6 @@ def test_signal_to_noise_ratios_are_spread_as_by_the_cosine_schedule():
 def test_released_networks_learn_at_uniform_timesteps():
     t = VariationalLoss(official_scheduler()).timesteps(torch.arange(1000) / 1000 + 1e-4)
     assert torch.equal(t, torch.arange(1000))
-
-
-def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(sources_dir, uninterrupted, tmp_path):
-    options = tiny(sources_dir, tmp_path / "killed", max_train_steps=8)
-    arguments = [sys.executable, "-c", _CHILD, options.sources_dir, options.output_dir]
-    environment = os.environ | {"PYTHONPATH": str(Path(rcdm.__file__).parents[1])}
-    child = subprocess.Popen(arguments, env=environment)
-    deadline = time.monotonic() + 120
-    while not saved_states(tmp_path / "killed"):
-        assert child.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not (tmp_path / "killed" / "model_index.json").exists()
-    resumed = train(tiny(sources_dir, tmp_path / "killed", resume_from_checkpoint="latest"))
-    assert same(resumed, uninterrupted)
-
-
-_CHILD = """
-import sys, time, torch
-torch.set_num_threads(1)
-from rcdm.training import denoiser as training
-from rcdm.training.config import TrainingConfig
-step = training._Run.step
-def slow(self):  # leaves time to be killed between two steps
-    time.sleep(0.5)
-    return step(self)
-training._Run.step = slow
-training.train(TrainingConfig(
-    sources_dir=sys.argv[1], output_dir=sys.argv[2], resolution=16, channels=(8, 16), attention_resolutions=(4,),
-    train_batch_size=4, max_train_steps=8, checkpointing_steps=2, num_statistics_images=16, validation_steps=4,
-    num_validation_images=4, num_inference_steps=2))
-"""
 
 
 @pytest.fixture
