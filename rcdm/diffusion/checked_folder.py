@@ -123,9 +123,7 @@ def check_unet(folder: Path, build: Callable[..., torch.nn.Module]) -> list[Path
         with torch.device("meta"):
             blank = build(**config)
     except Exception as error:  # of the many parts of a network
-        raise ValueError(
-            f"{file} describes no network that can be built: {str(error).splitlines()[0][:200]}"
-        ) from error
+        raise ValueError(f"{file} describes no network that can be built: {reason(error)}") from error
     check_fit(blank, shapes_of(weights), folder / WEIGHTS)
     return weights
 
@@ -156,7 +154,7 @@ def _check_unet_arguments(file: Path, arguments: Mapping[str, Any]) -> None:
     for name in ("layers_per_block", "norm_num_groups"):
         if name in arguments and not (type(arguments[name]) is int and 1 <= arguments[name] <= 2**10):
             raise ValueError(f"{file}: unet_config.{name} must be a whole number from 1 to 1024.")
-    if arguments.get("layers_per_block", 2) > MOST_BLOCKS or len(arguments.get("block_out_channels", ())) > MOST_BLOCKS:
+    if max(arguments.get("layers_per_block", 2), len(arguments.get("block_out_channels", ()))) > MOST_BLOCKS:
         raise ValueError(f"{file}: unet_config asks for more than {MOST_BLOCKS} blocks.")
 
 

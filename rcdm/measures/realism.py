@@ -31,6 +31,7 @@ class Moments:
         self._products = torch.zeros(0, dtype=torch.float64)
 
     def add(self, features: Tensor) -> None:
+        """A batch [B,D] more."""
         x = features.double()
         if not self.n:
             self._sum, self._products = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,9 @@ def evaluate(
     result["scheduler"] = type(pipe.scheduler).__name__
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
 
-    def streamed(h: Tensor | None, source: str | None) -> dict[str, Any]:
-        assert evaluator is not None
-        n = size.realism_draws
-        return realism(pipe, evaluator, h, source, dataset, n, num_inference_steps=num_inference_steps)
-
+    judged = _Judged(pipe, dataset, held_out, size, num_inference_steps, on_progress)
     if evaluator is not None:
-        on_progress("unconditional draws")
-        free = pipe.draw(None, None, range(len(held_out)), num_inference_steps=num_inference_steps)
-        half = torch.stack(free[: len(free) // 2 * 2].split(len(free) // 2), 1)
-        result |= {"evaluator": evaluator.name, "unconditional": _realism(evaluator, free, held_out, half)}
-        if size.realism_draws:
-            result["unconditional"] |= streamed(None, None)
+        result |= {"evaluator": evaluator.name, "unconditional": judged.unconditional(evaluator)}
     numbers: dict[str, Any] = {}
     for source in pipe.sources.names:
         on_progress(f"{source}: one draw of each of {len(held_out)} images")
@@ -73,14 +65,7 @@ def evaluate(
         numbers[source] = {name: number.to_json() for name, number in faithful.items()}
         numbers[source] |= _references(pipe, held_out, source)
         if evaluator is not None:
-            n = min(size.retention_images, len(h))
-            again = pipe.draw(h[:n], source, range(len(h), len(h) + n), num_inference_steps=num_inference_steps)
-            numbers[source] |= _realism(evaluator, drawn, held_out, torch.stack([drawn[:n], again], 1))
-            network = source.partition("/")[0]
-            numbers[source]["sister"] = is_sister(evaluator.name, network, pipe.sources.config_of(network))
-            if size.realism_draws:
-                on_progress(f"{source}: {size.realism_draws} draws for FID and KID")
-                numbers[source] |= streamed(h, source)
+            numbers[source] |= judged.of_source(evaluator, source, h, drawn)
     kept = retention_study.study(
         pipe,
         held_out[: size.retention_images],
@@ -136,6 +121,42 @@ def _attributes(pipe: RCDMPipeline, evaluator: Evaluator | None, class_readers: 
         lambda images: {**own.read(images), **{name: reader.classes(images) for name, reader in readers.items()}},
         own.spread,
     )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What an evaluator says of the draws of a pipeline, beside held-out images."""
+
+    pipe: RCDMPipeline
+    dataset: Dataset
+    held_out: Tensor
+    size: EvaluationSize
+    steps: int | None
+    on_progress: Callable[[str], None]
+
+    def unconditional(self, evaluator: Evaluator) -> dict[str, Any]:
+        """Of as many draws of nothing as there are held-out images; halves of them are the pairs."""
+        self.on_progress("unconditional draws")
+        free = self.pipe.draw(None, None, range(len(self.held_out)), num_inference_steps=self.steps)
+        half = torch.stack(free[: len(free) // 2 * 2].split(len(free) // 2), 1)
+        return _realism(evaluator, free, self.held_out, half) | self._streamed(evaluator, None, None)
+
+    def of_source(self, evaluator: Evaluator, source: str, h: Tensor, drawn: Tensor) -> dict[str, Any]:
+        """Of one draw per row of h [N,D], and of a second one of some."""
+        n = min(self.size.retention_images, len(h))
+        again = self.pipe.draw(h[:n], source, range(len(h), len(h) + n), num_inference_steps=self.steps)
+        found = _realism(evaluator, drawn, self.held_out, torch.stack([drawn[:n], again], 1))
+        network = source.partition("/")[0]
+        found["sister"] = is_sister(evaluator.name, network, self.pipe.sources.config_of(network))
+        return found | self._streamed(evaluator, h, source)
+
+    def _streamed(self, evaluator: Evaluator, h: Tensor | None, source: str | None) -> dict[str, Any]:
+        """FID and KID of `realism_draws` draws, where they are asked for."""
+        n = self.size.realism_draws
+        if not n:
+            return {}
+        self.on_progress(f"{source or 'unconditional'}: {n} draws for FID and KID")
+        return realism(self.pipe, evaluator, h, source, self.dataset, n, num_inference_steps=self.steps)
 
 
 def _realism(evaluator: Evaluator, drawn: Tensor, real: Tensor, pairs: Tensor) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -46,6 +46,24 @@ def build(engine: Engine) -> None:
         Api(steps, NUMBER, "steps"),
         Api(0, NUMBER, "seed"),
     ]
+
+    encode, draw, study = _functions(engine)
+    with gr.Column(visible=False):
+        pictures, numbers = Pictures(format="png", label="images"), gr.JSON(label="numbers")
+        h = gr.JSON(label="representation")
+        image, second = Photo(format="png", label="image"), Photo(format="png", label="second")
+        button = gr.Button()
+        one = Api(names[0], TEXT, "source")
+        which = Api("samples", TEXT, "study")
+        own = Api({}, OBJECT, "settings")
+    button.click(encode, [image, one, checkpoint], h, api_name="encode", **DEVICE)
+    button.click(draw, [image, *settings, checkpoint], [pictures, numbers], api_name="draw", **DEVICE)
+    everything = [which, image, second, *settings, checkpoint, own]
+    button.click(study, everything, [pictures, numbers], api_name="study", **DEVICE)
+
+
+def _functions(engine: Engine) -> tuple[Callable[..., Any], ...]:
+    """What `/encode`, `/draw` and `/study` do."""
 
     def encode(image: str | None, source: str, checkpoint: str, request: gr.Request) -> list[float]:
         """The representation of an image from one source: D numbers, raw."""
@@ -91,18 +109,7 @@ def build(engine: Engine) -> None:
         for item in engine.run(checkpoint, job, request):
             yield _answer(item[0]) if isinstance(item, tuple) else (gr.skip(), gr.skip())
 
-    with gr.Column(visible=False):
-        pictures, numbers = Pictures(format="png", label="images"), gr.JSON(label="numbers")
-        h = gr.JSON(label="representation")
-        image, second = Photo(format="png", label="image"), Photo(format="png", label="second")
-        button = gr.Button()
-        one = Api(names[0], TEXT, "source")
-        which = Api("samples", TEXT, "study")
-        own = Api({}, OBJECT, "settings")
-    button.click(encode, [image, one, checkpoint], h, api_name="encode", **DEVICE)
-    button.click(draw, [image, *settings, checkpoint], [pictures, numbers], api_name="draw", **DEVICE)
-    everything = [which, image, second, *settings, checkpoint, own]
-    button.click(study, everything, [pictures, numbers], api_name="study", **DEVICE)
+    return encode, draw, study
 
 
 def study_of(name: str, choices: Asked, second: str | None, settings: Any) -> Study:
