@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -173,3 +173,16 @@ TELLING: dict[str, tuple[Callable[[Tensor, int], Tensor], int]] = {
     "grey": (lambda images, k: greyscale(images, float(k)), 2),
 }
 """Name -> (what is done to images in case k, number of cases): a probe is asked which k was applied."""
+
+_VIEW_STRENGTHS = {
+    "flip": ("flip",), "shift": ("crop",), "zoom": ("crop",), "hue": ("hue",), "saturation": ("jitter", "grey"),
+    "brightness": ("jitter",), "greyscale": ("grey",), "blur": ("blur",),
+}  # fmt: skip
+"""Transformation -> the strengths of a network's views, any of which contains it; no view contains the others."""
+
+
+def in_views_of(views: Mapping[str, float] | None, name: str) -> bool | None:
+    """Whether views with these strengths (name -> strength, 0 is off) contain a transformation; None: not known."""
+    if views is None:
+        return None
+    return any(views.get(strength, 0) > 0 for strength in _VIEW_STRENGTHS.get(name, ()))

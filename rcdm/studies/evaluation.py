@@ -20,8 +20,12 @@ from rcdm.measures.judge import Evaluator, is_sister
 from rcdm.measures.metrics import cycle_error, variance
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.realism import realism
+from rcdm.measures.shares import seed_told, variance_shares
 from rcdm.studies import retention_study
 from rcdm.studies.evaluation_size import EvaluationSize
+
+SHARED_IMAGES, SHARED_SEEDS = 32, 4
+"""How many images and seeds the shares of the variance are measured on."""
 
 
 def evaluate(
@@ -43,7 +47,8 @@ def evaluate(
     (`unconditional`), the retention of the `class` that it reads, and `sister` where the network of the source is of
     the evaluator's own family; `class_readers` read the class, too. With `realism_draws` KID and FID are of so many
     draws against training images. `differences` and `agreement` are those of `studies.retention`. Raises ValueError
-    for too few images, before anything is drawn.
+    for too few images, before anything is drawn. `shares`: of the variance of the pixels, those that image, source and
+    seed decide, and `seed_told`, as in `measures.shares`.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -66,6 +71,7 @@ def evaluate(
         numbers[source] |= _references(pipe, held_out, source)
         if evaluator is not None:
             numbers[source] |= judged.of_source(evaluator, source, h, drawn)
+    result["shares"] = _shares(pipe, held_out[:SHARED_IMAGES], num_inference_steps, on_progress)
     kept = retention_study.study(
         pipe,
         held_out[: size.retention_images],
@@ -167,6 +173,22 @@ def _realism(evaluator: Evaluator, drawn: Tensor, real: Tensor, pairs: Tensor) -
         "copying": evaluator.copying(drawn, real).to_json(),
         "spread_perceptual": evaluator.spread(pairs, real).to_json(),
     }
+
+
+def _shares(
+    pipe: RCDMPipeline, images: Tensor, steps: int | None, on_progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """What of the pixels image, source and seed decide, and how often a draw tells its seed."""
+    on_progress("shares of image, source and seed")
+    seeds = list(range(SHARED_SEEDS)) * len(images)
+    draws = []
+    for source in pipe.sources.names:
+        h = encode_all(pipe, images, source).repeat_interleave(SHARED_SEEDS, 0)
+        drawn = pipe.draw(h, source, seeds, num_inference_steps=steps).cpu()
+        draws.append(drawn.flatten(1).unflatten(0, (len(images), SHARED_SEEDS)))
+    values = torch.stack(draws, 1)  # [N,S,K,P]
+    shares = {name: number.to_json() for name, number in variance_shares(values).items()}
+    return {**shares, "seed_told": seed_told(values).to_json(), "seeds": SHARED_SEEDS}
 
 
 def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -203,6 +203,12 @@ def _summary(setting: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _cost(pictures: int, numbers: int, settings: Mapping[str, Any]) -> int:
+    wished = [name.strip() for name in settings["only"].split(",") if name.strip()] or list(TRANSFORMATIONS)
+    steps = sum(len(TRANSFORMATIONS[name].strengths) for name in wished if name in TRANSFORMATIONS)
+    return pictures * (1 + steps)
+
+
 STUDY = Study(
     "invariance",
     __doc__,
@@ -218,5 +224,6 @@ STUDY = Study(
     captions=CAPTIONS,
     images=32,
     fewest=2,
+    cost=_cost,
     report={"invariance": Entry(quick=(4, 1))},
 )

@@ -93,7 +93,7 @@ def study(
             ways, columns = [""], list(edits)
             changed = torch.stack(list(edits.values()), 1)[:, None]  # [N,1,E,D]
         else:
-            along = _directions(method, pipe, reference, attributes, source, directions)
+            along = directions_for(method, pipe, reference, attributes, source, directions)
             ways, columns = list(along), [f"{step:+.1f}" for step in steps]
             changed = h[:, None, None] + steps.to(h)[:, None] * torch.stack(list(along.values()))[:, None]  # [N,W,E,D]
         drawn = _draw(pipe, changed, source, seeds, num_inference_steps)
@@ -101,7 +101,7 @@ def study(
             grid += [given[i], *im.to_pil(drawn[i, w, :, k])]
             rows.append(", ".join(filter(None, (source, f"image {i}", ways[w], f"seed {seeds[k]}"))))
         if method != "neighbours":
-            numbers[source] = {"moves": _moves(drawn, ways, steps, attributes)}
+            numbers[source] = {"moves": moves(drawn, ways, steps, attributes)}
     used = FILE if reference is None else len(reference)
     found = {"method": method, "seeds": list(seeds), "images": len(given), "reference": used, "sources": numbers}
     return StudyResult(grid, tuple(rows), ("given", *columns), found, _summary(numbers, used))
@@ -118,7 +118,7 @@ def _check(method: str, images: int, reference: int | None) -> None:
         raise ValueError(NO_REFERENCE)
 
 
-def _directions(
+def directions_for(
     method: str,
     pipe: RCDMPipeline,
     reference: Tensor | Sequence[Image.Image] | None,
@@ -166,7 +166,7 @@ def _without_shared(
     return edits, {"dimensions": dims, "neighbours": min(k, len(bank)), "more_than": more_than}
 
 
-def _moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes) -> dict[str, dict[str, float]]:
+def moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes) -> dict[str, dict[str, float]]:
     """Direction -> attribute -> movement of its φ per step of one deviation, in deviations of the data (a length)."""
     n, w, e, k = drawn.shape[:4]
     read = attributes.read(drawn.flatten(0, 3))

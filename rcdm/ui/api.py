@@ -21,6 +21,7 @@ from rcdm.ui.guard import read_photo, whole
 
 NUMBER, TEXT = {"type": "integer"}, {"type": "string"}
 TEXTS: Any = {"type": "array", "items": TEXT}
+STUDY: Any = {**TEXT, "enum": list(STUDIES)}
 OBJECT: Any = {"type": "object", "properties": {}, "additionalProperties": True}
 # gr.Gallery with its schema made once: Gradio asks for it after every yield, and making it takes tens of milliseconds.
 _SCHEMA = gr.Gallery(render=False).api_info()
@@ -54,7 +55,7 @@ def build(engine: Engine) -> None:
         image, second = Photo(format="png", label="image"), Photo(format="png", label="second")
         button = gr.Button()
         one = Api(names[0], TEXT, "source")
-        which = Api("samples", TEXT, "study")
+        which = Api("samples", STUDY, "study")
         own = Api({}, OBJECT, "settings")
     button.click(encode, [image, one, checkpoint], h, api_name="encode", **DEVICE)
     button.click(draw, [image, *settings, checkpoint], [pictures, numbers], api_name="draw", **DEVICE)

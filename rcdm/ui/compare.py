@@ -13,31 +13,32 @@ from rcdm.ui.controls import Asked, Controls, asked_here, run_tab, wire
 from rcdm.ui.drawing import Columns, Progress
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.exploring import Bits, Nearest
-from rcdm.ui.export import KINDS, Result, command_of, link_of
+from rcdm.ui.export import FIRST_TAB, Result
 from rcdm.ui.guard import LARGEST_SEED
 from rcdm.ui.loaded import NO_DATA
-from rcdm.ui.sheet import EMPTY, bits_html, nearest_html, render, sheet_html, skeleton_html, status_html
+from rcdm.ui.sheet import EMPTY, bits_html, nearest_html, sheet_html, skeleton_html, status_html, take_html
+from rcdm.ui.shipped import shipped
 from rcdm.ui.store import key_of
 
 MOST_ROWS = 6
+TO_CONTROLS = "() => { document.querySelector('.controls').scrollIntoView({ behavior: 'smooth' }) }"
 
 WORDS = """**What does this representation keep?** Every column draws images from one representation of your image."""
 
 
 def build(engine: Engine, controls: Controls) -> None:
     """Lay out and wire the tab."""
-    gr.Markdown(WORDS)
+    gr.Markdown(WORDS, elem_classes="question")
     rows = gr.State([])  # keys of the drawings shown, the first on top
     with gr.Row(elem_classes="actions"):
         start = gr.Button("Draw", variant="primary", size="md", min_width=90, elem_id="draw")
         below = gr.Button("Same seeds, next row", size="md", min_width=150, elem_id="next-row")
         fresh = gr.Button("New seeds", size="md", min_width=90, elem_id="new-seeds")
         stop = gr.Button("Stop", size="md", min_width=70, elem_id="stop")
-    status, sheet, take = (
-        gr.HTML(status_html(""), elem_classes="told"),
-        gr.HTML(EMPTY, elem_id="sheet"),
-        gr.HTML(""),
-    )
+        below_all = gr.Button("Image", size="md", min_width=70, elem_id="to-controls")  # seen on phones alone
+    below_all.click(None, None, None, js=TO_CONTROLS, api_visibility="private")
+    words, opening, files, _ = _opening(engine, engine.settings.checkpoint)
+    status, sheet, take = gr.HTML(words, elem_classes="told"), gr.HTML(opening, elem_id="sheet"), gr.HTML(files)
     inputs, outputs = [*controls.inputs(), rows], [status, sheet, take, rows]
 
     def draw(request: gr.Request, *values: Any) -> Iterator[Any]:
@@ -48,7 +49,8 @@ def build(engine: Engine, controls: Controls) -> None:
 
     stopped = "Stopped. The drawing below is unfinished."
     events = [
-        wire(button, stop, work, inputs, outputs, status, stopped) for button, work in ((start, draw), (below, add_row))
+        wire(button.click, stop, work, inputs, outputs, status, stopped)
+        for button, work in ((start, draw), (below, add_row))
     ]
     moved = fresh.click(
         _next_seed, [controls.seed, controls.number], controls.seed, queue=False, api_visibility="private"
@@ -57,7 +59,7 @@ def build(engine: Engine, controls: Controls) -> None:
                        api_visibility="private", **DEVICE)  # fmt: skip
     stop.click(None, cancels=[drawn], queue=False, api_visibility="private")
     controls.checkpoint.change(  # what was drawn by the other one would be taken for this one's
-        lambda: (status_html(""), EMPTY, "", []), None, outputs, cancels=[*events, drawn], queue=False,
+        lambda name: _opening(engine, name), controls.checkpoint, outputs, cancels=[*events, drawn], queue=False,
         api_visibility="private",
     )  # fmt: skip
     _more(engine, controls)
@@ -74,7 +76,7 @@ def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str])
     given, begun = choices.given, time.monotonic()
     kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
     task = f"{len(job.sources)} × {len(job.seeds)} images"
-    top, first = Markup().join(_sheet(result, i == 0) for i, result in enumerate(kept)), not kept
+    top, first = Markup().join(_sheet(engine, result, i == 0) for i, result in enumerate(kept)), not kept
     waiting = skeleton_html(given, job.sources, job.seeds, first=first)
     yield status_html(f"Drawing {task} …", 0), top + waiting, gr.skip(), gr.skip()
     for item in engine.run(choices.loaded.name, job, request):
@@ -82,34 +84,42 @@ def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str])
             words = status_html(f"Drawing {task}: {item.words}", item.share)
             yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
         elif isinstance(item, tuple):
-            result = Result(choices.loaded.name, job, given, item[0], choices.example)
-            key = key_of("result", choices.loaded.name, job)
+            count = len(job.seeds)
+            result = Result(choices.loaded.name, job, given, item[0], choices.example, number=count)
+            key = key_of("result", choices.loaded.name, FIRST_TAB, job)
             engine.store.put(key, result)
             done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
-            yield done, top + _sheet(result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
+            yield done, top + _sheet(engine, result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
         else:
             yield gr.skip()
 
 
-def _sheet(result: Result, first: bool) -> Markup:
-    return sheet_html(result.given, result.columns, result.job.seeds, first=first)
+def _sheet(engine: Engine, result: Result, first: bool) -> Markup:
+    abilities = engine[result.checkpoint].abilities
+    return sheet_html(result.given, result.columns, result.seeds, first=first, abilities=abilities)
 
 
-def take_html(result: Result, key: str) -> Markup:
-    """Links to the files of a drawing, a link to its settings, and its command."""
-    return render(
-        "take.html", key=key, kinds=KINDS, link=link_of(result), command=command_of(result), photo=result.photo
-    )
+def _opening(engine: Engine, checkpoint: str) -> tuple[Markup, Markup, Markup, list[str]]:
+    """What is seen before anything is drawn: what the checkpoint ships, finished, or how to begin."""
+    result = shipped(engine[checkpoint])
+    if result is None:
+        return status_html(""), Markup(EMPTY), Markup(), []
+    key = key_of("shipped", checkpoint, result.job)
+    engine.shipped[key] = result
+    words = status_html(f"A finished drawing of {result.photo}; press Draw for yours.")
+    return words, _sheet(engine, result, True), take_html(result, key), []
 
 
 def _more(engine: Engine, controls: Controls) -> None:
     """What is computed on request alone: bits, and the nearest training images."""
     with gr.Accordion("More about this image", open=False, elem_classes="more"):
         run_tab(
-            engine, controls, lambda choices: (Bits(choices.picture, choices.sources), bits_html), [],
-            button="Bits per source", name="bits",
+            engine, controls, lambda choices: (Bits(choices.picture, choices.sources), bits_html), {},
+            tab=FIRST_TAB, button="Bits per source", name="bits",
         )  # fmt: skip
-        run_tab(
-            engine, controls, lambda choices: (Nearest(choices.picture, choices.sources), nearest_html), [],
-            button="Nearest training images", name="nearest", lacks=lambda loaded: "" if loaded.data else NO_DATA,
-        )  # fmt: skip
+        if any(engine[name].data for name in engine.shelf.names):  # else a button that nothing wakes
+            run_tab(
+                engine, controls, lambda choices: (Nearest(choices.picture, choices.sources), nearest_html), {},
+                tab=FIRST_TAB, button="Nearest training images", name="nearest",
+                lacks=lambda loaded: "" if loaded.data else NO_DATA,
+            )  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from abc import ABCMeta
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,22 @@ from PIL import Image
 from rcdm.data import images as im
 from rcdm.ui.drawing import Job, Progress
 from rcdm.ui.engine import DEVICE, Engine
-from rcdm.ui.guard import LARGEST_SEED, chosen, read_photo, received, whole
-from rcdm.ui.loaded import EXAMPLES_FOLDER, Loaded
-from rcdm.ui.sheet import render, status_html
+from rcdm.ui.examples import example_of, examples_of
+from rcdm.ui.export import Result
+from rcdm.ui.guard import LARGEST_SEED, chosen, read_photo, whole
+from rcdm.ui.loaded import Loaded
+from rcdm.ui.sheet import previews_html, render, status_html, take_html
+from rcdm.ui.store import key_of
 
-EXAMPLES = {name: EXAMPLES_FOLDER / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")}
+MOST_DRAWS, USUAL_DRAWS = 8, 3  # of each step of a ladder
 MARK_STALE = "() => { document.querySelectorAll('.results .rcdm.sheet').forEach(s => s.classList.add('stale')) }"
 """What was drawn from the image before stays in sight, and says so."""
+
+REMEMBER = """() => {
+  const link = [...document.querySelectorAll('.permalink')].find(a => a.offsetParent);
+  if (link) history.replaceState(history.state, '', link.getAttribute('href'));
+}"""
+"""The address becomes that of the settings that were drawn."""
 
 NOT_SHOWN_BY_BROWSERS = (".tif", ".tiff", ".heic", ".heif")
 
@@ -48,6 +59,10 @@ class Asked:
     steps: int
     example: str = ""
 
+    def first_seeds(self, count: Any) -> tuple[int, ...]:
+        """As many seeds as a tab's own slider says, from the first on."""
+        return tuple(range(self.seeds[0], self.seeds[0] + whole("The number of draws", count, 1, MOST_DRAWS)))
+
     @property
     def given(self) -> Image.Image:
         """The central square of the picture, of the size at which the network of the first source sees it."""
@@ -66,6 +81,8 @@ class Controls:
     steps: gr.Slider
     seed: gr.Number
     caution: gr.HTML
+    tabs: dict[str, dict[str, gr.components.Component]] = field(default_factory=dict)
+    """Tab -> its own controls, by their names in a link."""
 
     def inputs(self) -> list[gr.components.Component]:
         """In the order in which `asked` takes their values."""
@@ -99,13 +116,6 @@ def asked_here(engine: Engine, values: Sequence[Any]) -> Asked:
     return asked(engine, photo, checkpoint, sources, *more)
 
 
-def example_of(photo: str | None) -> str:
-    """The name of the example that a file is a copy of, or ''."""
-    if photo is None or (path := EXAMPLES.get(Path(photo).name)) is None:
-        return ""
-    return path.name if path.read_bytes() == received(photo) else ""
-
-
 def seen(loaded: Loaded, picture: Image.Image, source: str) -> Image.Image:
     """The central square of a picture, of the size at which the network of a source sees it."""
     return im.to_pil(loaded.pipe.sources[source].preprocessing.to_tensor(picture))[0]
@@ -120,26 +130,28 @@ def default_sources(names: Sequence[str]) -> list[str]:
 
 def caution_html(loaded: Loaded) -> Markup:
     """What a visitor should know about a checkpoint, or nothing."""
-    return Markup('<div class="rcdm meta">{}</div>').format(loaded.pipe.caution)
+    return Markup('<div class="rcdm meta"><p>{}</p></div>').format(loaded.pipe.caution)
 
 
 def build_controls(engine: Engine) -> Controls:
     """Lay out the shared controls and wire what they do among themselves."""
     limits, loaded = engine.settings, engine[engine.settings.checkpoint]
     names = list(loaded.pipe.sources.names)
-    first = str(EXAMPLES["heart.png" if loaded.pipe.config.trained_on == "sprites" else "caps.jpg"])
+    first, *_ = known = [str(path) for path in examples_of(loaded)]
     photo = Photo(
         first, format="png", sources=["upload", "clipboard", "webcam"], label="Image", height=220, elem_id="photo"
     )
     view = gr.HTML(_view(loaded, im.decode(first)))
     examples = gr.Examples(
-        [[str(path)] for path in EXAMPLES.values()], photo, elem_id="examples", preload=False, api_visibility="private"
+        [[path] for path in known], photo, elem_id="examples", preload=False, api_visibility="private"
     )
     several = len(engine.shelf.names) > 1
     checkpoint = gr.Dropdown(list(engine.shelf.names), value=limits.checkpoint, label="Checkpoint", visible=several)
     caution = gr.HTML(caution_html(loaded))
     sources = gr.CheckboxGroup(names, value=default_sources(names), label="Sources", elem_id="sources")
-    number = gr.Slider(1, limits.most_images, min(8, limits.most_images), step=1, label="Images per source")
+    number = gr.Slider(
+        1, limits.most_images, min(8, limits.most_images), step=1, label="Images per source, in Compare and Sprite lab"
+    )
     steps = gr.Slider(1, limits.most_steps, loaded.pipe.config.default_steps, step=1, label="Steps")
     largest = LARGEST_SEED - limits.most_images
     seed = gr.Number(0, minimum=0, maximum=largest, label="First seed", elem_id="seed")
@@ -149,14 +161,29 @@ def build_controls(engine: Engine) -> Controls:
 
     photo.change(None, None, None, js=MARK_STALE, api_visibility="private")
 
-    def choose(name: str) -> tuple[Any, ...]:
-        pipe = engine[name].pipe
+    def choose(name: str, photo: str | None) -> tuple[Any, ...]:
+        """Its sources and steps; of the pictures its own examples, while none of the visitor's is there."""
+        pipe, known = engine[name].pipe, [str(path) for path in examples_of(engine[name])]
         names = list(pipe.sources.names)
         own = gr.update(choices=names, value=default_sources(names))
-        return own, pipe.config.default_steps, caution_html(engine[name])
+        picture = known[0] if photo is None or example_of(photo) else gr.skip()
+        return (
+            own, pipe.config.default_steps, caution_html(engine[name]), picture,
+            gr.Dataset(samples=[[path] for path in known]),
+        )  # fmt: skip
 
-    checkpoint.input(choose, checkpoint, [sources, steps, caution], show_progress="hidden", api_visibility="private")
+    chosen_other = checkpoint.input(
+        choose, [checkpoint, photo], [sources, steps, caution, photo, examples.dataset], show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
+    look_at(engine, controls, chosen_other.then)
     return controls
+
+
+def draws_slider(engine: Engine, label: str) -> gr.Slider:
+    """How many draws a tab makes of each of its steps; Compare's number would make it wait for minutes."""
+    most = min(MOST_DRAWS, engine.settings.most_images)
+    return gr.Slider(1, most, min(USUAL_DRAWS, most), step=1, label=label)
 
 
 def look_at(engine: Engine, controls: Controls, event: Callable[..., Any]) -> None:
@@ -175,7 +202,11 @@ def look_at(engine: Engine, controls: Controls, event: Callable[..., Any]) -> No
         return picture if convert else gr.skip(), _view(loaded, picture)
 
     inputs = [controls.photo, controls.checkpoint]
-    event(look, inputs, [controls.photo, controls.view], show_progress="hidden", api_visibility="private")
+    # always_last: a file that comes while the last one is looked at would else be passed over
+    event(
+        look, inputs, [controls.photo, controls.view], show_progress="hidden", trigger_mode="always_last",
+        api_visibility="private",
+    )  # fmt: skip
 
 
 def _view(loaded: Loaded, picture: Image.Image) -> Markup:
@@ -187,48 +218,92 @@ def run_tab(
     engine: Engine,
     controls: Controls,
     make: Callable[..., tuple[Job, Callable[[Any], str]]],
-    extra: Sequence[gr.components.Component],
+    own: Mapping[str, gr.components.Component],
     *,
+    tab: str,
     button: str,
     name: str,
     lacks: Callable[[Loaded], str] = lambda _: "",
 ) -> None:
-    """A button, a status line and a result; `make(asked, *extra)` gives the job and what turns it to HTML.
+    """A button, a status line, a result and what can be taken away of it.
 
-    `lacks(loaded)` says what a checkpoint would need for it, or '': then the button waits for another checkpoint.
+    `make(asked, *values)` gives the job and what turns its value to HTML; the values are those of `own`, the tab's own
+    controls, by the name that each has in a link. `lacks(loaded)` says what a checkpoint would need, or '': then the
+    button waits for another checkpoint.
     """
+    controls.tabs.setdefault(tab, {}).update(own)
 
     def work(request: gr.Request, *values: Any) -> Iterator[Any]:
         choices = asked_here(engine, values[:6])
         job, shown = make(choices, *values[6:])
-        yield status_html("Working …", 0), gr.skip()
-        for item in engine.run(choices.loaded.name, job, request):
-            if isinstance(item, Progress):
-                yield status_html(f"Working: {item.words} …", item.share), gr.skip()
-            elif isinstance(item, tuple):
-                yield status_html("Done."), shown(item[0])
-            else:
-                yield gr.skip()
+        value = yield from follow(engine, choices, job, request)
+        said = tuple((key, in_link(value)) for key, value in zip(own, values[6:], strict=True))
+        yield gr.skip(), shown(value), taken(engine, choices, job, value, tab, said)
 
     with gr.Row(elem_classes="actions"):
         start = gr.Button(button, size="md", variant="primary", min_width=120, elem_id=f"{name}-start")
         stop = gr.Button("Stop", size="md", min_width=80)
-    status, result = gr.HTML(elem_classes="told"), gr.HTML("")
-    event = wire(start, stop, work, [*controls.inputs(), *extra], [status, result], status)
+    status, result, take = gr.HTML(elem_classes="told"), gr.HTML("", elem_id=f"{name}-result"), gr.HTML("")
+    event = wire(start.click, stop, work, [*controls.inputs(), *own.values()], [status, result, take], status)
+    wait_for_data(engine, controls, start, [status, result, take], [event], lacks)
 
-    def renew(checkpoint: str) -> tuple[Any, str, str]:
+
+def follow(engine: Engine, choices: Asked, job: Job, request: gr.Request) -> Generator[Any, None, Any]:
+    """Run a job for a tab with the outputs status, result and what can be taken away; returns its value."""
+    begun = time.monotonic()
+    yield status_html("Working …", 0), gr.skip(), ""
+    for item in engine.run(choices.loaded.name, job, request):
+        if isinstance(item, Progress):
+            pictures = previews_html(item.pictures) if item.pictures else gr.skip()
+            yield status_html(f"Working: {item.words} …", item.share), pictures, gr.skip()
+        elif isinstance(item, tuple):
+            value = item[0]
+        else:
+            yield gr.skip()
+    yield status_html(f"Done in {time.monotonic() - begun:.1f} s."), gr.skip(), gr.skip()
+    return value
+
+
+def taken(
+    engine: Engine, choices: Asked, job: Job, value: Any, tab: str, own: tuple[tuple[str, Any], ...] = ()
+) -> Markup:
+    """Keep finished work for whoever fetches its files, and the links to them."""
+    made = Result(choices.loaded.name, job, choices.given, value, choices.example, tab, own, len(choices.seeds))
+    key = key_of("result", choices.loaded.name, tab, job)
+    engine.store.put(key, made)
+    return take_html(made, key)
+
+
+def in_link(value: Any) -> Any:
+    """What a link says of a control: of a file the name of the example that it is, or nothing."""
+    if isinstance(value, str) and os.sep in value:
+        return example_of(value)
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def wait_for_data(
+    engine: Engine,
+    controls: Controls,
+    start: gr.Button,
+    outputs: Sequence[gr.HTML],
+    events: Sequence[Any],
+    lacks: Callable[[Loaded], str],
+) -> None:
+    """Empty the outputs (status, result, …) with every other checkpoint; `lacks` says why it cannot start."""
+
+    def renew(checkpoint: str) -> tuple[Any, ...]:
         lacking = lacks(engine[checkpoint])
-        return gr.update(interactive=not lacking), status_html(lacking), ""
+        return gr.update(interactive=not lacking), status_html(lacking), *("" for _ in outputs[1:])
 
-    first, status.value, _ = renew(engine.settings.checkpoint)
+    first, outputs[0].value, *_ = renew(engine.settings.checkpoint)
     start.interactive = first["interactive"]
     controls.checkpoint.change(
-        renew, controls.checkpoint, [start, status, result], cancels=[event], queue=False, api_visibility="private"
+        renew, controls.checkpoint, [start, *outputs], cancels=list(events), queue=False, api_visibility="private"
     )
 
 
 def wire(
-    start: gr.Button,
+    begins: Callable[..., Any],
     stop: gr.Button,
     work: Callable[..., Any],
     inputs: Sequence[gr.components.Component],
@@ -236,9 +311,10 @@ def wire(
     status: gr.HTML,
     stopped: str = "Stopped.",
 ) -> Any:
-    """Start work in the queue of the device with a button, say that it waits, and stop it with another."""
-    start.click(None, None, status, js=f"() => {json.dumps(status_html('Waiting …'))}")  # gone once it is its turn
-    event = start.click(
+    """Start work in the queue of the device with an event such as `button.click`, say that it waits, and stop it."""
+    begins(None, None, status, js=f"() => {json.dumps(status_html('Waiting …'))}",
+           api_visibility="private")  # fmt: skip
+    event = begins(
         work,
         list(inputs),
         list(outputs),
@@ -248,5 +324,6 @@ def wire(
         **DEVICE,
     )
     event.failure(None, None, status, js=f"() => {json.dumps(status_html(''))}")
+    event.success(None, None, None, js=REMEMBER)  # a page that is loaded again shows the same settings
     stop.click(lambda: status_html(stopped), None, status, cancels=[event], queue=False, api_visibility="private")
     return event

@@ -6,8 +6,8 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -20,22 +20,27 @@ from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Kept, kept_by_draws
 from rcdm.measures.metrics import similarity
 from rcdm.ui.loaded import Loaded
+from rcdm.ui.watching import Check
 
 BATCH = 64  # images drawn together
 PREVIEW_SECONDS, PREVIEW_PIXELS = 0.7, 64  # least time between two previews; largest side of their images
+MOST_SEEN = 16  # pictures shown of what is being drawn
 IDLE_SECONDS = 0.25  # how soon a closed tab is noticed while a step takes long
 
 Show = Callable[["Progress"], None]
-Check = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far some work is: words, the share that is done where it is known, and what there is to see already."""
+    """How far some work is: words, the share that is done where it is known, and what there is to see already.
+
+    `columns` of Compare, with a place for every image; `pictures` that are being drawn just now, of any other work.
+    """
 
     words: str
     share: float | None = None
     columns: list[Column] = field(default_factory=list)
+    pictures: list[Image.Image] = field(default_factory=list)
 
 
 class Job(Protocol):
@@ -137,21 +142,43 @@ class _Stopped(Exception):
     """Raised inside the denoiser when nobody waits for its images any more."""
 
 
-@contextmanager
-def checked(pipe: RCDMPipeline, check: Check, count: Callable[[int], None] = lambda _: None) -> Iterator[None]:
-    """Run `check()` and `count(images)` before every call of the denoiser in this thread, whoever makes it."""
-    me = threading.get_ident()
+class Report:
+    """What a job reports: words, the share of the denoiser's calls that were made, and what is being drawn.
 
-    def before(_unet: Any, arguments: tuple[Any, ...]) -> None:
-        if threading.get_ident() == me:
-            check()
-            count(len(arguments[0]))
+    A share is shown percent by percent, pictures not too often; of an unknown total (0) there is no share.
+    """
 
-    hook = pipe.unet.register_forward_pre_hook(before)
-    try:
-        yield
-    finally:
-        hook.remove()
+    def __init__(self, show: Show, total: int) -> None:
+        self._show, self._total, self._done, self._words = show, total, 0, "…"
+        self._pictures: list[Image.Image] = []
+        self._seen = -math.inf
+
+    def say(self, words: str) -> None:
+        """What is going on now."""
+        self._words = words
+        self._send()
+
+    def add(self, images: int) -> None:
+        """So many images are passing through the denoiser."""
+        before = self._share
+        self._done += images
+        if self._share != before:
+            self._send()
+
+    def see(self, denoised: Tensor) -> None:
+        """The present guesses [B,3,S,S] of what is being drawn; the first of them are shown."""
+        if time.monotonic() - self._seen >= PREVIEW_SECONDS:
+            size = min(denoised.shape[-1], PREVIEW_PIXELS)
+            self._pictures = im.to_pil(im.resize(denoised[:MOST_SEEN].float(), size).cpu())
+            self._send()
+            self._seen = time.monotonic()
+
+    def _send(self) -> None:
+        self._show(Progress(self._words, self._share, pictures=self._pictures))
+
+    @property
+    def _share(self) -> float | None:
+        return min(100 * self._done // self._total, 100) / 100 if self._total else None
 
 
 def in_background(work: Callable[[Show, Check], Any]) -> Generator[Any, None, None]:

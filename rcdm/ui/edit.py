@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 from markupsafe import Markup
 
 from rcdm.data import sprites
-from rcdm.figures.result import StudyResult
 from rcdm.measures.directions import has_directions
-from rcdm.ui.controls import Asked, Controls, run_tab
-from rcdm.ui.drawing import Job
+from rcdm.ui.controls import Controls, asked_here, draws_slider, follow, in_link, taken, wait_for_data, wire
 from rcdm.ui.engine import Engine
-from rcdm.ui.exploring import Study
 from rcdm.ui.frames import frames_html
+from rcdm.ui.ladders import STILL, SURVEY_STEPS, Edited, Ladders, Survey, by_movement
 from rcdm.ui.loaded import NO_DATA, Loaded
-from rcdm.ui.sheet import table_html
+from rcdm.ui.sheet import shaded_html
 
-WORDS = """**What happens along a direction?** The representation is pushed along directions found in training
-images: those that go with an attribute, or the main ones. The slider says how far, in deviations over these images."""
+WORDS = """**What happens along a direction?** The representation is pushed along a direction found in training
+images: one that goes with an attribute, or a main one. The slider says how far, in deviations over these images."""
 METHODS = {"Attributes": "attributes", "Main directions": "principal"}
-NOTE = Markup("""<p class="legend">How far each attribute of the draws moves per deviation, in its own deviations, over
-{images} image: a clean direction moves its own attribute alone.</p>""")
+MOVES = Markup("""<details class="rcdm"><summary>What every direction moves</summary>{tables}<p class="legend">How far each attribute of the draws moves per deviation, in its
+own deviations, read off one draw at either end ({steps} steps), N 1: a clean direction moves its own attribute
+alone.{still}</p></details>""")
+STILL_WORDS = " Left out, because they move nothing by {still:g} or more: {names}."
+TAB = "Edit"
 
 
 def build(engine: Engine, controls: Controls) -> None:
@@ -32,29 +33,85 @@ def build(engine: Engine, controls: Controls) -> None:
     with gr.Row():
         method = gr.Radio(list(METHODS.items()), value="attributes", label="Directions")
         reach = gr.Slider(0.5, 4, 2, step=0.5, label="Largest push (deviations)")
+        draws = draws_slider(engine, "Draws per push")
+    direction = gr.Dropdown(
+        [], value=None, label="Direction, the ones that move most on top", visible=False, allow_custom_value=True,
+        elem_id="direction",
+    )  # fmt: skip
+    own = {"method": method, "reach": reach, "draws": draws, "direction": direction}
+    controls.tabs[TAB] = dict(own)
+    inputs = [*controls.inputs(), *own.values()]
 
-    def make(choices: Asked, method: str, reach: float) -> tuple[Job, Callable[[Any], str]]:
-        settings = (("method", method), ("reach", float(reach)))
-        pictures, seeds = (choices.picture,), choices.seeds[:1]
-        return Study("manipulation", pictures, choices.sources, seeds, choices.steps, settings, directions=True), shown
+    def work(request: gr.Request, *values: Any) -> Iterator[Any]:
+        choices = asked_here(engine, values[:6])
+        method, reach, draws, wish = values[6:]
+        if method not in METHODS.values():
+            raise ValueError(f"There is no method {str(method)[:40]!r}; choose one of {', '.join(METHODS.values())}.")
+        if not isinstance(reach, int | float) or not 0.5 <= reach <= 4:
+            raise ValueError("The largest push must be from 0.5 to 4 deviations.")
+        survey = Survey(choices.picture, choices.sources, choices.seeds[0], method, float(reach))
+        found = yield from _with(gr.skip(), follow(engine, choices, survey, request))
+        moving, still = by_movement(found)
+        if not moving:
+            raise ValueError("No direction moves anything here: push further, or take other sources.")
+        way = wish if wish in moving else moving[0]
+        listed = gr.update(choices=[(spoken(name), name) for name in moving], value=way, visible=True)
+        seeds = choices.first_seeds(draws)
+        job = Edited(choices.picture, choices.sources, seeds, choices.steps, method, float(reach), way)
+        ladders = yield from _with(listed, follow(engine, choices, job, request))
+        said = [("method", method), ("reach", in_link(float(reach))), ("draws", draws), ("direction", way)]
+        take = taken(engine, choices, job, ladders, TAB, tuple(said))
+        yield listed, gr.skip(), shown(ladders, seeds, found, moving, still), take
+
+    with gr.Row(elem_classes="actions"):
+        start = gr.Button("Draw the direction", size="md", variant="primary", min_width=120, elem_id="edit-start")
+        stop = gr.Button("Stop", size="md", min_width=80)
+    status, result, take = gr.HTML(elem_classes="told"), gr.HTML("", elem_id="edit-result"), gr.HTML("")
+    outputs = [direction, status, result, take]
+    events = [
+        wire(start.click, stop, work, inputs, outputs, status),
+        wire(direction.input, stop, work, inputs, outputs, status),
+    ]
 
     def lacks(loaded: Loaded) -> str:
         return "" if loaded.data or has_directions(loaded.pipe) else NO_DATA
 
-    run_tab(engine, controls, make, [method, reach], button="Draw the directions", name="edit", lacks=lacks)
+    wait_for_data(engine, controls, start, [status, result, take], events, lacks)
+    for control in (controls.checkpoint, method):  # other directions
+        control.change(
+            lambda: gr.update(choices=[], value=None, visible=False), None, direction, queue=False,
+            api_visibility="private",
+        )  # fmt: skip
 
 
-def shown(result: StudyResult) -> Markup:
-    """A ladder per direction, the sources side by side, and tables of what moves."""
-    ladder, places = _side_by_side(result)
+def _with(first: Any, items: Iterator[Any]) -> Any:
+    """What `follow` yields, with the output before it; returns what `follow` returns."""
+    while True:
+        try:
+            item = next(items)
+        except StopIteration as end:
+            return end.value
+        yield (first, *item) if isinstance(item, tuple) else item
+
+
+def shown(
+    ladders: Ladders, seeds: tuple[int, ...], survey: dict[str, dict[str, dict[str, float]]], moving: list[str],
+    still: list[str],
+) -> Markup:  # fmt: skip
+    """The ladder of one direction, and below it what every direction moves."""
+    names = ", ".join(spoken(way) for way in still)
+    words = STILL_WORDS.format(still=STILL, names=names) if still else ""
     tables = Markup()
-    for source, numbers in result.numbers["sources"].items():
-        moves = numbers["moves"]
-        names = list(next(iter(moves.values())))
-        lines = [[spoken(way), *(f"{line[name]:.2f}" for name in names)] for way, line in moves.items()]
-        tables += table_html([source, *(name.replace("_", " ") for name in names)], lines)
-    note = NOTE.format(images=result.numbers["images"])
-    return frames_html(ladder, what="Push", start=len(ladder.columns) // 2, note=tables + note, places=places)
+    for source, ways in survey.items():
+        lines = {way: ways[way] for way in moving if way in ways}
+        if not lines:
+            continue
+        head = [source, *(name.replace("_", " ") for name in next(iter(lines.values())))]
+        top = max(0.1, *(value for line in lines.values() for value in line.values()))
+        rows = [(spoken(way), [(value, "") for value in line.values()]) for way, line in lines.items()]
+        tables += shaded_html(head, rows, top=top)
+    note = MOVES.format(steps=SURVEY_STEPS, still=words, tables=tables)
+    return frames_html(ladders, seeds, what="Push, in deviations", start=len(ladders.steps) - 1, note=note)
 
 
 def spoken(direction: str) -> str:
@@ -69,19 +126,3 @@ def spoken(direction: str) -> str:
     if name == "place":
         return f"place ({'xy'[int(part)]})"
     return direction.replace("_", " ")
-
-
-def _side_by_side(result: StudyResult) -> tuple[StudyResult, list[int]]:
-    """The ladders without the given image, a line per direction, and the place of each in its line: that of its source.
-
-    One source alone needs no places.
-    """
-    width, sources = len(result.columns), list(result.numbers["sources"])
-    parts = [row.split(", ") for row in result.rows]  # source, image, direction, seed
-    lines = list(dict.fromkeys(direction for _, _, direction, _ in parts))
-    order = sorted(range(len(parts)), key=lambda i: (lines.index(parts[i][2]), sources.index(parts[i][0])))
-    several = len(sources) > 1
-    rows = tuple(spoken(parts[i][2]) + (f", {parts[i][0]}" if several else "") for i in order)
-    images = [image for i in order for image in result.images[i * width + 1 : (i + 1) * width]]
-    places = [sources.index(parts[i][0]) + 1 for i in order] if several else []
-    return StudyResult(images, rows, result.columns[1:], result.numbers), places

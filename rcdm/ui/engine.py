@@ -45,6 +45,8 @@ class Engine:
         names = [settings.checkpoint, *(name for name in available() if name != settings.checkpoint)]
         self.shelf = Shelf(names, max_bytes=settings.model_mib * 2**20, data=settings.data, device=device)
         self.store = Store(settings.result_mib * 2**20, settings.keep_minutes * 60)
+        self.shipped: dict[str, Any] = {}
+        """Key -> a finished drawing that a checkpoint carries; these are never forgotten."""
         self.rate = Rate(settings.rate)
         self.sessions = Sessions()
         on_cpu = torch.device(device or best_device()).type == "cpu"
@@ -53,6 +55,10 @@ class Engine:
 
     def __getitem__(self, checkpoint: str) -> Loaded:
         return self.shelf[checkpoint]
+
+    def finished(self, key: str) -> Any | None:
+        """Finished work of this key, as long as it is kept."""
+        return self.shipped.get(key) or self.store.get(key)
 
     def warm_up(self) -> None:
         """Draw once in the background, so that the first visitor does not wait for what is only slow once."""

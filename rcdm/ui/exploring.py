@@ -1,4 +1,4 @@
-"""What a page asks about one image, as jobs: any study, bits, one transformation, the nearest training images."""
+"""What a page asks about one image, as jobs: any study, bits, the nearest training images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.data import sprites
-from rcdm.data.transformations import TRANSFORMATIONS
 from rcdm.figures.result import StudyResult
 from rcdm.measures.directions import METHODS, has_directions
-from rcdm.measures.faithfulness import pixels_of
-from rcdm.measures.metrics import squared_error
 from rcdm.studies import STUDIES
-from rcdm.ui.drawing import Check, Column, Progress, Show, checked
+from rcdm.ui.drawing import Column, Progress, Report, Show
 from rcdm.ui.loaded import Loaded
+from rcdm.ui.watching import Check, checked
 
 NOISES = 4  # streams of noise that the bits of one image are averaged over
 COMPANIONS = 3  # other images, for studies that need something to compare with
@@ -65,8 +63,8 @@ class Study:
             more["reference"] = loaded.references[self.companions :]
         settings = {"num_inference_steps": self.steps, **dict(self.settings), **more}
         counted = STUDIES[self.name].cost is not None
-        progress = _Share(show, self._calls(len(pictures), _numbers_read(loaded)) if counted else 0)
-        with checked(loaded.pipe, check, progress.add):
+        progress = Report(show, self._calls(len(pictures), _numbers_read(loaded)) if counted else 0)
+        with checked(loaded.pipe, check, progress.add, progress.see):
             return STUDIES[self.name](
                 loaded.pipe, pictures, sources=self.sources, seeds=self.seeds, on_progress=progress.say, **settings
             )
@@ -81,27 +79,6 @@ def _numbers_read(loaded: Loaded) -> int:
     """How many numbers are read off an image of a checkpoint."""
     blank = torch.zeros(1, 3, loaded.pipe.image_size, loaded.pipe.image_size)
     return sum(phi.shape[1] for phi in loaded.attributes.read(blank).values())
-
-
-class _Share:
-    """Shows words, and the share of the denoiser's calls that were made, percent by percent; no share of unknown 0."""
-
-    def __init__(self, show: Show, total: int) -> None:
-        self._show, self._total, self._done, self._words = show, total, 0, "…"
-
-    def say(self, words: str) -> None:
-        self._words = words
-        self._show(Progress(words, self._share))
-
-    def add(self, images: int) -> None:
-        before = self._share
-        self._done += images
-        if self._share != before:
-            self._show(Progress(self._words, self._share))
-
-    @property
-    def _share(self) -> float | None:
-        return min(100 * self._done // self._total, 100) / 100 if self._total else None
 
 
 @dataclass(frozen=True)
@@ -130,42 +107,6 @@ class Bits:
             about["form_1"].pop("null", None)
         width = len(result.columns)
         return StudyResult(result.images[:width], ("this image",), result.columns, result.numbers)
-
-
-@dataclass(frozen=True)
-class Transformed:
-    """One transformation of one picture at every strength, and draws from each source with one noise.
-
-    Rows: the transformed picture, then a row per source; columns: none, then the strengths. Numbers: source ->
-    `alignment` at each strength, ‖f(Tx) − f(x)‖² over twice the width of the standardised h, which is what the distance
-    to another image is on average: 0 invariant, 1 another image.
-    """
-
-    picture: Image.Image
-    name: str
-    sources: tuple[str, ...]
-    seed: int
-    steps: int
-
-    def calls(self) -> int:
-        return len(self.sources) * (1 + len(TRANSFORMATIONS[self.name].strengths)) * self.steps
-
-    def run(self, loaded: Loaded, show: Show, check: Check) -> StudyResult:
-        pipe, what = loaded.pipe, TRANSFORMATIONS[self.name]
-        x = pixels_of(pipe, [self.picture]).to(pipe.device)
-        ladder = torch.cat([x, *(what.apply(x, strength) for strength in what.strengths)])
-        grid, numbers = im.to_pil(ladder), {}
-        with checked(pipe, check):
-            for source in self.sources:
-                show(Progress(source))
-                h = pipe.encode(ladder, source)
-                grid += im.to_pil(pipe.draw(h, source, [self.seed] * len(h), num_inference_steps=self.steps))
-                z = pipe.unet.standardise(h, source)
-                moved = squared_error(z[1:], z[:1].expand_as(z[1:])) / (2 * z.shape[1])
-                numbers[source] = {"alignment": moved.tolist()}
-        columns = ("none", *(f"{strength:g} {what.unit}" for strength in what.strengths))
-        about = {"transformation": self.name, "in_views": what.in_views, "strengths": list(what.strengths)}
-        return StudyResult(grid, (self.name, *self.sources), columns, {**about, "sources": numbers})
 
 
 @dataclass(frozen=True)

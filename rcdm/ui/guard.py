@@ -84,6 +84,14 @@ def received(path: str) -> bytes:
         raise ValueError(_NOT_HERE) from error
 
 
+def is_here(path: str) -> bool:
+    """Whether an upload of this name is still on the server."""
+    try:
+        return bool(received(path))
+    except ValueError:
+        return False
+
+
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """A whole number within its limits. Raises ValueError otherwise."""
     number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -22,7 +22,9 @@ from rcdm.diffusion.places import checkpoint_folder
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all
 from rcdm.measures.readers import attributes_of
+from rcdm.measures.shares import drawn_and_not, falls_short
 from rcdm.ui.together import share
+from rcdm.ui.watching import let_see
 
 NO_DATA = "This needs training images: start the page with --data and their folder."
 EXAMPLES_FOLDER = Path(__file__).parents[1] / "examples"
@@ -42,6 +44,8 @@ class Loaded:
         self.name, self.pipe = name, pipe
         self.data = data or ("sprites" if pipe.config.trained_on == "sprites" else "")
         self._banks: dict[str, Tensor] = {}
+        self.ways: dict[str, dict[str, Tensor]] = {}
+        """`SOURCE|METHOD` -> directions that were looked up or found already."""
 
     @cached_property
     def attributes(self) -> Attributes:
@@ -58,6 +62,38 @@ class Loaded:
         """What 95 % of held-out images reach in similarity to their own draw; None where it was not measured."""
         number = self.metrics.get("sources", {}).get(source, {}).get("similarity_floor")
         return None if number is None else float(number["value"])
+
+    def weak_at(self, source: str) -> set[str]:
+        """Attributes of which draws of a source keep less than a probe reads from h, as far as was measured."""
+        kept = self.metrics.get("sources", {}).get(source, {}).get("retention", {})
+        return {name for name, number in kept.items() if falls_short(number)}
+
+    @cached_property
+    def abilities(self) -> str:
+        """What its decoder draws and what not, and what decides its pixels, in a sentence or two; '' if unmeasured."""
+        well, short = drawn_and_not(self.metrics.get("sources", {}))
+        sentences = []
+        if well or short:
+            drawn = (
+                f"draws {_listed(well)} as truly as a probe reads {'them' if len(well) > 1 else 'it'}" if well else ""
+            )
+            missed = [f"{name} (in {count} sources that hold it)" for name, count in short.items()]
+            falls = f"falls short of what is held of {_listed(missed)}" if missed else ""
+            sentences.append(f"This decoder {' and '.join(part for part in (drawn, falls) if part)}.")
+        if shares := self.metrics.get("shares"):
+            parts = ", ".join(f"the {name} {100 * shares[name]['value']:.0f} %" for name in ("image", "source", "seed"))
+            told = shares["seed_told"]
+            sentences.append(
+                f"Of the variance of its pixels {parts} decide (N {shares['image']['n']}); a draw tells its noise in "
+                f"{100 * told['value']:.0f} % of cases (chance {100 * told['null']:.0f} %)."
+            )
+        return " ".join(sentences)
+
+    def views(self, source: str) -> dict[str, float] | None:
+        """The view strengths that the network of a source was pretrained with, as its config has them; else None."""
+        training = self.pipe.sources.config_of(source.partition("/")[0]).get("training", {})
+        views: dict[str, float] | None = training.get("views")
+        return views
 
     @cached_property
     def free_kept(self) -> dict[str, float]:
@@ -93,6 +129,12 @@ class Loaded:
         return sum(t.nbytes for module in modules for t in (*module.parameters(), *module.buffers()))
 
 
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`, as one reads them."""
+    spoken = [name.replace("_", " ") for name in names]
+    return " and ".join([", ".join(spoken[:-1]), spoken[-1]] if len(spoken) > 1 else spoken)
+
+
 class Shelf:
     """Loaded checkpoints by name, the least recently used given up when all together pass `max_bytes`."""
 
@@ -113,6 +155,7 @@ class Shelf:
             if name not in self._loaded:
                 pipe = load(name, device=self._device)
                 share(pipe)
+                let_see(pipe)
                 self._loaded[name] = Loaded(name, pipe, self._data if name == self.names[0] else "")
             loaded: Loaded = self._loaded[name]
             return loaded

@@ -14,9 +14,10 @@ import gradio as gr
 from rcdm.data import images as im
 from rcdm.ui import about, api, attack, compare, edit, mix, sprite_lab, transform
 from rcdm.ui.blocks import Page
-from rcdm.ui.controls import EXAMPLES, Controls, build_controls, caution_html, default_sources, look_at
+from rcdm.ui.controls import Controls, build_controls, caution_html, default_sources, look_at
 from rcdm.ui.engine import DEVICE_QUEUE, Engine
-from rcdm.ui.guard import LARGEST_SEED
+from rcdm.ui.examples import EXAMPLES
+from rcdm.ui.guard import LARGEST_SEED, is_here
 from rcdm.ui.routes import TITLE, app_arguments
 from rcdm.ui.settings import Settings
 from rcdm.ui.sheet import render
@@ -27,6 +28,7 @@ TABS = {
     "Compare": compare.build, "Transform": transform.build, "Mix": mix.build, "Edit": edit.build,
     "Attack": attack.build, "Sprite lab": sprite_lab.build, "About": about.build,
 }  # fmt: skip
+LONGEST_NAME = 80  # characters of a direction in a link
 SWEEP_SECONDS = 300  # how often old uploads are looked for
 
 
@@ -39,23 +41,51 @@ def build(engine: Engine) -> gr.Blocks:
         with gr.Row():
             with gr.Column(elem_classes="controls", min_width=300):
                 controls = build_controls(engine)
-            with gr.Column(elem_classes="results", min_width=300), gr.Tabs():
+            with gr.Column(elem_classes="results", min_width=300), gr.Tabs() as tabs:
                 for name, tab in TABS.items():
-                    with gr.Tab(name):
+                    with gr.Tab(name, id=name):
                         tab(engine, controls)
-        _restore(page, engine, controls)
+        _restore(page, engine, controls, tabs)
     return page
 
 
-def _restore(page: gr.Blocks, engine: Engine, controls: Controls) -> None:
-    """Open the page with the settings of its address."""
+def _restore(page: gr.Blocks, engine: Engine, controls: Controls, tabs: gr.Tabs) -> None:
+    """Open the page with the settings of its address, and the image that the same browser had given it last."""
+    last = gr.BrowserState("", storage_key="rcdm-image")
+    controls.photo.change(lambda photo: photo or "", controls.photo, last, queue=False, show_progress="hidden",
+                          api_visibility="private")  # fmt: skip
+    own = [(tab, key, control) for tab, named in controls.tabs.items() for key, control in named.items()]
 
-    def restore(request: gr.Request) -> list[Any]:
-        return from_query(engine, request.query_params)
+    def restore(photo: str, request: gr.Request) -> list[Any]:
+        updates = from_query(engine, request.query_params)
+        if "example" not in request.query_params and photo and is_here(photo):
+            updates[0] = photo
+        wish = request.query_params.get("tab", "")
+        updates.append(gr.Tabs(selected=wish) if wish in TABS else gr.skip())
+        return updates + [
+            own_from_query(control, request.query_params.get(key, "")) if tab == wish else gr.skip()
+            for tab, key, control in own
+        ]
 
-    outputs = [*controls.inputs(), controls.caution]
-    opened = page.load(restore, None, outputs, show_progress="hidden", api_visibility="private")
+    outputs = [*controls.inputs(), controls.caution, tabs, *(control for _, _, control in own)]
+    opened = page.load(restore, last, outputs, show_progress="hidden", api_visibility="private")
     look_at(engine, controls, opened.then)
+
+
+def own_from_query(control: gr.components.Component, text: str) -> Any:
+    """What a link says of a tab's own control, where that may be its value; nonsense is left out."""
+    if isinstance(control, gr.Image):
+        return str(EXAMPLES[text]) if text in EXAMPLES else gr.skip()
+    if isinstance(control, gr.Slider):
+        try:
+            value = float(text)
+        except ValueError:
+            return gr.skip()
+        whole = float(control.step).is_integer()
+        return (int(value) if whole else value) if control.minimum <= value <= control.maximum else gr.skip()
+    if isinstance(control, gr.Dropdown) and control.allow_custom_value:
+        return text if 0 < len(text) <= LONGEST_NAME else gr.skip()
+    return text if text in [value for _, value in getattr(control, "choices", [])] else gr.skip()
 
 
 def from_query(engine: Engine, query: Any) -> list[Any]:
@@ -103,7 +133,7 @@ def launch(engine: Engine, *, prevent_thread_lock: bool = False) -> gr.Blocks:
         head=HEAD,
         max_file_size=im.MAX_BYTES,
         state_session_capacity=1000,
-        app_kwargs=app_arguments(engine.store, engine.sessions),
+        app_kwargs=app_arguments(engine.finished, engine.sessions),
         ssr_mode=False,
         run_history=False,
         footer_links=["api"],

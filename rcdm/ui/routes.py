@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from cachetools import LRUCache
@@ -16,7 +17,6 @@ from starlette.routing import Route
 
 from rcdm.data import images as im
 from rcdm.ui.export import KINDS, Result
-from rcdm.ui.store import Store
 from rcdm.ui.waiting import Listening, Sessions
 
 TITLE = "RCDM: what a self-supervised representation keeps"
@@ -137,11 +137,11 @@ class Uploads:
         return sum(size for _, size in sent)
 
 
-def app_arguments(results: Store, sessions: Sessions) -> dict[str, Any]:
-    """Arguments of the FastAPI application that Gradio makes."""
+def app_arguments(finished: Callable[[str], Any], sessions: Sessions) -> dict[str, Any]:
+    """Arguments of the FastAPI application that Gradio makes; `finished(key)` gives a Result, or nothing."""
 
     def file(request: Request) -> Response:
-        result = results.get(request.path_params["key"])
+        result = finished(request.path_params["key"])
         make, kind = KINDS.get(request.path_params["ending"], (None, ""))
         if not isinstance(result, Result) or make is None:
             return PlainTextResponse("This drawing is no longer kept: draw it again.", status_code=404)

@@ -17,6 +17,7 @@ from rcdm.figures.result import StudyResult
 from rcdm.measures.attributes import MEANINGS, Kept
 from rcdm.studies.information_study import ERROR_SPARED, GUESS_MOVED, WITHHELD
 from rcdm.ui.drawing import Column
+from rcdm.ui.export import KINDS, Result, command_of, link_of
 
 EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.
 </div></div></div>"""
@@ -47,23 +48,37 @@ render = templates(Path(__file__).parent / "templates", data_uri=_data_uri, perc
 """A file of this package's `templates`, filled in."""
 
 
-def sheet_html(given: Image.Image, columns: Sequence[Column], seeds: Sequence[int], *, first: bool = True) -> Markup:
-    """What is shown of one drawing: the given image, one column per source, and, for the first, how to read them."""
-    return render(
-        "sheet.html", given=given, columns=columns, seeds=seeds, first=first, waiting=False, meanings=MEANINGS
-    )
+def sheet_html(
+    given: Image.Image, columns: Sequence[Column], seeds: Sequence[int], *, first: bool = True, abilities: str = ""
+) -> Markup:
+    """What is shown of one drawing: the given image, one column per source, and, for the first, how to read them.
+
+    `abilities`: what the decoder can draw and cannot.
+    """
+    about = {"first": first, "waiting": False, "meanings": MEANINGS, "abilities": abilities}
+    return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 
 
 def skeleton_html(given: Image.Image, sources: Sequence[str], seeds: Sequence[int], *, first: bool = True) -> Markup:
     """The same places, still empty, so that nothing jumps when the first previews arrive."""
     columns = [Column(source, []) for source in sources]
-    about = {"first": first, "waiting": True, "meanings": MEANINGS}
+    about = {"first": first, "waiting": True, "meanings": MEANINGS, "abilities": ""}
     return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 
 
 def status_html(words: str, share: float | None = None) -> Markup:
     """What is going on, and a bar of the share that is done."""
     return render("status.html", words=words, share=share)
+
+
+def previews_html(pictures: Sequence[Image.Image]) -> Markup:
+    """What is being drawn just now."""
+    return render("previews.html", pictures=pictures)
+
+
+def take_html(result: Result, key: str) -> Markup:
+    """Links to the files of finished work, a link to its settings, and its command."""
+    return render("take.html", key=key, kinds=KINDS, link=link_of(result), command=command_of(result), result=result)
 
 
 def bits_html(result: StudyResult) -> Markup:
@@ -80,3 +95,10 @@ def nearest_html(result: StudyResult) -> Markup:
 def table_html(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Markup:
     """A plain table."""
     return render("table.html", head=head, rows=rows)
+
+
+def shaded_html(
+    head: Sequence[Any], rows: Sequence[tuple[str, Sequence[tuple[float, str]]]], *, top: float = 1.0
+) -> Markup:
+    """A table of numbers and marks, each shaded by its share of `top`."""
+    return render("shaded.html", head=head, rows=rows, top=top)

@@ -27,7 +27,9 @@ WORDS = """**Is it true?** Here the truth is known: set the factors of a drawn s
 draws of each source say about every factor, beside what was set."""
 NOTE = Markup("""<div class="rcdm"><p class="legend">Read off the draws by a small network (angles in turns).
 <b>±</b> is their deviation: small where the representation holds the factor. Retention is that of these draws
-alone.</p></div>""")
+alone. <b>†</b>: here the decoder is known to draw less than the representation holds (About has the
+numbers).</p></div>""")
+WEAK = Markup(' <abbr title="Here the decoder is known to draw less than h holds: see About.">†</abbr>')
 LACKING = Markup(
     '<div class="rcdm"><p>Take a checkpoint of the drawn world and at least 2 images per source to read factors.</p>'
     "</div>"
@@ -69,12 +71,15 @@ def build(engine: Engine, controls: Controls) -> None:
         truth = dict(zip(sprites.KINDS, values, strict=True))
         job = Columns(sprite(**truth), choices.sources, choices.seeds, choices.steps)
         given = im.centre_crop(job.picture, choices.given.width)
-        return job, lambda columns: shown(given, columns, choices.seeds, truth)
+        return job, lambda columns: shown(choices.loaded, given, columns, choices.seeds, truth)
 
-    run_tab(engine, controls, make, factors, button="What is kept of it?", name="lab", lacks=lacks)
+    own = dict(zip(sprites.KINDS, factors, strict=True))
+    run_tab(engine, controls, make, own, tab="Sprite lab", button="What is kept of it?", name="lab", lacks=lacks)
 
 
-def shown(given: Image.Image, columns: list[Column], seeds: tuple[int, ...], truth: dict[str, Any]) -> Markup:
+def shown(
+    loaded: Loaded, given: Image.Image, columns: list[Column], seeds: tuple[int, ...], truth: dict[str, Any]
+) -> Markup:
     """The table of factors, then the columns."""
     read = {column.source: read_factors(column) for column in columns}
     if not all(set(factors) == set(sprites.KINDS) for factors in read.values()):
@@ -86,7 +91,8 @@ def shown(given: Image.Image, columns: list[Column], seeds: tuple[int, ...], tru
             says, spread = read[column.source][name]
             kept = column.kept.get(name)
             note = spread if kept is None else f"{spread}, retention {kept.value:.2f}"
-            cells.append(Markup("{} <small>{}</small>").format(says, note))
+            weak = WEAK if name in loaded.weak_at(column.source) else ""
+            cells.append(Markup("{}{} <small>{}</small>").format(says, weak, note))
         rows.append(cells)
     table = table_html(["factor", "truth", *(column.source for column in columns)], rows)
     return table + NOTE + sheet_html(given, columns, seeds)

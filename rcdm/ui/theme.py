@@ -105,14 +105,20 @@ header.rcdm a { padding: 0; margin: 0; color: var(--link-text-color); }
 .rcdm .take a { color: var(--link-text-color); }
 .rcdm pre { margin: 8px 0 0; padding: 8px 10px; white-space: pre-wrap; overflow-wrap: anywhere; border-radius: 6px;
   background: color-mix(in srgb, var(--body-text-color) 7%, transparent); font-size: 12px; }
-.rcdm .ladders { display: grid; gap: 12px; }
-.rcdm .ladders.many { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
-.rcdm .ladders.beside { grid-auto-columns: minmax(260px, 1fr); overflow-x: auto; }
-.rcdm .reel { display: grid; grid-template-columns: 132px 1fr; gap: 14px; align-items: start; margin-top: 6px; }
-.rcdm .film { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(26px, 88px); gap: 6px; overflow-x: auto;
-  padding: 3px; }
+.rcdm .wide { margin-bottom: 12px; }
+.rcdm .reel { display: grid; grid-template-columns: 112px 1fr; gap: 12px; align-items: start; margin-top: 6px; }
+.rcdm .columns .reel { grid-template-columns: 72px 1fr; margin-bottom: 8px; }
+.rcdm .film { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(26px, 72px); gap: 5px; overflow-x: auto;
+  padding: 3px; margin-top: 8px; }
+.rcdm .reel .film { margin-top: 0; }
+.rcdm .frame { padding: 0; border: 0; background: none; cursor: pointer; }
+.rcdm .frame img:not(:first-child) { display: none; }
 .rcdm .frame.on img { outline: 2px solid var(--color-accent); outline-offset: 1px; }
-.rcdm .slide { display: grid; gap: 4px; margin-bottom: 12px; max-width: 560px; }
+.rcdm .slide { display: grid; gap: 4px; margin-bottom: 12px; padding: 8px 0; position: sticky; top: 0; z-index: 20;
+  background: var(--body-background-fill); }
+.results :is(.html-container, .block, .tabitem, .tabs, .column, .form) { overflow: visible !important; }
+.rcdm .abilities { margin-top: 2px; }
+.rcdm summary { cursor: pointer; }
 .rcdm .slide input { width: 100%; accent-color: #0f766e; }
 .rcdm .curves { max-width: 620px; margin-top: 12px; }
 .rcdm .curves svg { width: 100%; height: auto; }
@@ -133,6 +139,8 @@ header.rcdm a { padding: 0; margin: 0; color: var(--link-text-color); }
 .rcdm.table + .rcdm { margin: 10px 0 14px; }
 .rcdm.table th { white-space: normal; vertical-align: bottom; }
 .rcdm.table :is(th[scope=row], td) { vertical-align: top; }
+.rcdm.shaded { margin: 10px 0; }
+.rcdm.shaded td { background: color-mix(in srgb, #14a394 calc(var(--share) * .6), transparent); padding: 3px 8px; }
 .rcdm td small { display: block; color: var(--quiet); }
 dialog.rcdm-large { border: 1px solid var(--block-border-color); border-radius: 10px; padding: 16px;
   max-width: min(96vw, 980px); color: var(--body-text-color); background: var(--block-background-fill); }
@@ -143,11 +151,20 @@ dialog.rcdm-large img { width: 100%; image-rendering: pixelated; border-radius: 
 dialog.rcdm-large figcaption { font-size: 13px; margin-top: 4px; }
 dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18px; border-radius: 6px;
   border: 1px solid var(--block-border-color); }
+#to-controls { display: none; }
 @media (max-width: 640px) {
-  .gradio-container { padding-bottom: 76px !important; }
-  .actions { position: fixed; inset: auto 0 0 0; z-index: 30; padding: 10px 12px; flex-wrap: nowrap !important;
-    align-items: stretch; background: var(--body-background-fill); border-top: 1px solid var(--block-border-color); }
-  .actions button { min-width: 0 !important; padding-inline: 4px; font-size: 12px; line-height: 1.25; }
+  .gradio-container { padding-bottom: 60px !important; }
+  .gradio-container > .main { padding: 8px 12px !important; }
+  .results { order: -1; }
+  .question, .rcdm.sheet > .given p.how { display: none; }
+  .intro p { font-size: 13px; line-height: 1.35; }
+  .results .tab-container button { padding: 6px; font-size: 12px; }
+  .actions { position: fixed; inset: auto 0 0 0; z-index: 30; padding: 6px 8px; flex-wrap: nowrap !important;
+    gap: 6px !important; background: var(--body-background-fill); border-top: 1px solid var(--block-border-color); }
+  .actions button { min-width: 0 !important; padding: 6px 2px; font-size: 12px; white-space: nowrap; }
+  .actions #next-row { font-size: 0; }
+  .actions #next-row::after { content: "Next row"; font-size: 12px; }
+  .actions #to-controls { display: block; }
   .more .actions { position: static; padding: 0; border: 0; }
   .rcdm section { padding: 8px; }
   .rcdm .columns { column-gap: 8px; grid-template-columns: repeat(2, minmax(0, 1fr)); }
@@ -155,9 +172,10 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
   .rcdm .draws { grid-template-columns: repeat(2, 1fr); }
   .rcdm .kept { grid-template-columns: 1fr auto; grid-auto-flow: row dense; gap: 2px 8px; }
   .rcdm .kept .track { grid-column: 1 / -1; margin-bottom: 4px; }
-  .rcdm .given { align-items: flex-start; }
-  .rcdm .given img { width: 80px; }
-  .rcdm .reel { grid-template-columns: 96px 1fr; }
+  .rcdm.sheet > .given { display: flow-root; font-size: 12.5px; line-height: 1.35; }
+  .rcdm.sheet > .given img { float: left; width: 64px; margin: 0 10px 2px 0; }
+  .rcdm .reel { grid-template-columns: 72px 1fr; }
+  .rcdm .columns .reel { grid-template-columns: 1fr; }
 }
 """
 
@@ -197,11 +215,21 @@ document.addEventListener("input", (event) => {
   if (!event.target.matches(".rcdm input.steps")) return;
   const step = Number(event.target.value), frames = event.target.closest(".frames");
   frames.querySelector("output").textContent = event.target.dataset.labels.split("|")[step];
-  for (const reel of frames.querySelectorAll(".reel")) {
-    reel.querySelectorAll(".frame").forEach((frame, i) => frame.classList.toggle("on", i === step));
-    const image = reel.querySelectorAll(".frame img")[step], big = reel.querySelector(".big img");
-    big.src = image.src;
-    big.alt = image.alt;
+  for (const ladder of frames.querySelectorAll(".ladder")) {
+    const all = [...ladder.querySelectorAll(".frame")];
+    all.forEach((frame, i) => frame.classList.toggle("on", i === step));
+    const drawn = all[step].querySelectorAll("img");
+    ladder.querySelectorAll(".big img").forEach((image, k) => {
+      image.src = drawn[k].src;
+      image.alt = drawn[k].alt;
+    });
   }
+});
+document.addEventListener("click", (event) => {
+  const frame = event.target.closest(".rcdm .frame");
+  if (!frame) return;
+  const slider = frame.closest(".frames").querySelector("input.steps");
+  slider.value = frame.dataset.step;
+  slider.dispatchEvent(new Event("input", { bubbles: true }));
 });
 </script>"""

@@ -22,24 +22,21 @@ from rcdm.measures.metrics import variance
 from rcdm.ui import (
     about,
     api,
-    attack,
     compare,
     controls,
     drawing,
-    edit,
     export,
     frames,
-    mix,
     page,
     settings,
     sheet,
     sprite_lab,
 )
-from rcdm.ui import transform as transform_tab
 from rcdm.ui.drawing import Column, Columns
 from rcdm.ui.engine import Engine, on_hosted_gpu
-from rcdm.ui.exploring import Bits, Nearest, Study, Transformed, read_factors
+from rcdm.ui.exploring import Bits, Nearest, Study, read_factors
 from rcdm.ui.guard import Rate
+from rcdm.ui.ladders import Ladders
 from rcdm.ui.loaded import Loaded, Shelf
 from rcdm.ui.settings import Settings
 from rcdm.ui.store import Store, key_of
@@ -128,21 +125,6 @@ def test_a_bar_within_its_null_is_grey(number: Kept, told: bool, classes: tuple[
     assert ("draws without any representation" in html) == (number.null is not None)
 
 
-def test_a_transformation_that_does_nothing_moves_nothing(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Transformed(PICTURE, "brightness", BOTH, 3, 2)
-    result = _run(job, loaded)
-    assert len(result.images) == len(result.rows) * len(result.columns) == 3 * 4
-    assert all(value > 0 for value in result.numbers["sources"][BOTH[0]]["alignment"])
-    plain = loaded.pipe(
-        rcdm.data.images.to_tensor(PICTURE, 16), source=BOTH[0], seeds=[3], num_inference_steps=2
-    ).images[0]
-    assert result.images[4].tobytes() == plain.tobytes()
-    monkeypatch.setattr("rcdm.data.transformations.scale_brightness", None)
-    still = Transformed(Image.new("RGB", (16, 16)), "brightness", BOTH, 3, 2)  # black stays black
-    assert _run(still, loaded).numbers["sources"][BOTH[0]]["alignment"] == pytest.approx([0, 0, 0], abs=1e-6)
-    assert "Strength" in transform_tab.shown(result)
-
-
 def test_bits_of_one_image_have_no_null_and_a_map_per_source(loaded: Loaded) -> None:
     result = _run(Bits(PICTURE, BOTH), loaded)
     assert result.columns == ("given", *BOTH) and len(result.images) == 3
@@ -163,20 +145,6 @@ def test_without_training_images_the_remedy_is_said(tiny_checkpoint: Path) -> No
     plain = Loaded("tiny", rcdm.load(tiny_checkpoint, device="cpu"))
     with pytest.raises(ValueError, match="--data"):
         _run(Nearest(PICTURE, BOTH), plain)
-
-
-def test_studies_of_the_tabs_give_pages(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rcdm.ui.loaded.REFERENCES", 24)
-    path = _run(Study("interpolation", (PICTURE, PICTURE.rotate(90)), BOTH, (0,), 1, (("points", 3),)), loaded)
-    assert 'max="2"' in mix.shown(path)
-    ways = (("method", "principal"), ("points", 3), ("directions", 2))
-    pushed = _run(Study("manipulation", (PICTURE,), BOTH[:1], (0,), 1, ways, directions=True), loaded)
-    html = edit.shown(pushed)
-    names = [edit.spoken(name) for name in ("shape 5", "ground_hue 1", "size", "place 1", "component 0")]
-    assert names == ["shape: tee", "ground hue (sine)", "size", "place (y)", "component 0"]
-    assert "component 0" in html and 'max="2"' in html and "<table>" in html
-    hostile = _run(Study("adversarial", (PICTURE,), BOTH[:1], (0,), 1, (("steps", 2),), companions=2), loaded)
-    assert hostile.numbers["images"] == 3 and "3 images" in " ".join(attack.shown(hostile).split())
 
 
 QUICK = {
@@ -257,39 +225,6 @@ def test_a_second_image_is_one_of_those_compared(loaded: Loaded, tmp_path: Path)
         api.study_of("interpolation", wanted, None, {})
 
 
-def test_every_chosen_source_is_edited_beside_the_others(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rcdm.ui.loaded.REFERENCES", 24)
-    ways = (("method", "principal"), ("points", 3), ("directions", 2))
-
-    def pushed(*sources: str) -> Any:
-        return _run(Study("manipulation", (PICTURE,), sources, (4,), 1, ways, directions=True), loaded)
-
-    ladder, places = edit._side_by_side(pushed(*BOTH))
-    assert ladder.rows == tuple(f"component {i}, {source}" for i in (0, 1) for source in BOTH) and places == [
-        1,
-        2,
-        1,
-        2,
-    ]
-    alone, nowhere = edit._side_by_side(pushed(BOTH[1]))
-    assert nowhere == [] and alone.rows == ("component 0", "component 1") and len(alone.columns) == 3
-    pixels = [[image.tobytes() for image in result.images] for result in (ladder, alone)]
-    assert pixels[0][3:6] + pixels[0][9:12] == pixels[1]  # the second source as it is alone: same noise, same pushes
-    html = edit.shown(pushed(*BOTH))
-    assert html.count('class="ladder"') == 4 and html.count("grid-column:2") == 2 and html.count("<table>") == 2
-    assert html.count('type="range"') == 1  # one slider moves all
-
-
-def test_the_edit_tab_asks_for_every_chosen_source(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
-    monkeypatch.setattr(edit, "run_tab", lambda _engine, _controls, make, *_args, **_options: made.append(make))
-    with gr.Blocks():
-        edit.build(engine, None)  # type: ignore[arg-type]
-    wanted = controls.Asked(engine[engine.settings.checkpoint], PICTURE, BOTH, (3, 4), 2)
-    job, _ = made[0](wanted, "principal", 2.0)
-    assert job.sources == BOTH and job.seeds == (3,)
-
-
 def test_any_study_stops_when_nobody_waits(loaded: Loaded) -> None:
     calls = []
 
@@ -304,7 +239,7 @@ def test_any_study_stops_when_nobody_waits(loaded: Loaded) -> None:
     assert len(calls) == 2
 
 
-def test_factors_are_read_from_draws_beside_the_truth() -> None:
+def test_factors_are_read_from_draws_beside_the_truth(loaded: Loaded) -> None:
     factors = sprites.make_factors(
         shape="drop", hue=0.99, size=0.5, rotation=0.25, x=0.1, y=-0.2, ground_hue=0.5, ground_brightness=0.5
     )
@@ -313,10 +248,13 @@ def test_factors_are_read_from_draws_beside_the_truth() -> None:
     read = read_factors(column)
     assert read["shape"] == ("drop", "4 of 4") and read["hue"] == ("0.99", "± 0.00") and read["x"][0] == "0.10"
     truth = {name: ("drop" if name == "shape" else 0.5) for name in sprites.KINDS}
-    html = sprite_lab.shown(PICTURE, [column], (0, 1, 2, 3), truth)
+    loaded.metrics = {"sources": {"a/b": {"retention": {"hue": {"value": 0.3, "probe": 0.41},
+                                                          "x": {"value": 0.31, "probe": 0.4}}}}}  # fmt: skip
+    html = sprite_lab.shown(loaded, PICTURE, [column], (0, 1, 2, 3), truth)
     assert html.count("<tr>") == 1 + len(sprites.KINDS) and "retention 0.90" in html
+    assert html.count("</abbr>") == 1  # where draws keep less than a probe reads, by more than a tenth
     other = Column("a/b", [PICTURE] * 4, [1.0] * 4, phi={"hue": phi["hue"]})  # of a checkpoint that has no reader
-    assert "<table>" not in sprite_lab.shown(PICTURE, [other], (0, 1, 2, 3), truth)
+    assert "<table>" not in sprite_lab.shown(loaded, PICTURE, [other], (0, 1, 2, 3), truth)
 
 
 def test_work_that_nobody_waits_for_is_told_to_end() -> None:
@@ -471,32 +409,25 @@ def test_names_on_the_page_are_text() -> None:
 def test_names_in_tables_ladders_curves_and_notes_are_text(loaded: Loaded) -> None:
     evil = "<b>'\"&"
     number = {"value": 0.5, "low": 0.4, "high": 0.6, "calibration": 1.0}
-    two = rcdm.studies.StudyResult([PICTURE] * 4, (evil, evil), (evil, evil), {})
+    two = Ladders((evil, evil), {evil: [[PICTURE]] * 2}, {evil: [PICTURE] * 2}, {})
     loaded.name, loaded.metrics = evil, {
         "sources": {evil: {"retention": {evil: number}}}, "retention_images": 1, "retention_draws": 2,
     }  # fmt: skip
-    attacked = {"images": 2, "sources": {evil: {"distance": [number] * 2, "random": [number]}}}
     pages = [
         sheet.table_html([evil], [[evil, evil]]),
         sheet.status_html(evil, 0.5),
-        frames.frames_html(two, what=evil, curves={evil: [0, 1]}, note=evil, places=[1, 2]),
+        frames.frames_html(two, (0,), what=evil, curves={evil: [0, 1]}, note=evil),
+        sheet.shaded_html([evil], [(evil, [(0.5, evil)])]),
         about.calibration_html(loaded),
-        attack.shown(rcdm.studies.StudyResult([PICTURE] * 4, (evil, evil), (evil, evil), attacked)),
     ]
     for html in pages:
         assert "<b>'" not in html and "&lt;b&gt;&#39;&#34;&amp;" in html
 
 
-def test_a_ladder_has_a_slider_over_its_columns() -> None:
-    result = rcdm.studies.StudyResult([PICTURE] * 6, ("one", "two"), ("0", "1", "2"))
-    html = frames.frames_html(result, what="Step", start=1, curves={"a": [0, 1, 0.5]})
-    assert 'max="2" value="1"' in html and html.count('class="frame on"') == 2 and "<polyline" in html
-
-
 @pytest.fixture
 def result(tiny_checkpoint: Path, loaded: Loaded) -> export.Result:
     job = Columns(PICTURE, BOTH, (5, 6), 2)
-    return export.Result(str(tiny_checkpoint), job, PICTURE, _run(job, loaded), "heart.png")
+    return export.Result(str(tiny_checkpoint), job, PICTURE, _run(job, loaded), "heart.png", number=2)
 
 
 def test_the_link_of_a_drawing_opens_its_settings(result: export.Result, engine: Engine) -> None:
