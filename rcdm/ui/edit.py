@@ -20,7 +20,8 @@ from rcdm.ui.sheet import shaded_html
 WORDS = """**What happens along a direction?** The representation is pushed along a direction found in training
 images: one that goes with an attribute, or a main one. The slider says how far, in deviations over these images."""
 METHODS = {"Attributes": "attributes", "Main directions": "principal"}
-MOVES = Markup("""<details class="rcdm"><summary>What every direction moves</summary>{tables}<p class="legend">How far each attribute of the draws moves per deviation, in its
+MOVES = Markup("""<details class="rcdm"><summary>What every direction moves</summary>{tables}
+<p class="legend">How far each attribute of the draws moves per deviation, in its
 own deviations, read off one draw at either end ({steps} steps), N 1: a clean direction moves its own attribute
 alone.{still}</p></details>""")
 STILL_WORDS = " Left out, because they move nothing by {still:g} or more: {names}."

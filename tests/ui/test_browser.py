@@ -222,18 +222,87 @@ def test_another_checkpoint_puts_away_what_the_first_has_drawn(page: Any) -> Non
     page.get_by_role("option", name="sprites-32").click()
     page.wait_for_function("() => !document.querySelector('#edit-start').disabled")  # it ships directions
     page.get_by_role("tab", name="Compare").click()
-    page.locator("#sheet .empty").wait_for()
-    assert _drawn(page) == []
+    page.get_by_text("A finished drawing of heart.png").wait_for()  # what the other one ships
 
 
-def test_a_text_file_named_jpg_is_answered_with_a_sentence(page: Any, tmp_path: Path) -> None:
+def test_a_text_file_named_jpg_is_answered_with_a_sentence(page: Any, photo: Path, tmp_path: Path) -> None:
     file = tmp_path / "holiday.jpg"
     file.write_text("not a picture")
+    _upload(page, photo)
+    page.wait_for_function("() => document.querySelector('.view img')")
     _upload(page, file)
     message = page.get_by_text(re.compile("not a readable image"))
     message.first.wait_for()
+    page.wait_for_function("() => !document.querySelector('.view img')")  # nothing of the last one is left
+    assert page.locator("#photo img").count() == 0
     page.click("#draw")
     page.get_by_text(re.compile("Give an image first")).first.wait_for()
+
+
+def test_a_page_that_is_loaded_again_has_the_image_and_the_settings(page: Any, photo: Path) -> None:
+    _upload(page, photo)
+    page.wait_for_function("() => document.querySelector('.view img')")
+    seen = page.locator(".view img").get_attribute("src")
+    _settings(page, images=2, steps=3, seed=11)
+    page.click("#draw")
+    _finished(page)
+    page.wait_for_function("() => location.search.includes('seed=11')")
+    page.reload()
+    page.wait_for_function("() => document.querySelector('#seed input')?.value === '11'")
+    page.wait_for_function("src => document.querySelector('.view img')?.src === src", arg=seen)
+
+
+def test_a_tab_draws_says_what_it_did_and_opens_by_its_link(page: Any, photo: Path) -> None:
+    _upload(page, photo)
+    page.wait_for_function("() => document.querySelector('.view img')")
+    _settings(page, images=1, steps=2, seed=3)
+    page.get_by_role("tab", name="Transform").click()
+    page.get_by_label("number input for Draws per strength").fill("2")
+    page.get_by_label("number input for Draws per strength").blur()
+    page.click("#transform-start")
+    page.wait_for_function("() => document.querySelectorAll('#transform-result section .big img').length === 5")
+    big = page.locator("#transform-result .columns .big img").first
+    last = big.get_attribute("src")
+    slider = page.locator("#transform-result input.steps")
+    slider.fill("0")
+    assert big.get_attribute("src") != last  # the slider moves the draws
+    page.locator("#transform-result .columns .frame").nth(5).click()
+    assert big.get_attribute("src") == last and slider.input_value() == "5"
+    for kind in ("PNG", "PDF", "JSON"):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=kind, exact=True).locator("visible=true").click()
+        assert Path(download.value.path()).stat().st_size > 500
+    link = page.locator("a.permalink").locator("visible=true").get_attribute("href")
+    page.goto(page.url.partition("?")[0] + link)
+    page.locator("#transform-start").wait_for()  # in sight
+    page.wait_for_function("() => document.querySelector('#seed input')?.value === '3'")
+    assert page.get_by_label("number input for Draws per strength").input_value() == "2"
+
+
+def test_edit_offers_its_directions_and_draws_the_one_that_is_chosen(page: Any) -> None:
+    page.goto(page.url.partition("?")[0] + "?checkpoint=sprites-32&images=1&steps=2&tab=Edit&draws=1"
+              "&source=simclr/backbone&method=principal")  # fmt: skip
+    page.wait_for_function("() => document.querySelector('#edit-start')?.offsetParent")
+    page.wait_for_function("() => !document.querySelector('#edit-start').disabled")
+    page.click("#edit-start")
+    page.wait_for_function("() => document.querySelectorAll('#edit-result .columns .film').length === 1")
+    first = page.locator("#direction input").input_value()
+    page.locator("#direction input").click()
+    page.get_by_role("option").nth(1).click()
+    page.wait_for_function("() => document.querySelectorAll('#edit-result .columns .film').length === 0")
+    page.wait_for_function("() => document.querySelectorAll('#edit-result .columns .film').length === 1")
+    assert page.locator("#direction input").input_value() != first
+
+
+def test_the_page_opens_with_what_the_checkpoint_ships(page: Any) -> None:
+    page.goto(page.url.partition("?")[0] + "?checkpoint=sprites-32")
+    page.wait_for_function("() => document.querySelectorAll('#sheet .columns section').length === 3")
+    assert page.get_by_text("A finished drawing of heart.png").is_visible()
+    assert "This decoder draws" in page.locator("#sheet").inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="PNG", exact=True).locator("visible=true").click()
+    assert Image.open(download.value.path()).width > 2000
+    assert page.locator("#examples img").count() == 2
 
 
 def test_the_page_fits_a_phone_and_every_tab_opens(browser: Any, address: str) -> None:
@@ -243,10 +312,14 @@ def test_the_page_fits_a_phone_and_every_tab_opens(browser: Any, address: str) -
     tab.wait_for_selector("#draw")
     wide = tab.evaluate("() => document.documentElement.scrollWidth")
     assert wide <= 392
-    place = tab.locator("#draw").bounding_box()  # at hand without scrolling, and what is drawn is then in sight
+    place = tab.locator("#draw").bounding_box()  # at hand without scrolling
     assert place is not None and 700 < place["y"] < 844 - place["height"]
+    tabs, image = tab.get_by_role("tab").first.bounding_box(), tab.locator("#photo").bounding_box()
+    assert tabs is not None and image is not None and tabs["y"] < 400 < image["y"]  # pictures first, controls below
+    tab.click("#to-controls")
+    tab.wait_for_function("() => scrollY > 200")
     tab.click("#draw")
-    tab.wait_for_function("() => scrollY > 300")
+    tab.wait_for_function("() => scrollY < 300")  # what is drawn is then in sight
     context.close()
 
 
@@ -256,7 +329,7 @@ def test_a_tab_answers(page: Any, name: str) -> None:
     _settings(page, images=2, steps=1, seed=0)
     page.get_by_role("tab", name=name).click()
     page.click(f"#{start}-start")
-    page.wait_for_function("() => document.body.textContent.includes('Done.')")
+    _finished(page)
     if name == "Sprite lab":
         return
     slider = page.locator("input.steps")

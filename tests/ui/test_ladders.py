@@ -117,7 +117,8 @@ def test_what_is_being_drawn_is_seen_by_its_own_thread_alone(loaded: Loaded, mon
 
 def test_a_stop_ends_every_job_within_a_call(loaded: Loaded) -> None:
     for job in (Transformed(PICTURE, "hue", BOTH, SEEDS, 5), Attacked(PICTURE, BOTH, SEEDS, 5, 5),
-                Survey(PICTURE, BOTH, 0, "principal", 1.0), Edited(PICTURE, BOTH, SEEDS, 5, "principal", 1.0, "component 0")):  # fmt: skip
+                Survey(PICTURE, BOTH, 0, "principal", 1.0),
+                Edited(PICTURE, BOTH, SEEDS, 5, "principal", 1.0, "component 0")):  # fmt: skip
         calls: list[int] = []
 
         def check(calls: list[int] = calls) -> None:
