@@ -23,6 +23,9 @@ from rcdm.networks.catalogue import JUDGE
 from rcdm.networks.source_folder import load_network, read_config
 from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
 from rcdm.studies.study_files import identity_of, kept_draws
+from rcdm.ui.examples import default_sources
+from rcdm.ui.loaded import Loaded
+from rcdm.ui.shipped import draw
 
 
 def measure_checkpoint(options: argparse.Namespace) -> None:
@@ -58,6 +61,9 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     print(write_metrics(metrics, folder), file=sys.stderr)
     announce("directions of attributes and main directions")
     print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
+    announce("the drawing that its page opens with")
+    loaded = Loaded(options.checkpoint, pipe)
+    print(draw(loaded, tuple(default_sources(pipe.sources.names)), folder), file=sys.stderr)
     parts.clear()
 
 

@@ -15,7 +15,15 @@ from rcdm.networks.checked_files import read_object
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 """Between these lines of a card stand the tables of metrics.json; the rest is its author's."""
 
-_BESIDE = ("README.md", "metrics.json", "training.json", "directions.safetensors", "example.png", "reader")
+_BESIDE = (
+    "README.md",
+    "metrics.json",
+    "training.json",
+    "directions.safetensors",
+    "drawing.json",
+    "example.png",
+    "reader",
+)
 _PROBES = {"ridge": "ridge", "probe": "small network"}
 _TEMPLATE = Path(__file__).parent / "templates" / "checkpoint.md"
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from rcdm.figures.result import StudyResult
 from rcdm.studies import STUDIES
-from rcdm.ui.controls import Asked, Photo, asked, default_sources
+from rcdm.ui.controls import Asked, Photo, asked
 from rcdm.ui.drawing import Column, Columns
 from rcdm.ui.engine import DEVICE, Engine
+from rcdm.ui.examples import default_sources
 from rcdm.ui.exploring import COMPANIONS, Encoding, Study
 from rcdm.ui.export import numbers_of
 from rcdm.ui.guard import read_photo, whole
@@ -92,14 +93,14 @@ def _functions(engine: Engine) -> tuple[Callable[..., Any], ...]:
     def study(
         study: str,
         image: str | None,
-        second: str | None,
-        sources: list[str],
-        number: int,
-        steps: int,
-        seed: int,
-        checkpoint: str,
-        settings: dict[str, Any],
-        request: gr.Request,
+        second: str | None = None,  # None here is what makes it optional for a client; the others have their values
+        sources: Any = None,
+        number: Any = None,
+        steps: Any = None,
+        seed: Any = None,
+        checkpoint: str = "",
+        settings: Any = None,
+        request: gr.Request = None,  # type: ignore[assignment]  # Gradio gives it
     ) -> Iterator[tuple[Any, Any]]:
         """One of the studies, with `settings` of its own: its images with captions, and its numbers.
 

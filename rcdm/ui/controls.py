@@ -19,9 +19,9 @@ from PIL import Image
 from rcdm.data import images as im
 from rcdm.ui.drawing import Job, Progress
 from rcdm.ui.engine import DEVICE, Engine
-from rcdm.ui.examples import example_of, examples_of
+from rcdm.ui.examples import EXAMPLES, default_sources, examples_of
 from rcdm.ui.export import Result
-from rcdm.ui.guard import LARGEST_SEED, chosen, read_photo, whole
+from rcdm.ui.guard import LARGEST_SEED, chosen, read_photo, received, whole
 from rcdm.ui.loaded import Loaded
 from rcdm.ui.sheet import previews_html, render, status_html, take_html
 from rcdm.ui.store import key_of
@@ -116,16 +116,16 @@ def asked_here(engine: Engine, values: Sequence[Any]) -> Asked:
     return asked(engine, photo, checkpoint, sources, *more)
 
 
+def example_of(photo: str | None) -> str:
+    """The name of the example that a file is a copy of, or ''."""
+    if photo is None or (path := EXAMPLES.get(Path(photo).name)) is None:
+        return ""
+    return path.name if path.read_bytes() == received(photo) else ""
+
+
 def seen(loaded: Loaded, picture: Image.Image, source: str) -> Image.Image:
     """The central square of a picture, of the size at which the network of a source sees it."""
     return im.to_pil(loaded.pipe.sources[source].preprocessing.to_tensor(picture))[0]
-
-
-def default_sources(names: Sequence[str]) -> list[str]:
-    """The first backbone, its projector and the supervised backbone beside them, or else the first two names."""
-    network = next((name.removesuffix("/backbone") for name in names if name.endswith("/backbone")), "")
-    wanted = dict.fromkeys((f"{network}/backbone", f"{network}/projector", "supervised/backbone"))
-    return [name for name in wanted if name in names] or list(names[:2])
 
 
 def caution_html(loaded: Loaded) -> Markup:

@@ -1,10 +1,10 @@
-"""The pictures that the page offers: those that a checkpoint knows the like of."""
+"""What the page begins with: pictures that a checkpoint knows the like of, and sources that differ."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from rcdm.ui.guard import received
 from rcdm.ui.loaded import EXAMPLES_FOLDER, Loaded
 
 _OF_SPRITES, _OF_PHOTOS = ("heart.png", "arrow.png"), ("plane.jpg", "caps.jpg")
@@ -18,8 +18,8 @@ def examples_of(loaded: Loaded) -> list[Path]:
     return [EXAMPLES[name] for name in names]
 
 
-def example_of(photo: str | None) -> str:
-    """The name of the example that a file is a copy of, or ''."""
-    if photo is None or (path := EXAMPLES.get(Path(photo).name)) is None:
-        return ""
-    return path.name if path.read_bytes() == received(photo) else ""
+def default_sources(names: Sequence[str]) -> list[str]:
+    """The first backbone, its projector and the supervised backbone beside them, or else the first two names."""
+    network = next((name.removesuffix("/backbone") for name in names if name.endswith("/backbone")), "")
+    wanted = dict.fromkeys((f"{network}/backbone", f"{network}/projector", "supervised/backbone"))
+    return [name for name in wanted if name in names] or list(names[:2])

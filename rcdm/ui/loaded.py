@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,17 @@ from rcdm.ui.watching import let_see
 NO_DATA = "This needs training images: start the page with --data and their folder."
 EXAMPLES_FOLDER = Path(__file__).parents[1] / "examples"
 REFERENCES = 1000  # training images that directions and nearest images are looked for in
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a decoder draws as truly as a probe reads it from h, what not, in words and counted ("3 of 8" sources that
+    hold it), and the `shares` of metrics.json."""
+
+    well: str
+    short: str
+    counts: dict[str, str]
+    shares: dict[str, Any]
 
 
 class Loaded:
@@ -69,25 +81,11 @@ class Loaded:
         return {name for name, number in kept.items() if falls_short(number)}
 
     @cached_property
-    def abilities(self) -> str:
-        """What its decoder draws and what not, and what decides its pixels, in a sentence or two; '' if unmeasured."""
+    def abilities(self) -> Abilities | None:
+        """What its decoder can draw and what not yet, as far as `rcdm evaluate` has measured it."""
         well, short = drawn_and_not(self.metrics.get("sources", {}))
-        sentences = []
-        if well or short:
-            drawn = (
-                f"draws {_listed(well)} as truly as a probe reads {'them' if len(well) > 1 else 'it'}" if well else ""
-            )
-            missed = [f"{name} (in {count} sources that hold it)" for name, count in short.items()]
-            falls = f"falls short of what is held of {_listed(missed)}" if missed else ""
-            sentences.append(f"This decoder {' and '.join(part for part in (drawn, falls) if part)}.")
-        if shares := self.metrics.get("shares"):
-            parts = ", ".join(f"the {name} {100 * shares[name]['value']:.0f} %" for name in ("image", "source", "seed"))
-            told = shares["seed_told"]
-            sentences.append(
-                f"Of the variance of its pixels {parts} decide (N {shares['image']['n']}); a draw tells its noise in "
-                f"{100 * told['value']:.0f} % of cases (chance {100 * told['null']:.0f} %)."
-            )
-        return " ".join(sentences)
+        shares = self.metrics.get("shares", {})
+        return Abilities(_listed(well), _listed(list(short)), short, shares) if well or short or shares else None
 
     def views(self, source: str) -> dict[str, float] | None:
         """The view strengths that the network of a source was pretrained with, as its config has them; else None."""
@@ -131,8 +129,8 @@ class Loaded:
 
 def _listed(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`, as one reads them."""
-    spoken = [name.replace("_", " ") for name in names]
-    return " and ".join([", ".join(spoken[:-1]), spoken[-1]] if len(spoken) > 1 else spoken)
+    *before, last = [name.replace("_", " ") for name in names] or [""]
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 class Shelf:

@@ -14,9 +14,9 @@ import gradio as gr
 from rcdm.data import images as im
 from rcdm.ui import about, api, attack, compare, edit, mix, sprite_lab, transform
 from rcdm.ui.blocks import Page
-from rcdm.ui.controls import Controls, build_controls, caution_html, default_sources, look_at
+from rcdm.ui.controls import Controls, build_controls, caution_html, look_at
 from rcdm.ui.engine import DEVICE_QUEUE, Engine
-from rcdm.ui.examples import EXAMPLES
+from rcdm.ui.examples import EXAMPLES, default_sources
 from rcdm.ui.guard import LARGEST_SEED, is_here
 from rcdm.ui.routes import TITLE, app_arguments
 from rcdm.ui.settings import Settings

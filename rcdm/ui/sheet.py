@@ -18,6 +18,7 @@ from rcdm.measures.attributes import MEANINGS, Kept
 from rcdm.studies.information_study import ERROR_SPARED, GUESS_MOVED, WITHHELD
 from rcdm.ui.drawing import Column
 from rcdm.ui.export import KINDS, Result, command_of, link_of
+from rcdm.ui.loaded import Abilities
 
 EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.
 </div></div></div>"""
@@ -49,7 +50,12 @@ render = templates(Path(__file__).parent / "templates", data_uri=_data_uri, perc
 
 
 def sheet_html(
-    given: Image.Image, columns: Sequence[Column], seeds: Sequence[int], *, first: bool = True, abilities: str = ""
+    given: Image.Image,
+    columns: Sequence[Column],
+    seeds: Sequence[int],
+    *,
+    first: bool = True,
+    abilities: Abilities | None = None,
 ) -> Markup:
     """What is shown of one drawing: the given image, one column per source, and, for the first, how to read them.
 
@@ -62,7 +68,7 @@ def sheet_html(
 def skeleton_html(given: Image.Image, sources: Sequence[str], seeds: Sequence[int], *, first: bool = True) -> Markup:
     """The same places, still empty, so that nothing jumps when the first previews arrive."""
     columns = [Column(source, []) for source in sources]
-    about = {"first": first, "waiting": True, "meanings": MEANINGS, "abilities": ""}
+    about = {"first": first, "waiting": True, "meanings": MEANINGS, "abilities": None}
     return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 
 

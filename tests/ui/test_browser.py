@@ -298,7 +298,7 @@ def test_the_page_opens_with_what_the_checkpoint_ships(page: Any) -> None:
     page.goto(page.url.partition("?")[0] + "?checkpoint=sprites-32")
     page.wait_for_function("() => document.querySelectorAll('#sheet .columns section').length === 3")
     assert page.get_by_text("A finished drawing of heart.png").is_visible()
-    assert "This decoder draws" in page.locator("#sheet").inner_text()
+    assert "This decoder can draw" in page.locator("#sheet").inner_text()
     with page.expect_download() as download:
         page.get_by_role("link", name="PNG", exact=True).locator("visible=true").click()
     assert Image.open(download.value.path()).width > 2000

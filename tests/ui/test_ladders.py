@@ -19,7 +19,7 @@ from rcdm.data import images as im
 from rcdm.data.transformations import TRANSFORMATIONS, in_views_of
 from rcdm.studies.adversarial import STRENGTHS
 from rcdm.studies.manipulation import moves
-from rcdm.ui import attack, controls, drawing, edit, export, frames, mix, page, shipped, transform
+from rcdm.ui import attack, controls, drawing, edit, export, frames, mix, page, sheet, shipped, transform
 from rcdm.ui.drawing import Columns
 from rcdm.ui.engine import Engine
 from rcdm.ui.exploring import Bits, Study
@@ -307,3 +307,18 @@ def test_a_shipped_drawing_comes_back_as_it_was_drawn(tmp_path: Path, tiny_check
 def test_the_shipped_checkpoints_carry_one_of_these_weights(name: str) -> None:
     result = shipped.shipped(Loaded(name, rcdm.load(name, device="cpu")))
     assert result is not None and {"simclr/backbone", "simclr/projector"} <= set(result.sources)
+
+
+def test_a_drawing_says_what_its_decoder_can_draw(loaded: Loaded) -> None:
+    assert loaded.abilities is None
+    number = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 32}
+    measured = Loaded("tiny", loaded.pipe)
+    measured.metrics = {
+        "sources": {"a": {"retention": {"hue": {"value": 0.9, "probe": 0.9}, "shape": {"value": 0.1, "probe": 0.9}}}},
+        "shares": {"image": number, "source": number, "seed": number, "seed_told": {**number, "null": 0.25}},
+    }
+    assert measured.abilities is not None
+    html = sheet.sheet_html(PICTURE, [drawing.Column("a", [PICTURE] * 2)], (0, 1), abilities=measured.abilities)
+    words = " ".join(html.split())
+    assert "can draw</b> hue." in words and "shape 1 of 1" in words and "chance 25 %" in words and "N 32" in words
+    assert "can draw" not in sheet.sheet_html(PICTURE, [drawing.Column("a", [PICTURE] * 2)], (0, 1))

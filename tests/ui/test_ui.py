@@ -134,7 +134,7 @@ def test_study_interpolates_and_samples(client: Client, photo: Path, tmp_path: P
     settings = {"sources": BOTH[:1], "number": 2, "steps": 1, "seed": 0, "api_name": "/study"}
     path, numbers = client.predict("interpolation", handle_file(photo), handle_file(other), **settings)
     assert len(path) == 2 * (1 + 9 + 1) and len(numbers["sources"][BOTH[0]]["jumps"]) == 8
-    samples, numbers = client.predict("samples", handle_file(photo), None, **settings)
+    samples, numbers = client.predict("samples", handle_file(photo), **settings)
     assert len(samples) == 1 + 2 + 2 and 0 <= numbers["sources"][BOTH[0]]["spread"]["value"] <= 1
     path, numbers = client.predict(
         "interpolation", handle_file(photo), handle_file(other), settings={"points": 3, "path": "spherical"}, **settings

@@ -25,6 +25,7 @@ from rcdm.ui import (
     compare,
     controls,
     drawing,
+    examples,
     export,
     frames,
     page,
@@ -475,7 +476,7 @@ def test_the_calibration_of_a_checkpoint_is_shown(loaded: Loaded) -> None:
 
 
 def test_the_first_backbone_and_its_projector_are_chosen() -> None:
-    choose = controls.default_sources
+    choose = examples.default_sources
     assert choose(["a/layer2", "a/backbone", "b/projector", "a/projector"]) == ["a/backbone", "a/projector"]
     assert choose(["a/layer1", "a/layer2", "a/layer3"]) == ["a/layer1", "a/layer2"]
     assert choose(["a/backbone"]) == ["a/backbone"]
