@@ -126,6 +126,8 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["astrology"], 2, "invalid choice"),
         (["--version"], 0, rcdm.__version__),
         (["networks"], 0, "dinov2-vits14"),
+        (["networks", "--image_size", "many"], 2, "argument --image-size: invalid int"),
+        (["train", "--output-dir=x", "--backbone", "x", "--image-size=many"], 2, "argument --image_size: invalid int"),
         (["study", "--help"], 0, "path=linear"),
         (["study", "adversarial", "--help"], 0, "steps=20"),
         (["report", "--help"], 0, "manipulation-principal"),
