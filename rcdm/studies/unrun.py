@@ -12,11 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import rcdm
 from rcdm.studies import _MODULES
 from rcdm.studies.declared import Declared, Entry, Option
 
-ROOT = Path(rcdm.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @cache
