@@ -22,9 +22,27 @@ if TYPE_CHECKING:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose last words may be a function, `late_epilog`: called where they are printed, and not before."""
+    """A parser of options that may be written with hyphens or underscores.
+
+    Its last words may be a function, `late_epilog`: called where they are printed, and not before.
+    """
 
     late_epilog: Callable[[], str] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse does it, once every option is written as it was declared."""
+        return super().parse_known_args(
+            [self._as_declared(a) for a in (sys.argv[1:] if args is None else args)], namespace
+        )
+
+    def _as_declared(self, argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--"):
+            return argument
+        for declared in (name, name.replace("_", "-"), "--" + name[2:].replace("-", "_")):
+            if declared in self._option_string_actions:
+                return declared + equals + value
+        return argument
 
     def format_help(self) -> str:
         if self.late_epilog is not None:

@@ -9,6 +9,7 @@ from rcdm.cli.options import CommandParser, add_drawing_options, wait_for_torch
 from rcdm.cli.refusals import refuse_data, refuse_number
 from rcdm.cli.study import AGAIN, add_data_options
 from rcdm.diffusion.places import checkpoint_folder, find
+from rcdm.studies import unrun
 
 
 def add(parser: CommandParser) -> None:
@@ -24,18 +25,21 @@ def add(parser: CommandParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for report.html, figures and numbers")
 
 
-def _names() -> str:
-    """Those of what is run; the records wait for torch."""
-    wait_for_torch("report")
-    from rcdm.cli.report_sections import entries
+def _entries() -> list[str]:
+    """Names of what is run, in order."""
+    return [name for study in unrun.declarations().values() for name in study.entries]
 
-    return "studies: " + ", ".join(entries())
+
+def _names() -> str:
+    return "studies: " + ", ".join(_entries())
 
 
 def _report(options: argparse.Namespace) -> None:
     refuse_data(options.data)
     refuse_number("--samples", options.samples)
     refuse_number("--images", options.images)
+    if unknown := [name for name in options.study if name not in _entries()]:
+        raise ValueError(f"There is no study {unknown[0]!r}; choose of {', '.join(_entries())}.")
     if checkpoint_folder(options.checkpoint) is None and not options.checkpoint.startswith("official/"):
         find(options.checkpoint)
     wait_for_torch("report")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rcdm.cli.options import CommandParser, add_drawing_options, wait_for_torch
 from rcdm.cli.refusals import refuse_data, refuse_drawing, refuse_number, refuse_photos
-from rcdm.studies import NAMES
+from rcdm.studies import NAMES, unrun
 
 AGAIN = "What is finished is kept: run the same command again to continue."
 
@@ -41,11 +41,8 @@ class _Named(argparse.Action):
 
 
 def _in_words(name: str) -> str:
-    """Question and settings of a study; its record waits for torch."""
-    wait_for_torch("study")
-    from rcdm.studies import STUDIES
-
-    return STUDIES[name].in_words()
+    """Question and settings of a study."""
+    return unrun.declarations()[name].in_words()
 
 
 def _all_in_words() -> str:
@@ -67,6 +64,11 @@ def _study(options: argparse.Namespace) -> None:
     if options.study not in NAMES:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(NAMES)}.")
     refuse_asked(options)
+    declared = unrun.declarations()[options.study]
+    for text in options.option:
+        declared.setting(text)
+    if options.steps is not None and not declared.draws:
+        raise ValueError(f"{options.study} draws nothing: leave --steps out.")
     wait_for_torch("study")
     from rcdm.cli.study_runs import run_one
 

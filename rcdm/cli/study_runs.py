@@ -19,8 +19,6 @@ from rcdm.studies.study_files import StudyRun, run_study
 
 def run_one(options: argparse.Namespace) -> None:
     """Run the study that the options of `rcdm study` ask for; prints its summary."""
-    if options.steps is not None and not STUDIES[options.study].draws:
-        raise ValueError(f"{options.study} draws nothing: leave --steps out.")
     meet()
     pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
     settings = dict(_setting(options.study, text, pipe) for text in options.option)
@@ -99,10 +97,5 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
 
 def _setting(study: str, text: str, pipe: RCDMPipeline) -> tuple[str, Any]:
     """NAME=VALUE -> the name and the value in the type of the study's default, or read from the path it names."""
-    name, equals, value = text.partition("=")
-    known = STUDIES[study].defaults
-    if not known:
-        raise ValueError(f"{study} has no settings besides those in `rcdm study --help`.")
-    if not equals or name not in known:
-        raise ValueError(f"{study} has no setting {text!r}; write NAME=VALUE with one of {', '.join(known)}.")
-    return name, STUDIES[study].option(name).read(value, known[name], pipe)
+    option, value = STUDIES[study].setting(text)
+    return option.name, option.read(value, STUDIES[study].defaults[option.name], pipe)

@@ -91,7 +91,7 @@ def grid_png(images: Sequence[Image.Image], rows: Sequence[str], columns: Sequen
     if times < 1:
         raise ValueError(f"{len(rows)} x {len(columns)} images of {side} pixels are too many for one picture.")
     scale = _Scale(side * times / 300, 300, times)
-    labels = ["\n".join(textwrap.wrap(_plain(row), 24, max_lines=3, placeholder="…")) for row in rows]
+    labels = [_plain(_in_lines(row)) for row in rows]
     columns = [_plain(column) for column in columns]
     left = max((_width(line) for label in labels for line in label.split("\n")), default=0.0) + 0.1
     layout = _Layout(scale, 1, len(rows), left, _above(columns, scale.cell), 0.0, 0)
@@ -99,6 +99,17 @@ def grid_png(images: Sequence[Image.Image], rows: Sequence[str], columns: Sequen
     file = io.BytesIO()
     page.savefig(file, format="png", dpi=scale.dpi)
     return file.getvalue()
+
+
+def _in_lines(label: str, longest: int = 24, most: int = 3) -> str:
+    """A label in a few lines, broken after blanks, slashes, hyphens and underscores where that is possible."""
+    lines = [""]
+    for part in re.split(r"(?<=[\s/_-])", label):
+        for piece in textwrap.wrap(part, longest, drop_whitespace=False):
+            if lines[-1] and len((lines[-1] + piece).strip()) > longest:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(line.strip() for line in lines[:most]) + "…" * (len(lines) > most)
 
 
 def _plain(label: str) -> str:

@@ -133,7 +133,10 @@ def calibration_difference(drawn: Tensor, given: Tensor) -> Number:
 
 
 def effective_rank(h: Tensor) -> float:
-    """exp(H(p)), p = σ²/Σσ² over the singular values of centred h [N,D], not standardised: 1 … D (Roy 2007)."""
+    """exp(H(p)), p = σ²/Σσ² over the singular values of centred h [N,D], not standardised: 1 … D.
+
+    It is the effective rank of Roy & Vetterli (2007) of the covariance matrix, whose singular values are σ²/(N−1).
+    """
     energy = singular_values(h).square()
     return float(torch.exp(torch.special.entr(energy / energy.sum()).sum()))
 

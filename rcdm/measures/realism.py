@@ -88,8 +88,8 @@ def realism(
     """`fid` and `kid` (x 1000) of n draws against as many training images, seen by the evaluator.
 
     The draws are of the rows of h [M,D], raw, one after the other and from the first again, with seeds from M on; of
-    nothing where h is None. FID is of raw features; KID of features of unit length times √D, mean and `deviation` over
-    disjoint blocks of `subset` draws and images. Features are parts (`parts`), draws are not kept.
+    nothing where h is None. Features have unit length times √D, as those of the judge's own `fid` and `kid`; KID is
+    mean and `deviation` over disjoint blocks of `subset` draws and images. Features are parts, draws are not kept.
     """
     size = max(2, min(BLOCK, n // 2))
     drawn, real = Moments(), Moments()
@@ -97,14 +97,15 @@ def realism(
         blocks(_noted(_of_draws(pipe, evaluator, h, source, n, num_inference_steps), drawn), size),
         blocks(_noted(_of_images(evaluator, dataset, n), real), size),
     )
-    distances = [1000 * kernel_distance(_unit(x), _unit(y)) for x, y in zip(*sides, strict=True)]
+    distances = [1000 * kernel_distance(x, y) for x, y in zip(*sides, strict=True)]
     found = torch.tensor(distances, dtype=torch.float64)
     kid = {"value": float(found.mean()), "deviation": float(found.std()), "n": n, "subset": size}
     return {"fid": {"value": frechet(drawn, real), "n": n}, "kid": kid}
 
 
 def _noted(batches: Iterable[Tensor], moments: Moments) -> Iterator[Tensor]:
-    for batch in batches:
+    """Features of unit length times √D, which the moments have seen, too."""
+    for batch in map(_unit, batches):
         moments.add(batch)
         yield batch
 

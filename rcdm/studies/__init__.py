@@ -1,8 +1,8 @@
 """Studies: each module asks one question of a pipeline and answers with a StudyResult; its record says all about it.
 
 May import everything but ui and cli. No study imports another: what two of them need lives in measures or figures.
-The names of the studies are known at once; their records are imported when they are first used, because torch takes
-seconds.
+The names of the studies are known at once, and `unrun` reads what they say of themselves; their records are imported
+when they are first used, because torch takes seconds.
 """
 
 from importlib import import_module
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rcdm.figures.result import StudyResult
-    from rcdm.studies.record import Entry, Option, Study
+    from rcdm.studies.declared import Entry, Option
+    from rcdm.studies.record import Study
 
     STUDIES: dict[str, Study]
 
@@ -31,7 +32,12 @@ _MODULES = {
 
 NAMES = tuple(_MODULES)
 
-_ELSEWHERE = {"StudyResult": "rcdm.figures.result"} | dict.fromkeys(("Entry", "Option", "Study"), "rcdm.studies.record")
+_ELSEWHERE = {
+    "StudyResult": "rcdm.figures.result",
+    "Entry": "rcdm.studies.declared",
+    "Option": "rcdm.studies.declared",
+    "Study": "rcdm.studies.record",
+}
 
 __all__ = ["NAMES", "STUDIES", "Entry", "Option", "Study", "StudyResult"]
 

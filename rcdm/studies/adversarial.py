@@ -23,7 +23,8 @@ from rcdm.measures.faithfulness import pixels_of
 from rcdm.measures.metrics import Number, bootstrap, mean, squared_distance_to_others, squared_error
 from rcdm.measures.parts import part
 from rcdm.measures.readers import attributes_of
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.declared import Entry, Option
+from rcdm.studies.record import Study
 
 CLASSES = ("class", "shape")
 SHOWN = 4

@@ -22,7 +22,8 @@ from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import Information, measure_bits, noise_ladder
 from rcdm.measures.metrics import mean
 from rcdm.measures.retention import backbones_and_projectors
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.declared import Entry, Option
+from rcdm.studies.record import Study
 
 ERROR_SPARED, GUESS_MOVED = "by error spared", "by guess moved"
 """What people read for form 1 and form 2 of `rcdm.measures.information`."""

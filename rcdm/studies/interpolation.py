@@ -20,7 +20,8 @@ from rcdm.figures.result import StudyResult
 from rcdm.figures.style import Look, null_line
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import similarity
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.declared import Entry, Option
+from rcdm.studies.record import Study
 
 
 def linear(first: Tensor, second: Tensor, ratios: Sequence[float]) -> Tensor:

@@ -21,8 +21,9 @@ from rcdm.measures.levels import transformation_probe
 from rcdm.measures.metrics import Number, bootstrap, squared_distance_to_others, squared_error
 from rcdm.measures.parts import json_part
 from rcdm.measures.readers import attributes_of
+from rcdm.studies.declared import Entry, Option
 from rcdm.studies.invariance_figures import CAPTIONS, figures
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.record import Study
 
 SHOWN = 4
 

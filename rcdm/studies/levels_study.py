@@ -25,8 +25,9 @@ from rcdm.measures.probes import linear_probe, ridge_probe
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import below_zero, draw_each, read_unconditional, retention_numbers
 from rcdm.networks.sources import CONTROL
+from rcdm.studies.declared import Entry, Option
 from rcdm.studies.levels_figures import CAPTIONS, figures
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.record import Study
 
 LOWEST, HIGHEST = -8.0, 6.0  # of the bits, ln SNR; as in the study of information
 

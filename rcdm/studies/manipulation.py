@@ -29,7 +29,8 @@ from rcdm.measures.directions import METHODS as ALONG
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
 from rcdm.measures.readers import attributes_of
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.declared import Entry, Option
+from rcdm.studies.record import Study
 
 METHODS = ("neighbours", *ALONG)
 NO_REFERENCE = "This needs reference images, best training images of the checkpoint: say where with --data."

@@ -19,7 +19,8 @@ from rcdm.figures.style import Look
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import cycle_error, mean, similarity
 from rcdm.measures.retention import draw_each
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.declared import Entry, Option
+from rcdm.studies.record import Study
 
 GIVEN = "as given"
 MADE: dict[str, Callable[[Tensor], Tensor]] = {"sketch": sketch, "inverted": invert}

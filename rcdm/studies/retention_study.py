@@ -25,7 +25,8 @@ from rcdm.measures.parts import part
 from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import agreement, below_zero, draw_each, gaps, read_unconditional, retention_numbers
-from rcdm.studies.record import Entry, Study
+from rcdm.studies.declared import Entry
+from rcdm.studies.record import Study
 
 FEWEST_TO_LEARN = 20
 """Training images that a probe needs at least: a tenth of them says when to stop."""

@@ -18,7 +18,8 @@ from rcdm.figures.result import StudyResult
 from rcdm.figures.style import Look
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import mean, nearest, similarity
-from rcdm.studies.record import Entry, Study
+from rcdm.studies.declared import Entry
+from rcdm.studies.record import Study
 
 
 def study(

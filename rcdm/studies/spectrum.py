@@ -27,7 +27,8 @@ from rcdm.measures.levels import levels_of
 from rcdm.measures.metrics import effective_rank, jackknife, participation_ratio, rankme, singular_values
 from rcdm.measures.retention import backbones_and_projectors
 from rcdm.networks.sources import Sources
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.declared import Entry, Option
+from rcdm.studies.record import Study
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Factors of the view strengths."""

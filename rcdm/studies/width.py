@@ -30,7 +30,8 @@ from rcdm.measures.retention import (
     read_unconditional,
     retention_numbers,
 )
-from rcdm.studies.record import Entry, Option, Study
+from rcdm.studies.declared import Entry, Option
+from rcdm.studies.record import Study
 from rcdm.studies.width_figures import CAPTIONS, figures
 
 LOWEST, HIGHEST = -8.0, 6.0  # of the bits, ln SNR; as in the study of information

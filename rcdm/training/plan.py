@@ -37,6 +37,7 @@ class Plan:
         flops: operations per image and step (2 per multiply-add): forward and backward, and the networks' forward.
         kept: bytes that the backward pass needs of each image. batch: images per process and step.
         copies: numbers in float32 per parameter.
+        beforehand: operations with which all networks read an image once, before the first step; 0 where they do not.
     """
 
     parameters: int
@@ -45,6 +46,7 @@ class Plan:
     kept: int
     batch: int
     copies: int
+    beforehand: int = 0
 
     def bytes_per_process(self, shards: int = 1) -> int:
         """Weights, gradients, moments and average (split over `shards` by FSDP), frozen networks, one batch."""
@@ -64,13 +66,15 @@ def plan(config: TrainingConfig, sources: Sources) -> Plan:
     dtype = DTYPES.get(config.mixed_precision)
     n, widths = len(sources.names), sources.widths()
     one, two = (_measured(config, widths, times, dtype) for times in (1, 2))
+    beforehand = _beforehand(config)
     return Plan(
         parameters=one.parameters,
         frozen=sum(p.numel() for p in sources.parameters()),
-        flops=(two.flops - one.flops) // n + (0 if _beforehand(config) else _read(config, sources)),
+        flops=(two.flops - one.flops) // n + (0 if beforehand else _read(config, sources)),
         kept=(two.kept - one.kept) // n,
         batch=config.train_batch_size,
         copies=COPIES[config.optimizer],
+        beforehand=_read_once(config, sources) if beforehand else 0,
     )
 
 
@@ -129,6 +133,12 @@ def _read(config: TrainingConfig, sources: Sources) -> int:
     return total // len(sources.names)
 
 
+def _read_once(config: TrainingConfig, sources: Sources) -> int:
+    """Operations with which the networks read an image at all levels, and mirrored where it is."""
+    images = torch.zeros(1, 3, config.resolution, config.resolution)
+    return (1 + config.random_flip) * count_flops(partial(sources.encode_all, images))
+
+
 def rate_here(config: TrainingConfig) -> float:
     """Operations per second of matrix products on the device at hand, in the precision of the run."""
     return matrix_rate(best_device(), DTYPES.get(config.mixed_precision, torch.float32))
@@ -148,6 +158,10 @@ def in_words(found: Plan, images: int | None, devices: int, rate: float, share: 
     ]  # fmt: skip
     if devices == 1:
         del rows[3]
+    if found.beforehand:
+        before = devices * share * rate / found.beforehand
+        rows.append(("beforehand", f"networks read every image once, {found.beforehand / 1e9:.2f} GFLOP, {before:,.0f} "
+                                   "images/s: comes before --max_train_minutes"))  # fmt: skip
     if images is not None:
         rows.append(("time", f"{found.hours(images, devices, rate, share):,.2f} h for {images:,} images"))
     return "\n".join(f"{name:<12} {text}" for name, text in rows)

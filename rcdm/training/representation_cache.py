@@ -88,7 +88,7 @@ def representations(
     pieces = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(dataset.take, torch.tensor(pieces[0]))
-        for k, piece in enumerate(tqdm(pieces, desc="representations", unit="batch", leave=False)):
+        for k, piece in enumerate(tqdm(pieces, desc="before training, all images are read", unit="batch", leave=False)):
             images = ahead.result().images
             if k + 1 < len(pieces):
                 ahead = reader.submit(dataset.take, torch.tensor(pieces[k + 1]))

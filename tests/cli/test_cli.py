@@ -126,6 +126,11 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["astrology"], 2, "invalid choice"),
         (["--version"], 0, rcdm.__version__),
         (["networks"], 0, "dinov2-vits14"),
+        (["networks", "--image_size", "many"], 2, "argument --image-size: invalid int"),
+        (["train", "--output-dir=x", "--backbone", "x", "--image-size=many"], 2, "argument --image_size: invalid int"),
+        (["study", "--help"], 0, "path=linear"),
+        (["study", "adversarial", "--help"], 0, "steps=20"),
+        (["report", "--help"], 0, "manipulation-principal"),
         *(
             ([name, *needed, "--colour", "blue"], 2, "unrecognized arguments: --colour")
             for name, needed in NEEDED.items()
@@ -136,6 +141,11 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["sample", "README.md", "--checkpoint", "backbones-32"], 2, "backbones only"),
         (["study", "astrology"], 2, "choose one of samples, retention"),
         (["study", "samples", "--data", "nowhere"], 2, "nowhere is neither"),
+        (["study", "samples", "--option", "pace=1"], 2, "samples has no settings besides"),
+        (["study", "adversarial", "--option", "pace=1"], 2, "write NAME=VALUE with one of steps"),
+        (["study", "adversarial", "--option", "steps=many"], 2, "steps takes a value like 20"),
+        (["study", "spectrum", "--steps", "5"], 2, "draws nothing: leave --steps out"),
+        (["report", "--study", "astrology"], 2, "choose of samples, retention"),
         (["study", "samples", "--checkpoint", "no/such/name"], 2, "There is no checkpoint 'no/such/name'"),
         (["report", "--images", "0"], 2, "--images must be at least 1"),
         (["evaluate", "no/such/name"], 2, "There is no checkpoint"),

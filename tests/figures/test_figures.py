@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rcdm.figures.general import _short
-from rcdm.figures.grids import Maps, grid_figures, grid_png
+from rcdm.figures.grids import Maps, _in_lines, grid_figures, grid_png
 from rcdm.figures.intervals import interval_panels
 from rcdm.figures.matrix import matrix
 from rcdm.figures.result import StudyResult
@@ -252,6 +252,12 @@ def test_the_path_between_two_images_ends_at_them():
 def test_labels_leave_out_what_all_rows_share():
     assert _short(["a_b/c, image 0, ground_hue, seed 0", "a_b/c, image 0, size, seed 0"]) == ["ground hue", "size"]
     assert _short(["x, image 0", "x"]) == ["x, image 0", "x"] and _short(["one, seed 0"]) == ["one, seed 0"]
+
+
+def test_a_file_is_broken_where_a_word_ends():
+    assert _in_lines("caltech_butterfly_0005.jpg mine/backbone") == "caltech_butterfly_\n0005.jpg mine/backbone"
+    assert _in_lines("W" * 30 + " a") == "W" * 24 + "\n" + "W" * 6 + " a" and _in_lines("") == ""
+    assert _in_lines("one two three four", 5, most=2) == "one\ntwo…"
 
 
 def test_levels_stand_in_the_order_of_depth():

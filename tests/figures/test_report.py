@@ -8,7 +8,7 @@ import pytest
 from rcdm import cli
 from rcdm.cli import report_sections
 from rcdm.figures.report_page import Section, page_html
-from rcdm.studies import STUDIES, Study, StudyResult
+from rcdm.studies import STUDIES, Study, StudyResult, unrun
 
 
 class Page(HTMLParser):
@@ -59,6 +59,7 @@ def test_a_study_that_fails_is_a_sentence_and_the_others_go_on(make, monkeypatch
     monkeypatch.setitem(STUDIES, "novel", Study("novel", "Does it fall?", breaks))
     calm = Study("calm", "Is it well?", lambda pipe, images, **_: StudyResult(summary="all is well"))
     monkeypatch.setitem(STUDIES, "calm", calm)
+    monkeypatch.setattr(unrun, "declarations", lambda: dict(STUDIES))
     page, _ = make("--study", "novel", "manipulation-neighbours", "calm")
     assert "Not answered: the sky is <falling>" in page.words and "all is well" in page.words
     assert "No source that it can be asked of" in page.words  # a projector has no non-negative dimensions

@@ -1,6 +1,7 @@
 """The outside judge: numbers that are known for sets of images that are made to have them."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -84,6 +85,26 @@ def test_copies_of_training_images_are_found(judge):
     copies, fresh = load_dataset("sprites", 16).batch(0, 500).images[:100], held_out(300)
     assert judge.copying(copies, fresh[100:]).value < 0.01
     assert judge.copying(fresh[:100], fresh[100:]).value == pytest.approx(1, abs=0.2)
+
+
+def test_copying_and_spread_are_ratios_of_lengths_on_the_circle():
+    """A judge that sees angles: training images at 0 and a right angle; draws at a, held-out images at b."""
+
+    def pictures(*degrees: float) -> torch.Tensor:
+        angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+        return 3 * torch.stack([angles.cos(), angles.sin()], 1)  # a length that must not matter
+
+    def chord(degrees: float) -> float:
+        return 2 * math.sin(math.radians(degrees) / 2)
+
+    judge = object.__new__(Evaluator)
+    judge.features = lambda images: images
+    judge._training = pictures(0, 90) / 3
+    copying = judge.copying(pictures(5, 10, 80, 40, 95), pictures(30, 20, 60))
+    assert copying.value == pytest.approx(chord(10) / chord(30)) and copying.null == 1 and copying.n == 5
+    draws = torch.stack([pictures(0, 20), pictures(50, 90)])  # two draws of two images
+    spread = judge.spread(draws, pictures(0, 60))
+    assert spread.value == pytest.approx((chord(20) + chord(40)) / 2 / chord(60)) and spread.n == 2
 
 
 def test_spread_runs_from_nothing_to_that_of_the_data(judge):

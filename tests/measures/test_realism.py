@@ -73,6 +73,20 @@ def judged(pipe, tiny_checkpoint):
     return lambda n: realism(pipe, judge, h, "tiny/projector", data, n)
 
 
+def test_fid_of_features_that_pass_by_is_that_of_the_judge(pipe, tiny_checkpoint):
+    """The same draws and images: one number under one name, and no unit of the features in it."""
+    data = load_dataset("sprites", 16)
+    judge = Evaluator(rcdm.load_source(f"{tiny_checkpoint}/tiny/backbone"), data, n=500)
+    h = pipe.encode(data.held_out(10).images, "tiny/projector")
+    drawn = pipe.draw(h[[i % 10 for i in range(96)]], "tiny/projector", range(10, 106))
+    images = torch.cat([data.batch(0, 64).images, data.batch(1, 64).images])[:96]
+    found = realism(pipe, judge, h, "tiny/projector", data, 96)["fid"]["value"]
+    assert found == pytest.approx(judge.fid(drawn, images)["value"], rel=1e-3)
+    raw = judge.features
+    judge.features = lambda images: 7 * raw(images)
+    assert realism(pipe, judge, h, "tiny/projector", data, 96)["fid"]["value"] == pytest.approx(found, rel=1e-4)
+
+
 def test_draws_are_of_every_image_with_new_noise(judged, pipe, monkeypatch):
     asked = []
     draw = pipe.draw

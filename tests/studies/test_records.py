@@ -3,7 +3,7 @@
 import ast
 import inspect
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from rcdm.cli import report_sections
 from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.measures.attributes import Attributes
-from rcdm.studies import STUDIES, Entry, Option, Study, StudyResult
+from rcdm.studies import STUDIES, Entry, Option, Study, StudyResult, unrun
+from rcdm.studies.declared import Declared
 from rcdm.studies.record import COMMON, DATA
 from rcdm.ui.api import study_of
 from rcdm.ui.controls import Asked
@@ -65,6 +66,40 @@ def test_the_options_of_a_record_are_those_of_its_function(name):
         assert option.meaning and "\n" not in option.meaning and option.meaning[-1] not in ".!"
         assert bool(option.kind) is (default is None) and (option.kind or isinstance(default, int | float | str))
         assert not option.choices or default in option.choices
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_a_declaration_that_was_read_from_a_file_is_that_of_the_record(name):
+    read, record = unrun.declarations()[name], STUDIES[name]
+    for part in fields(Declared):
+        if part.name not in ("run", "report"):
+            assert getattr(read, part.name) == getattr(record, part.name), part.name
+    assert read.in_words() == record.in_words() and read.defaults == record.defaults
+    assert list(read.parameters) == list(record.parameters)
+    for name, entry in record.entries.items():
+        assert replace(entry, only=None) == replace(read.entries[name], only=None)
+
+
+MINE = '''"""What is asked?"""
+import nowhere
+from nowhere import Study, turn
+raise SystemExit
+WAYS = {"a": turn, "b": None}
+START: float = 0.5
+@turn.quickly
+def study(pipe, images, *, sources, way: turn.Way = "a", start=START):
+    1 / 0
+OPTIONS = (Option("way", "which", choices=tuple(WAYS)), Option("start", f"of {len(WAYS)}"))
+STUDY = Study("mine", __doc__, study, options=OPTIONS, captions=turn(7), draws=False)
+'''
+
+
+def test_a_declaration_is_read_without_running_its_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    words = ["mine: What is asked? (usually 4 images, 2 samples; draws nothing)", "  way=a: which (a, b)"]
+    words += ["  start=0.5: of 2"]
+    assert unrun.declaration(file).in_words() == "\n".join(words)
 
 
 @pytest.mark.parametrize("options", [(), ("pace", "depth"), ("place",)])
@@ -163,6 +198,7 @@ BRIGHTNESS = Study(
 def novel(monkeypatch):
     monkeypatch.setitem(STUDIES, "brightness", BRIGHTNESS)
     monkeypatch.setattr("rcdm.cli.study.NAMES", (*STUDIES,))
+    monkeypatch.setattr(unrun, "declarations", lambda: dict(STUDIES))
 
 
 def test_a_new_study_is_on_the_command_line(novel, tiny_checkpoint, tmp_path, capsys):

@@ -44,6 +44,9 @@ def test_representations_that_are_there_cost_no_operations(sources, tmp_path):
     images = torch.zeros(1, 3, 16, 16)
     reading = sum(count_flops(lambda n=name: sources.encode(images, n)) for name in sources.names) // 3
     assert computed.flops - kept.flops == reading > 0
+    mirrored = plan(tiny(tmp_path, tmp_path, representations_dir=str(tmp_path), random_flip=True), sources)
+    once = count_flops(lambda: sources.encode_all(images))
+    assert (computed.beforehand, kept.beforehand, mirrored.beforehand) == (0, once, 2 * once) and once > 0
 
 
 def test_what_is_kept_for_the_backward_pass_is_what_autograd_holds(sources, tmp_path):
@@ -106,6 +109,9 @@ def test_the_command_trains_nothing_and_needs_no_budget(sources, tmp_path, capsy
     assert "h for 128,000 images" in printed and "with FSDP" in printed and "40% are assumed" in printed
     cli.main([*given, "--output_dir", str(tmp_path / "run"), "--plan_images", "5000"])
     assert "h for 5,000 images" in capsys.readouterr().out and not (tmp_path / "run").exists()
+    assert "beforehand" not in printed
+    cli.main([*given, "--representations_dir", str(tmp_path / "kept"), "--plan-images", "5000"])  # hyphens, too
+    assert "networks read every image once" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         cli.main([*given, "--plan_share", "2"])
     assert "--plan_share lies above 0" in capsys.readouterr().err
