@@ -32,7 +32,7 @@ def build(engine: Engine, controls: Controls) -> None:
     rows = gr.State([])  # keys of the drawings shown, the first on top
     with gr.Row(elem_classes="actions"):
         start = gr.Button("Draw", variant="primary", size="md", min_width=90, elem_id="draw")
-        below = gr.Button("Add a row, same seeds", size="md", min_width=150, elem_id="next-row")
+        below = gr.Button("Add a row", size="md", min_width=150, elem_id="next-row")
         fresh = gr.Button("New seeds", size="md", min_width=90, elem_id="new-seeds")
         stop = gr.Button("Stop", size="md", min_width=70, elem_id="stop")
         below_all = gr.Button("Image", size="md", min_width=70, elem_id="to-controls")  # seen on phones alone

@@ -163,7 +163,7 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
     gap: 6px !important; background: var(--body-background-fill); border-top: 1px solid var(--block-border-color); }
   .actions button { min-width: 0 !important; padding: 6px 2px; font-size: 12px; white-space: nowrap; }
   .actions #next-row { font-size: 0; }
-  .actions #next-row::after { content: "Next row"; font-size: 12px; }
+  .actions #next-row::after { content: "Add row"; font-size: 12px; }
   .actions #to-controls { display: block; }
   .more .actions { position: static; padding: 0; border: 0; }
   .rcdm section { padding: 8px; }

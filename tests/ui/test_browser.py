@@ -222,7 +222,7 @@ def test_another_checkpoint_puts_away_what_the_first_has_drawn(page: Any) -> Non
     page.get_by_role("option", name="sprites-32").click()
     page.wait_for_function("() => !document.querySelector('#edit-start').disabled")  # it ships directions
     page.get_by_role("tab", name="Compare").click()
-    page.get_by_text("A finished drawing of heart.png").wait_for()  # what the other one ships
+    page.get_by_text("A finished drawing of arrow.png").wait_for()  # what the other one ships
 
 
 def test_a_text_file_named_jpg_is_answered_with_a_sentence(page: Any, photo: Path, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_edit_offers_its_directions_and_draws_the_one_that_is_chosen(page: Any) 
 def test_the_page_opens_with_what_the_checkpoint_ships(page: Any) -> None:
     page.goto(page.url.partition("?")[0] + "?checkpoint=sprites-32")
     page.wait_for_function("() => document.querySelectorAll('#sheet .columns section').length === 3")
-    assert page.get_by_text("A finished drawing of heart.png").is_visible()
+    assert page.get_by_text("A finished drawing of arrow.png").is_visible()
     assert "This decoder can draw" in page.locator("#sheet").inner_text()
     with page.expect_download() as download:
         page.get_by_role("link", name="PNG", exact=True).locator("visible=true").click()
