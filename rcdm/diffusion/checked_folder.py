@@ -128,6 +128,38 @@ def check_unet(folder: Path, build: Callable[..., torch.nn.Module]) -> list[Path
     return weights
 
 
+def check_foreign_prior(folder: Path) -> tuple[dict[str, Any], list[Path], str]:
+    """A pipeline folder of diffusers -> arguments of its UNet2DModel, files of its weights, name of its scheduler.
+
+    Raises ValueError where it is not an unconditional one on pixels, or is damaged.
+    """
+    index = own_fields(folder / "model_index.json")
+    if index.get("unet") != ["diffusers", "UNet2DModel"] or set(index) - {"unet", "scheduler"}:
+        raise ValueError(
+            f"{folder} is no prior: that is a checkpoint of ours, or a pipeline of diffusers that has an unconditional "
+            "UNet2DModel on pixels and a scheduler alone, such as DDPMPipeline."
+        )
+    scheduler = index.get("scheduler")
+    if not (isinstance(scheduler, list) and len(scheduler) == 2 and scheduler[0] == "diffusers"):
+        raise ValueError(f"{folder / 'model_index.json'} names no scheduler of diffusers.")
+    _check_scheduler(folder / "scheduler" / "scheduler_config.json", "diffusers", str(scheduler[1]))
+    file = folder / "unet" / "config.json"
+    arguments = own_fields(file)
+    _check_unet_arguments(file, arguments)
+    if arguments.get("class_embed_type") or arguments.get("num_class_embeds"):
+        raise ValueError(f"{folder} draws classes: a prior is an unconditional pipeline.")
+    if arguments.get("in_channels", 3) != 3 or arguments.get("out_channels", 3) not in (3, 6):
+        raise ValueError(f"{folder} does not draw RGB pixels: its network takes and gives other than 3 channels.")
+    if not isinstance(arguments.get("sample_size"), int):
+        raise ValueError(f"{file}: sample_size must say how many pixels a side of its square images has.")
+    weights = _weights(folder / "unet")
+    if not all(one.is_file() for one in weights):
+        raise ValueError(
+            f"{folder / 'unet'} has no {WEIGHTS}: save it with `save_pretrained(…, safe_serialization=True)`."
+        )
+    return arguments, weights, str(scheduler[1])
+
+
 def read_metrics(folder: Path) -> dict[str, Any]:
     """What `rcdm evaluate` wrote into a checkpoint's folder; empty where it never did.
 
