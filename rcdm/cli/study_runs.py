@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rcdm
+from rcdm.cli.guiding import drawn_by, given_prior, pipeline_of
 from rcdm.cli.options import announce, chosen_sources, unmeasured
 from rcdm.cli.study_data import StudyData
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -22,7 +22,7 @@ def run_one(options: argparse.Namespace) -> None:
     if options.steps is not None and not STUDIES[options.study].draws:
         raise ValueError(f"{options.study} draws nothing: leave --steps out.")
     meet()
-    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
+    pipe = pipeline_of(options, options.checkpoint)
     settings = dict(_setting(options.study, text, pipe) for text in options.option)
     run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
     record = run_study(pipe, run, options.out, on_progress=announce)
@@ -30,7 +30,7 @@ def run_one(options: argparse.Namespace) -> None:
         return
     print(record["summary"])
     print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
-    for note in (options.photos and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):
+    for note in ((options.photos or options.prior) and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):
         if note:
             print(f"Note: {note}", file=sys.stderr)
 
@@ -65,7 +65,7 @@ def study_run(
         data.names,
         chosen_sources(pipe, options.source),
         range(options.seed, options.seed + samples),
-        str(options.checkpoint),
+        drawn_by(options),
         _command(options, study, option_texts, len(data.images), samples),
         name or study,
         options.steps,
@@ -84,6 +84,7 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
     ):
         if value is not None:
             words += [f"--{option}", value]
+    words += given_prior(options)
     words += ["--images", str(images)]
     if options.split != "held_out":
         words += ["--split", options.split]

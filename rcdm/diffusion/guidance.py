@@ -23,11 +23,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from rcdm.diffusion.methods import METHODS, PARTICLES, refuse_method
 from rcdm.diffusion.process import Process, prediction, to_x0
 from rcdm.diffusion.unet import RepresentationUNet, RepresentationUNetOutput
 from rcdm.networks.sources import Sources, runs
-
-METHODS = ("dps", "mpgd", "tds")
 
 MOST_PIXELS = 2**20
 """That a network is fed at once, as their activations are kept for the gradient."""
@@ -56,14 +55,20 @@ class GuidedUNet(RepresentationUNet):
 
     Args:
         prior: a denoiser that can draw without a representation. process: its noise.
-        sources: the networks f. method: one of METHODS. Raises ValueError for another.
+        sources: the networks f. method: one of METHODS; particles: of each draw with tds. Raises ValueError for others.
     """
 
-    method: Tensor
+    settings: Tensor
 
-    def __init__(self, prior: RepresentationUNet, process: Process, sources: Sources, method: str) -> None:
-        if method not in METHODS:
-            raise ValueError(f"There is no method {method!r} of guidance; choose one of {', '.join(METHODS)}.")
+    def __init__(
+        self,
+        prior: RepresentationUNet,
+        process: Process,
+        sources: Sources,
+        method: str,
+        particles: int = PARTICLES,
+    ) -> None:
+        refuse_method(method, particles)
         config = {key: value for key, value in prior.config.items() if not key.startswith("_")}
         with torch.device("meta"):  # its weights are those of the prior
             super().__init__(**{**config, "sources": sources.widths()})
@@ -72,7 +77,9 @@ class GuidedUNet(RepresentationUNet):
             {key: _Statistics(len(cast(Tensor, own.mean))) for key, own in self.projections.items()}
         )
         self._process, self._sources = process, (sources,)  # a tuple: its weights are not this module's
-        self.register_buffer("method", torch.tensor(METHODS.index(method)))  # a part of what draws depend on
+        self.method, self.particles = method, particles
+        # among the weights, as draws depend on it
+        self.register_buffer("settings", torch.tensor([list(METHODS).index(method), particles]))
 
     def set_tolerance(self, source: str, variance: float) -> None:
         """τ²: what h of an image may differ by, per standardised number."""
@@ -131,7 +138,7 @@ class GuidedUNet(RepresentationUNet):
     def _guess(self, x_t: Tensor, timestep: Tensor, h: Tensor, source: str) -> Guess:
         own = cast(_Statistics, self._projection(source))
         wanted = self.standardise(h[:, : len(own.mean)], source)
-        through = METHODS[int(self.method)] != "mpgd"
+        through = self.method != "mpgd"
         a, s = self._levels(timestep, x_t)
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_(through)

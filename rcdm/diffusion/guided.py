@@ -16,8 +16,9 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from rcdm.diffusion.checkpoints import best_device
-from rcdm.diffusion.guidance import METHODS, Guess, GuidedUNet
+from rcdm.diffusion.guidance import Guess, GuidedUNet
 from rcdm.diffusion.memory import keep_freed_memory
+from rcdm.diffusion.methods import PARTICLES, refuse_method
 from rcdm.diffusion.particles import twisted
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.prior import load_prior
@@ -27,8 +28,6 @@ from rcdm.networks.sources import Sources
 
 STEPS = 20
 """Denoising steps of a guided draw where a call names none."""
-
-PARTICLES = 8
 
 DRAWS = 48
 """Images of the prior that standardise h and tell how far apart two images are."""
@@ -74,7 +73,7 @@ class GuidedPipeline(RCDMPipeline):
     """RCDMPipeline whose denoiser is a guided prior; `guidance`: source -> how it is held to h.
 
     Args:
-        particles: of each draw, for the method tds. prior: folder of the prior.
+        prior: folder of the prior.
     """
 
     def __init__(
@@ -84,17 +83,16 @@ class GuidedPipeline(RCDMPipeline):
         sources: Sources,
         default_steps: int = STEPS,
         trained_on: str = "",
-        particles: int = PARTICLES,
         prior: str = "",
     ) -> None:
         super().__init__(unet, scheduler, sources, default_steps, trained_on)
-        self.register_to_config(particles=particles, prior=prior)
+        self.register_to_config(prior=prior)
         self.guidance: dict[str, Reached] = {}
 
     @property
     def method(self) -> str:
         """How it is guided: one of METHODS."""
-        return METHODS[int(self.unet.method)]
+        return str(self.unet.method)
 
     @property
     def caution(self) -> str:
@@ -133,7 +131,7 @@ class GuidedPipeline(RCDMPipeline):
             raise ValueError("Particles take the steps of the sampler ddpm: leave the scheduler out with tds.")
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(steps, device=self.device)
-        timesteps, process, k = scheduler.timesteps, Process(scheduler), self.config.particles
+        timesteps, process, k = scheduler.timesteps, Process(scheduler), self.unet.particles
         levels = [(a.to(self.device), s.to(self.device)) for a, s in map(process.levels, timesteps)]
         rows = h.repeat_interleave(k, 0)
         names = source if source is None or isinstance(source, str) else [name for name in source for _ in range(k)]
@@ -180,24 +178,20 @@ def guided(
     is another sampler than ancestral DDPM. `on_progress` is told what is being done. Raises ValueError for what is no
     prior or no network.
     """
-    if method not in METHODS:
-        raise ValueError(f"There is no method {method!r} of guidance; choose one of {', '.join(METHODS)}.")
-    if particles < 1:
-        raise ValueError(f"particles must be at least 1, and is {particles}.")
+    refuse_method(method, particles)
     found = load_prior(prior)
     sources = sources_of(sources) if isinstance(sources, str) else sources
     device = device or best_device()
     keep_freed_memory()
-    unet = GuidedUNet(found.unet, Process(found.scheduler), sources.to(device), method)
+    unet = GuidedUNet(found.unet, Process(found.scheduler), sources.to(device), method, particles)
     pipe = GuidedPipeline(
         unet.float().eval().requires_grad_(False),
         scheduler_named(found.scheduler, "ddpm"),
         sources,
         trained_on=found.trained_on,
-        particles=particles,
         prior=str(found.folder),
     )
-    pipe.set_progress_bar_config(disable=True)
+    pipe.set_progress_bar_config(disable=None, leave=False)  # none where nobody looks
     pipe.to(device)
     on_progress(f"{DRAWS} images of the prior, to standardise with")
     images = pipe.draw(None, None, range(_FIRST_SEED, _FIRST_SEED + DRAWS), num_inference_steps=TRIED_STEPS)
@@ -207,6 +201,7 @@ def guided(
         on_progress(f"{source}: how closely it is to be held")
         pipe.guidance[source] = _hold(pipe, images, source)
         on_progress(f"{source}: {pipe.guidance[source].in_words()}")
+    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
@@ -250,4 +245,5 @@ def _rounded(number: float) -> float:
 def as_json(pipe: GuidedPipeline) -> dict[str, Any]:
     """What is to be written beside numbers of guided draws."""
     about = {name: asdict(reached) for name, reached in pipe.guidance.items()}
-    return {"method": pipe.method, "prior": pipe.config.prior, "sources": about}
+    particles = {"particles": pipe.unet.particles} if pipe.method == "tds" else {}
+    return {"prior": Path(pipe.config.prior).name, "method": pipe.method, **particles, "sources": about}

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import rcdm
+from rcdm.diffusion.guided import GuidedPipeline, as_json
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import save
@@ -106,6 +107,7 @@ def _written(
         "command": run.command,
         "settings": settings,
         "versions": {"rcdm": rcdm.__version__, "python": platform.python_version(), **libraries},
+        **({"guidance": as_json(pipe)} if isinstance(pipe, GuidedPipeline) else {}),
         "summary": result.summary,
         "figures": {file.name: captions[key] for file, key in zip(files, drawn, strict=True)},
         **result.numbers,

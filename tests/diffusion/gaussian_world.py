@@ -69,9 +69,9 @@ def pipeline(covariance: Tensor, encoder: Tensor, method: str, particles: int = 
     linear.weight.data = encoder
     network = OpenNetwork(nn.Sequential(nn.Flatten(), linear), ["output"])
     sources = Sources({"f": (network, Preprocessing(2))}, [SOURCE], {"f": {}})
-    unet = GuidedUNet(prior, Process(scheduler), sources, method)
+    unet = GuidedUNet(prior, Process(scheduler), sources, method, particles)
     unet.set_tolerance(SOURCE, TOLERANCE)
-    pipe = GuidedPipeline(unet, scheduler, sources, particles=particles)
+    pipe = GuidedPipeline(unet, scheduler, sources)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
