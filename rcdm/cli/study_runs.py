@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import rcdm
 from rcdm.cli.guiding import drawn_by, given_prior, pipeline_of
 from rcdm.cli.options import announce, chosen_sources, unmeasured
 from rcdm.cli.study_data import StudyData
@@ -23,7 +24,9 @@ def run_one(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.study} draws nothing: leave --steps out.")
     meet()
     pipe = pipeline_of(options, options.checkpoint)
-    settings = dict(_setting(options.study, text, pipe) for text in options.option)
+    settings: dict[str, Any] = dict(_setting(options.study, text, pipe) for text in options.option)
+    if options.study == "retention" and options.prior is not None and options.backbone is None:
+        pipe, settings["guided"] = _trained(options), pipe
     run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
     record = run_study(pipe, run, options.out, on_progress=announce)
     if not first():
@@ -33,6 +36,10 @@ def run_one(options: argparse.Namespace) -> None:
     for note in ((options.photos or options.prior) and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):
         if note:
             print(f"Note: {note}", file=sys.stderr)
+
+
+def _trained(options: argparse.Namespace) -> RCDMPipeline:
+    return rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
 
 
 def study_run(
@@ -65,7 +72,7 @@ def study_run(
         data.names,
         chosen_sources(pipe, options.source),
         range(options.seed, options.seed + samples),
-        drawn_by(options),
+        str(options.checkpoint) if "guided" in settings else drawn_by(options),
         _command(options, study, option_texts, len(data.images), samples),
         name or study,
         options.steps,
