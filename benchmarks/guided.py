@@ -82,7 +82,7 @@ def _row(
     """One row: its draws, what they took, and what they are worth."""
     h = shipped.encode(images, source)
     seeds, jobs = range(options.draws), len(images) * options.draws
-    budget, begun, about = 60 * minutes, time.monotonic(), dict[str, Any]()
+    budget, begun, computed, about = 60 * minutes, time.monotonic(), time.process_time(), dict[str, Any]()
     name = source if way == "shipped" else f"new-{source}"
     steps = shipped.config.default_steps
     if way in GUIDED:
@@ -108,6 +108,7 @@ def _row(
     drawn = draw_each(pipe, h, name, seeds, steps)
     seconds = time.monotonic() - begun
     about |= {"steps": steps, "seconds_before": round(before, 1), "seconds": round(seconds, 1)}
+    about["core_seconds"] = round(time.process_time() - computed, 1)  # fewer than `seconds`: others used the core, too
     about |= {"seconds_per_image": (seconds - before) / jobs, "threads": torch.get_num_threads()}
     worth = measured(shipped, images, h, drawn, source, options.draws)
     return {"source": source, "way": way, "minutes": minutes, **about, **worth}

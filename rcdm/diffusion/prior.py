@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import SchedulerMixin
 
@@ -15,7 +15,7 @@ from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.places import find
 from rcdm.diffusion.process import Process
 from rcdm.diffusion.unet import RepresentationUNet
-from rcdm.networks.checked_files import check_finite, read_object, read_tensors, shapes_of
+from rcdm.networks.checked_files import read_object, read_tensors, shapes_of
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,23 @@ def load_prior(name: str | Path) -> Prior:
 
 def _foreign(folder: Path) -> Prior:
     """A pipeline folder of diffusers: its UNet2DModel is ours with an embedding that is always zero."""
-    arguments, weights, scheduler = check_foreign_prior(folder)
+    arguments, weights, noise = check_foreign_prior(folder)
     config = {"sources": {}, "unet_config": {**arguments, "class_embed_type": "identity"}}
     with torch.device("meta"):
-        check_fit(RepresentationUNet(**config).unet, shapes_of(weights), weights[0])
+        blank = RepresentationUNet(**config).unet
+    check_fit(blank, {_today(name): shape for name, shape in shapes_of(weights).items()}, weights[0])
     unet = RepresentationUNet(**config)
     for file in weights:
-        tensors = read_tensors(file)
-        check_finite(tensors, file)
+        tensors = {_today(name): tensor for name, tensor in read_tensors(file).items()}
         unet.unet.load_state_dict(tensors, strict=False)  # one of several files; `check_fit` saw all
-    noise = getattr(diffusers, scheduler).from_pretrained(folder / "scheduler")
     Process(noise)  # refuses timesteps that name no noise
     return Prior(unet.eval().requires_grad_(False), noise, folder)
+
+
+def _today(name: str) -> str:
+    """The name that a tensor of an attention layer has today: they were query, key, value and proj_attn."""
+    found = re.fullmatch(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
+    if found is None:
+        return name
+    now = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}[found[2]]
+    return f"{found[1]}.{now}.{found[3]}"

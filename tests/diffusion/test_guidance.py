@@ -1,15 +1,18 @@
 """Guidance against a posterior that is known, and the laws that a guided pipeline shares with a trained one."""
 
 import json
+import shutil
 
 import gaussian_world as gw
 import pytest
 import torch
 from conftest import TINY_SOURCES
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
 
 import rcdm
-from rcdm.diffusion.guidance import METHODS
+from rcdm.diffusion.methods import METHODS
+from rcdm.diffusion.prior import load_prior
 from rcdm.measures.parts import weights_digest
 
 BACKBONE, PROJECTOR, LAYER = TINY_SOURCES
@@ -148,6 +151,27 @@ def test_a_pipeline_of_diffusers_is_a_prior(foreign, tiny_checkpoint):
     assert pipe(photos(1), source=BACKBONE, num_inference_steps=2).images[0].size == (16, 16)
 
 
+def test_a_pipeline_of_the_first_days_of_diffusers_is_a_prior(foreign, tiny_checkpoint, tmp_path):
+    folder, network = foreign
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
+        for now, before in old.items():
+            name = name.replace(f".{now}.", f".{before}.")
+        tensors[name] = tensor
+    assert any("proj_attn" in name for name in tensors)
+    save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
+    shutil.copy(folder / "unet" / "config.json", tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "_module": "modeling_ddpm.py"}))
+    noise = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({**noise, "timestep_values": None}))
+    unet = load_prior(tmp_path).unet
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(unet(x, 500).sample, network(x, 500).sample, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "words"),
     [
@@ -160,8 +184,6 @@ def test_a_pipeline_of_diffusers_is_a_prior(foreign, tiny_checkpoint):
     ],
 )
 def test_what_is_no_prior_is_refused_in_a_sentence(foreign, tmp_path, file, change, words):
-    import shutil
-
     folder = shutil.copytree(foreign[0], tmp_path / "prior")
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps({**content, **change}))
@@ -170,8 +192,6 @@ def test_what_is_no_prior_is_refused_in_a_sentence(foreign, tmp_path, file, chan
 
 
 def test_other_refusals(tiny_checkpoint, pipes, tmp_path, foreign):
-    import shutil
-
     sources = rcdm.load(tiny_checkpoint).sources
     with pytest.raises(ValueError, match="no method"):
         rcdm.guided(tiny_checkpoint, sources, method="ddrm")
