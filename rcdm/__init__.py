@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rcdm.data import sprites
     from rcdm.data.images import squash, to_tensor
     from rcdm.diffusion.checkpoints import load, load_source
+    from rcdm.diffusion.guided import guided
     from rcdm.diffusion.official.convert import from_official
     from rcdm.diffusion.official.sampler import SpacedDDIMScheduler, SpacedDDPMScheduler
     from rcdm.diffusion.pipeline import RCDMPipeline, RCDMPipelineOutput
@@ -36,6 +37,7 @@ _ROOMS = {
     "SpacedDDPMScheduler": "diffusion.official.sampler",
     "attributes_of": "measures.readers",
     "from_official": "diffusion.official.convert",
+    "guided": "diffusion.guided",
     "level_widths": "networks.representation",
     "load": "diffusion.checkpoints",
     "load_source": "diffusion.checkpoints",
@@ -60,6 +62,7 @@ __all__ = [
     "SpacedDDPMScheduler",
     "attributes_of",
     "from_official",
+    "guided",
     "level_widths",
     "load",
     "load_source",

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from rcdm.cli.guiding import add_prior_options, refuse_prior
 from rcdm.cli.options import add_backbone_option, add_scheduler_option, wait_for_torch
 from rcdm.cli.refusals import refuse_checkpoint, refuse_data
 from rcdm.diffusion.places import INSTALLED, checkpoint_folder
@@ -15,7 +16,7 @@ from rcdm.studies.evaluation_size import EvaluationSize
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.set_defaults(run=_evaluate)
+    parser.set_defaults(run=_evaluate, source=[])
     parser.add_argument(
         "checkpoint", nargs="?", default="sprites-32", help="name or folder, of a pipeline or of backbones"
     )
@@ -40,15 +41,24 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_scheduler_option(parser)
     parser.add_argument("--out", type=Path, default=None, help="folder for metrics.json; the checkpoint's if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+    add_prior_options(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     refuse_data(options.data)
+    refuse_prior(options)
+    if options.prior is not None and options.out is None:
+        raise ValueError("A guided prior has no folder of its own: say with --out where its numbers go.")
     folder = checkpoint_folder(options.checkpoint)
     if folder is not None and folder.parent == INSTALLED and options.out is None:
         raise ValueError(f"{options.checkpoint} belongs to the installed package: say with --out where its numbers go.")
-    backbones = folder is not None and (folder / "sources").is_dir() and not (folder / "model_index.json").is_file()
-    if not backbones:
+    backbones = (
+        options.prior is None
+        and folder is not None
+        and (folder / "sources").is_dir()
+        and not (folder / "model_index.json").is_file()
+    )
+    if not backbones and options.prior is None:
         refuse_checkpoint(options.checkpoint)
     wait_for_torch("evaluate")
     from rcdm.cli.measuring import measure_backbones, measure_checkpoint

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Collection, Sequence
 
-import rcdm
+from rcdm.cli.guiding import pipeline_of
 from rcdm.cli.options import announce
 from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.datasets import load_dataset
@@ -37,7 +37,7 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     if folder is None:
         raise ValueError("A checkpoint from the hub has no folder here; say where with --out.")
     meet()
-    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
+    pipe = pipeline_of(options, options.checkpoint)
     dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
     parts = Parts(folder / "evaluation.parts", identity_of(pipe))

@@ -133,7 +133,7 @@ def announce(text: str) -> None:
 
 
 def add_options(
-    parser: argparse.ArgumentParser, config: type, *, leave_out: Collection[str] = (), blank: bool = False
+    parser: argparse._ActionsContainer, config: type, *, leave_out: Collection[str] = (), blank: bool = False
 ) -> None:
     """An option per field of the dataclass `config` but those left out; only what is given is parsed (see `given`).
 

@@ -6,13 +6,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rcdm.cli.guiding import refuse_prior
 from rcdm.diffusion.places import checkpoint_folder, find, refuse_unknown, sources_in
 
 
 def refuse_drawing(options: argparse.Namespace) -> None:
     """ValueError for the options of drawing: no such checkpoint or source, or no samples."""
     refuse_number("--samples", options.samples)
-    refuse_checkpoint(options.checkpoint, options.source)
+    refuse_prior(options)
+    if options.prior is None:
+        refuse_checkpoint(options.checkpoint, options.source)
 
 
 def refuse_checkpoint(name: str, sources: Sequence[str] = ()) -> None:

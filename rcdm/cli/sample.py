@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rcdm.cli.guiding import add_prior_options
 from rcdm.cli.options import add_drawing_options, wait_for_torch
 from rcdm.cli.refusals import refuse_drawing, refuse_photos
 
@@ -18,6 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--across", action="store_true", help="one row per photograph, the sources side by side, instead of below"
     )
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="1 is off")
+    add_prior_options(parser)
     parser.add_argument("--out", type=Path, default=Path("sample.png"), help="grid; FILE.json is written beside it")
 
 

@@ -15,8 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 import rcdm
+from rcdm.cli.guiding import pipeline_of
 from rcdm.cli.options import chosen_sources, unmeasured
 from rcdm.data import images as im
+from rcdm.diffusion.guided import GuidedPipeline, as_json
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.grids import grid_png
 from rcdm.measures.attributes import kept_by_draws
@@ -27,7 +29,7 @@ from rcdm.measures.readers import attributes_of
 def draw_grid(options: argparse.Namespace) -> None:
     """Draw what the options of `rcdm sample` ask for, and write it."""
     photos = [im.decode(path) for path in options.photos]
-    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
+    pipe = pipeline_of(options, options.checkpoint)
     sources = chosen_sources(pipe, options.source)
     seeds = list(range(options.seed, options.seed + options.samples))
     steps = options.steps or pipe.config.default_steps
@@ -63,6 +65,8 @@ def draw_grid(options: argparse.Namespace) -> None:
         "sources": sources,
         "draws": numbers,
     }
+    if isinstance(pipe, GuidedPipeline):
+        record["guidance"] = as_json(pipe)
     notes = [note for note in (pipe.caution, unmeasured(pipe)) if note]
     _write_sample(options, grid, record | ({"note": " ".join(notes)} if notes else {}), notes)
 

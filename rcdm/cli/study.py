@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rcdm.cli.guiding import add_prior_options
 from rcdm.cli.options import CommandParser, add_drawing_options, wait_for_torch
 from rcdm.cli.refusals import refuse_data, refuse_drawing, refuse_number, refuse_photos
 from rcdm.studies import NAMES, unrun
@@ -24,6 +25,7 @@ def add(parser: CommandParser) -> None:
         "photos", nargs="*", metavar="PHOTO", help="image files, folders of them; else images of --data"
     )
     add_drawing_options(parser, samples=None)
+    add_prior_options(parser)
     add_data_options(parser)
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the study, see below"

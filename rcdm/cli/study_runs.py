@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rcdm
+from rcdm.cli.guiding import drawn_by, given_prior, pipeline_of
 from rcdm.cli.options import announce, chosen_sources, unmeasured
 from rcdm.cli.study_data import StudyData
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -20,17 +21,23 @@ from rcdm.studies.study_files import StudyRun, run_study
 def run_one(options: argparse.Namespace) -> None:
     """Run the study that the options of `rcdm study` ask for; prints its summary."""
     meet()
-    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
-    settings = dict(_setting(options.study, text, pipe) for text in options.option)
+    pipe = pipeline_of(options, options.checkpoint)
+    settings: dict[str, Any] = dict(_setting(options.study, text, pipe) for text in options.option)
+    if options.study == "retention" and options.prior is not None and options.backbone is None:
+        pipe, settings["guided"] = _trained(options), pipe
     run = study_run(pipe, options, options.study, settings=settings, option_texts=options.option)
     record = run_study(pipe, run, options.out, on_progress=announce)
     if not first():
         return
     print(record["summary"])
     print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
-    for note in (options.photos and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):
+    for note in ((options.photos or options.prior) and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):
         if note:
             print(f"Note: {note}", file=sys.stderr)
+
+
+def _trained(options: argparse.Namespace) -> RCDMPipeline:
+    return rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
 
 
 def study_run(
@@ -63,7 +70,7 @@ def study_run(
         data.names,
         chosen_sources(pipe, options.source),
         range(options.seed, options.seed + samples),
-        str(options.checkpoint),
+        str(options.checkpoint) if "guided" in settings else drawn_by(options),
         _command(options, study, option_texts, len(data.images), samples),
         name or study,
         options.steps,
@@ -82,6 +89,7 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
     ):
         if value is not None:
             words += [f"--{option}", value]
+    words += given_prior(options)
     words += ["--images", str(images)]
     if options.split != "held_out":
         words += ["--split", options.split]

@@ -128,6 +128,38 @@ def check_unet(folder: Path, build: Callable[..., torch.nn.Module]) -> list[Path
     return weights
 
 
+def check_foreign_prior(folder: Path) -> tuple[dict[str, Any], list[Path], SchedulerMixin]:
+    """A pipeline folder of diffusers -> arguments of its UNet2DModel, files of its weights, its scheduler.
+
+    Both lie in folders of their own or, in old pipelines, beside model_index.json. Raises ValueError where it is not
+    an unconditional pipeline on pixels, or is damaged.
+    """
+    index = {name: part for name, part in own_fields(folder / "model_index.json").items() if not name.startswith("_")}
+    if index.get("unet") != ["diffusers", "UNet2DModel"] or set(index) - {"unet", "scheduler"}:
+        raise ValueError(
+            f"{folder} is no prior: that is a checkpoint of ours, or a pipeline of diffusers that has an unconditional "
+            "UNet2DModel on pixels and a scheduler alone, such as DDPMPipeline."
+        )
+    scheduler = index.get("scheduler")
+    if not (isinstance(scheduler, list) and len(scheduler) == 2 and scheduler[0] == "diffusers"):
+        raise ValueError(f"{folder / 'model_index.json'} names no scheduler of diffusers.")
+    noise, place = (folder / part if (folder / part).is_dir() else folder for part in ("scheduler", "unet"))
+    built = _check_scheduler(noise / "scheduler_config.json", "diffusers", str(scheduler[1]), older=True)
+    file = place / "config.json"
+    arguments = own_fields(file)
+    _check_unet_arguments(file, arguments)
+    if arguments.get("class_embed_type") or arguments.get("num_class_embeds"):
+        raise ValueError(f"{folder} draws classes: a prior is an unconditional pipeline.")
+    if arguments.get("in_channels", 3) != 3 or arguments.get("out_channels", 3) not in (3, 6):
+        raise ValueError(f"{folder} does not draw RGB pixels: its network takes and gives other than 3 channels.")
+    if not isinstance(arguments.get("sample_size"), int):
+        raise ValueError(f"{file}: sample_size must say how many pixels a side of its square images has.")
+    weights = _weights(place)
+    if not all(one.is_file() for one in weights):
+        raise ValueError(f"{place} has no {WEIGHTS}: save it with `save_pretrained(…, safe_serialization=True)`.")
+    return arguments, weights, built
+
+
 def read_metrics(folder: Path) -> dict[str, Any]:
     """What `rcdm evaluate` wrote into a checkpoint's folder; empty where it never did.
 
@@ -158,21 +190,26 @@ def _check_unet_arguments(file: Path, arguments: Mapping[str, Any]) -> None:
         raise ValueError(f"{file}: unet_config asks for more than {MOST_BLOCKS} blocks.")
 
 
-def _check_scheduler(file: Path, library: Literal["diffusers", "rcdm"], name: str) -> None:
+def _check_scheduler(
+    file: Path, library: Literal["diffusers", "rcdm"], name: str, *, older: bool = False
+) -> SchedulerMixin:
+    """The scheduler, built. `older`: what its class does not know any more is left out, as diffusers does."""
     kind = getattr(import_module(library), name, None) if name.endswith("Scheduler") else None
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise ValueError(f"{file.parents[1] / 'model_index.json'}: {name!r:.80} is no scheduler of {library}.")
-    config = own_fields(file)
     known = inspect.signature(kind).parameters
+    config = {key: value for key, value in own_fields(file).items() if key in known or not older}
     for key, value in config.items():
         if key not in known:
             raise ValueError(f"{file}: {key[:80]} is no argument of {name}.")
         _check_kind(f"{file}: {key}", value, known[key].default)
     read_fields(file, SchedulerBounds)
     try:
-        kind(**config).set_timesteps(2)
+        built: SchedulerMixin = kind(**config)
+        built.set_timesteps(2)
     except Exception as error:  # each has checks of its own
         raise ValueError(f"{file} describes no {name} that can be built: {reason(error)}") from error
+    return built
 
 
 def _check_kind(field: str, value: Any, default: Any) -> None:

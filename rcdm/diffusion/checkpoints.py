@@ -21,6 +21,11 @@ def folder_of(pipe: RCDMPipeline) -> Path | None:
     return checkpoint_folder(pipe.config._name_or_path or "") if "_name_or_path" in pipe.config else None
 
 
+def world_of(pipe: RCDMPipeline) -> Path | None:
+    """The local folder that says what images a pipeline draws: its own or, where it is guided, that of its prior."""
+    return checkpoint_folder(pipe.config.prior) if pipe.config.get("prior") else folder_of(pipe)
+
+
 def load(name: str | Path, *, device: torch.device | str | None = None, scheduler: str | None = None) -> RCDMPipeline:
     """A shipped name, a folder or a name of the hub -> RCDMPipeline in float32, on a GPU if there is one.
 

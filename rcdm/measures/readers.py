@@ -19,7 +19,7 @@ from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.data.sprites import HELD_OUT_SEED
 from rcdm.diffusion.checked_folder import read_metrics
-from rcdm.diffusion.checkpoints import folder_of
+from rcdm.diffusion.checkpoints import world_of
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes, photo_attributes
 from rcdm.measures.metrics import variance
@@ -146,7 +146,7 @@ def attributes_of(pipe: RCDMPipeline) -> Attributes:
     """The attributes that suit a checkpoint: the factors of the drawn world when it ships a reader, else those of
     any image (`photo_attributes`), whose spread over data images is in its metrics.json once it was evaluated.
     """
-    folder = folder_of(pipe)
+    folder = world_of(pipe)
     spread = {} if folder is None else read_metrics(folder).get("spread", {})
     if folder is not None and (folder / "reader").is_dir():
         return _sprite_attributes(folder / "reader", spread)

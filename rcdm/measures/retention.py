@@ -106,6 +106,24 @@ def gaps(within: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Tensor]
     return numbers
 
 
+def cross_check(trained: Mapping[str, Mapping[str, Any]], guided: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Attribute -> both answers to what one source keeps, and whether they are `apart`: their intervals do not meet.
+
+    Both as `retention_numbers` gives them; where the first has a `probe`, also which of the two it is `nearer` to.
+    """
+    names = ("value", "low", "high", "n", "calibration")
+    result: dict[str, Any] = {}
+    for attribute, one in trained.items():
+        two = guided[attribute]
+        apart = one["low"] > two["high"] or two["low"] > one["high"]
+        cell: dict[str, Any] = {"trained": {name: one[name] for name in names}, "guided": {k: two[k] for k in names}}
+        if "probe" in one:
+            off = {"trained": abs(one["value"] - one["probe"]), "guided": abs(two["value"] - one["probe"])}
+            cell |= {"probe": one["probe"], "nearer": min(off, key=lambda name: off[name])}
+        result[attribute] = {**cell, "apart": apart}
+    return result
+
+
 def backbones_and_projectors(sources: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Networks of which both are there -> the names of the two sources."""
     networks = dict.fromkeys(source.rpartition("/")[0] for source in sources)

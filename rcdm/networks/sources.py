@@ -157,6 +157,14 @@ class Sources(ModelMixin):
         """One of the networks, whole, and what it expects of its images."""
         return cast(SSLNetwork, self.networks[_key(name)]), self._preprocessing[name]
 
+    def only(self, names: Sequence[str]) -> Sources:
+        """These sources of the same networks; all where none is named. Raises ValueError for one that is not here."""
+        if unknown := [name for name in names if name not in self.names]:
+            raise ValueError(f"There is no source {unknown[0]!r}; choose one of {', '.join(self.names)}.")
+        names = list(names) or self.names
+        read = dict.fromkeys(name.partition("/")[0] for name in names)
+        return Sources({name: self.network(name) for name in read}, names, {name: self._configs[name] for name in read})
+
     def widths(self) -> dict[str, int]:
         """Name of each source -> width of its representation."""
         return {name: self[name].dim for name in self.names}

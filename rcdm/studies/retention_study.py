@@ -7,26 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
-from rcdm.figures import general
-from rcdm.figures.curves import level_legend
-from rcdm.figures.intervals import interval_panels
 from rcdm.figures.result import StudyResult
-from rcdm.figures.style import DOUBLE, SINGLE, Look, figure
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
 from rcdm.measures.parts import part
 from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
 from rcdm.measures.readers import attributes_of
-from rcdm.measures.retention import agreement, below_zero, draw_each, gaps, read_unconditional, retention_numbers
+from rcdm.measures.retention import (
+    agreement,
+    below_zero,
+    cross_check,
+    draw_each,
+    gaps,
+    read_unconditional,
+    retention_numbers,
+)
 from rcdm.studies.declared import Entry
 from rcdm.studies.record import Study
+from rcdm.studies.retention_figures import retention_figures
 
 FEWEST_TO_LEARN = 20
 """Training images that a probe needs at least: a tenth of them says when to stop."""
@@ -40,6 +44,7 @@ def study(
     seeds: Sequence[int],
     probe_images: Tensor | None = None,
     attributes: Attributes | None = None,
+    guided: RCDMPipeline | None = None,
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
@@ -52,8 +57,11 @@ def study(
     The null of retention is the same number for unconditional draws, where the denoiser can make them. `differences`:
     network -> attribute -> backbone minus projector, paired on images and noise, with `p` of a sign-flip test over
     images and `p_holm`, corrected for all differences of the study. `agreement`: Spearman correlation of retention with
-    the R² of each probe over all sources and attributes. Image i and seed k share their noise over all sources: the
-    noise of draw k of image i is that of seed `i * len(seeds) + k` after the first of `seeds`.
+    the R² of each probe over all sources and attributes. With `guided`, a second pipeline for the same sources that
+    learnt nothing from them (`rcdm.guided`), `cross_check`: source -> attribute -> what both say (`trained`, `guided`),
+    and whether they are `apart`: their intervals do not meet.
+    Image i and seed k share their noise over all sources: the noise of draw k of image i is that of seed
+    `i * len(seeds) + k` after the first of `seeds`.
     Raises ValueError when there are fewer than two seeds or images, or too few images for probes.
     """
     refuse_too_few(len(images), len(seeds), None if probe_images is None else len(probe_images))
@@ -65,9 +73,11 @@ def study(
     shown: dict[str, Tensor] = {}
     within: dict[str, dict[str, Tensor]] = {}
     errors: dict[str, dict[str, dict[str, Tensor]]] = {}
+    checked: dict[str, Any] = {}
     for source in sources:
         on_progress(source)
-        draws = draw_each(pipe, encode_all(pipe, images, source), source, seeds, num_inference_steps)
+        h = encode_all(pipe, images, source)
+        draws = draw_each(pipe, h, source, seeds, num_inference_steps)
         shown[source] = draws[: 4 * len(seeds)]
         read = attributes.read(draws)
         numbers[source] = retention_numbers(read, free, given, len(seeds))
@@ -76,11 +86,17 @@ def study(
             probes, errors[source] = _probes(pipe, attributes, probe_images, images, given, source)
             for name, found in probes.items():
                 numbers[source][name] |= found
+        if guided is not None:
+            on_progress(f"{source}, guided")
+            second = attributes.read(draw_each(guided, h, source, seeds, num_inference_steps))
+            checked[source] = cross_check(numbers[source], retention_numbers(second, {}, given, len(seeds)))
     result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
     if differences := gaps(within, given):
         result["differences"] = differences
     if agreed := _agreement(within, errors, given):
         result["agreement"] = agreed
+    if checked:
+        result["cross_check"] = checked
     grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
     columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
     return StudyResult(grid, rows, columns, result, _summary(result))
@@ -177,6 +193,7 @@ def _summary(result: dict[str, Any]) -> str:
             f"  {name:18} {d['value']:+.2f} ({d['low']:+.2f} … {d['high']:+.2f})  p {d['p_holm']:.4f}"
             for name, d in attributes.items()
         ]
+    lines += _cross_check_in_words(result.get("cross_check", {}))
     for probe, rho in result.get("agreement", {}).items():
         name = {"ridge": "ridge", "probe": "MLP"}[probe]
         lines.append(
@@ -186,92 +203,32 @@ def _summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
-    """Retention and calibration, a panel per attribute; the draws of the first images."""
-    kept: dict[str, dict[str, Any]] = {}
-    honest: dict[str, dict[str, Any]] = {}
-    for source, attributes in result.numbers["sources"].items():
-        for name, number in attributes.items():
-            probe = number.get("probe")
-            value = probe["value"] if isinstance(probe, Mapping) else probe
-            kept.setdefault(name, {})[source] = number if value is None else {**number, "other": value}
-            honest.setdefault(name, {})[source] = _calibration(number)
-    main = interval_panels(
-        kept,
-        looks,
-        xlabel="retention: share of the attribute's variance that the representation fixes (1 kept, 0 gone)",
-        value="retention, 95 % interval",
-        null="unconditional draws",
-        other="probe R²" if any("other" in n for rows in kept.values() for n in rows.values()) else "",
-        limits=(-1.0, 1.1),
-        note="wholly below 0: draws vary more than the images or are off; more steps, and see the calibration"
-        if below_zero(result.numbers["sources"])
-        else "",
-    )
-    calibration = interval_panels(
-        honest,
-        looks,
-        xlabel="calibration ρ: 1 exact, above 1 too certain; unstable where retention is above 0.9",
-        value="calibration, 95 % interval",
-        null="exact posterior draws",
-        limits=(0.0, 4.0),
-    )
-    drawn = {"": main, "calibration": calibration}
-    if differences := result.numbers.get("differences"):
-        drawn["differences"] = _differences_figure(differences, looks)
-    if "agreement" in result.numbers:
-        drawn["agreement"] = _agreement_figure(result.numbers, looks)
-    return drawn | general.images(result, group=min(4, result.numbers["images"]))
-
-
-def _differences_figure(differences: Mapping[str, Any], looks: Mapping[str, Look]) -> Figure:
-    """A panel per attribute, a row per network; hollow where it may be chance."""
-    names = list(next(iter(differences.values())))
-    panels = {name: {network: found[name] for network, found in differences.items()} for name in names}
-    drawn = interval_panels(
-        panels,
-        {network: looks[f"{network}/backbone"] for network in differences},
-        xlabel="retention: backbone − projector",
-        value="difference, 95 % interval (hollow: may be chance)",
-        null="no difference",
-        limits=(-1.5, 1.5),
-    )
-    for axes, name in zip(drawn.axes, names, strict=False):
-        for place, (network, found) in enumerate(differences.items()):
-            if found[name]["p_holm"] >= 0.05:
-                marker = looks[f"{network}/backbone"].marker
-                axes.plot(found[name]["value"], place, marker, markersize=2.2, color="white", zorder=4)
-    return drawn
-
-
-def _agreement_figure(numbers: Mapping[str, Any], looks: Mapping[str, Look]) -> Figure:
-    """Retention against the R² of each probe, a point per source and attribute."""
-    probes = {"ridge": "ridge probe", "probe": "small network"}
-    drawn = figure(DOUBLE if len(numbers["agreement"]) > 1 else SINGLE, 2.7)
-    panels = drawn.subplots(1, len(numbers["agreement"]), squeeze=False, sharey=True)[0]
-    for axes, (probe, rho) in zip(panels, numbers["agreement"].items(), strict=True):
-        for source, attributes in numbers["sources"].items():
-            points = [(n[probe], n["value"]) for n in attributes.values()]
-            axes.plot(*zip(*points, strict=True), linewidth=0, **looks[source].point)
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0)
-        axes.set_title(f"Spearman {rho['value']:.2f} ({rho['low']:.2f} … {rho['high']:.2f})", loc="left")
-        axes.set_xlabel(f"R² of the {probes[probe]}")
-    panels[0].set_ylabel("retention")
-    level_legend(drawn, list(numbers["sources"]), looks, networks=True)
-    return drawn
-
-
-def _calibration(number: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = number.get("calibration_interval", [number["calibration"]] * 2)
-    return {"value": number["calibration"], "low": low, "high": high, "null": 1.0}
+def _cross_check_in_words(found: Mapping[str, Any]) -> list[str]:
+    """Where the two answers are apart, and where they are not."""
+    cells = [(source, name, cell) for source, of in found.items() for name, cell in of.items()]
+    apart = [cell for cell in cells if cell[2]["apart"]]
+    if not cells:
+        return []
+    lines = [
+        f"Two answers, of the trained decoder and of a guided prior: their intervals meet in "
+        f"{len(cells) - len(apart)} of {len(cells)} cells." + (" They are apart in:" if apart else "")
+    ]
+    for source, name, cell in apart:
+        one, two = cell["trained"], cell["guided"]
+        nearer = f"; the probe ({cell['probe']:.2f}) is nearer to the {cell['nearer']}" if "nearer" in cell else ""
+        lines.append(
+            f"  {source:24} {name:18} trained {one['value']:.2f} ({one['low']:.2f} … {one['high']:.2f}), "
+            f"guided {two['value']:.2f} ({two['low']:.2f} … {two['high']:.2f}){nearer}"
+        )
+    return lines
 
 
 STUDY = Study(
     "retention",
     __doc__,
     study,
-    objects=("attributes",),
-    figures=_figures,
+    objects=("attributes", "guided"),
+    figures=retention_figures,
     captions={
         "": "Retention: the share of each attribute's variance that a source fixes. Grey ticks: unconditional draws; "
         "crosses: what a small network reads from the same representation (held-out R²).",
@@ -279,6 +236,8 @@ STUDY = Study(
         "different from 0 by a sign-flip test over images, p < 0.05 after Holm's correction for all of them.",
         "agreement": "Retention against what a probe reads from the same representation (R²), a point per source and "
         "attribute, with their Spearman correlation; on the line the draws keep just what the probe finds.",
+        "cross-check": "Retention in the draws of the trained decoder and in those of a guided prior that learnt "
+        "nothing from these sources, a point per source and attribute; on the line both say the same.",
         "calibration": "Calibration of the draws: 1 exact, above 1 too certain; unstable where retention is above 0.9.",
         "images": "Draws of the first images from every source; a column has one noise.",
     },

@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import rcdm
+from rcdm.diffusion.guided import GuidedPipeline, as_json
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import save
@@ -101,11 +102,13 @@ def _written(
     files = save(drawn, out / run.name)
     _forget(out, set(before) - {file.name for file in files})
     libraries = {name: version(name) for name in ("torch", "diffusers", "pillow", "matplotlib")}
+    led = [one for one in (pipe, *run.options.values()) if isinstance(one, GuidedPipeline)]
     record = {
         "study": run.study,
         "command": run.command,
         "settings": settings,
         "versions": {"rcdm": rcdm.__version__, "python": platform.python_version(), **libraries},
+        **({"guidance": as_json(led[0])} if led else {}),
         "summary": result.summary,
         "figures": {file.name: captions[key] for file, key in zip(files, drawn, strict=True)},
         **result.numbers,
@@ -151,7 +154,10 @@ def _with_parts(pipe: RCDMPipeline, run: StudyRun, folder: Path, on_progress: Ca
     bar: dict[str, Any] = {"disable": None if first() else True, "leave": False, "unit": "step", "desc": run.name}
     pipe.set_progress_bar_config(**bar)
     try:
-        with keeping(parts), kept_draws(pipe):
+        with keeping(parts), kept_draws(pipe), ExitStack() as beside:
+            for other in run.options.values():
+                if isinstance(other, RCDMPipeline):
+                    beside.enter_context(kept_draws(other, identity_of(other)))
             return STUDIES[run.study](
                 pipe,
                 run.images,
@@ -167,12 +173,13 @@ def _with_parts(pipe: RCDMPipeline, run: StudyRun, folder: Path, on_progress: Ca
 
 
 @contextmanager
-def kept_draws(pipe: RCDMPipeline) -> Iterator[None]:
-    """Inside, every batch that the pipeline draws is a part, kept in float16."""
+def kept_draws(pipe: RCDMPipeline, whose: str = "") -> Iterator[None]:
+    """Inside, every batch that the pipeline draws is a part, kept in float16; `whose` tells a second pipeline apart."""
     draw_batch = pipe.draw_batch
 
     def kept(seeds: Any, h: Any, source: Any, steps: int, guidance_scale: float, report: Any) -> Tensor:
         inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, "guidance": guidance_scale}
+        inputs |= {"whose": whose} if whose else {}
         drawn = part("draws", inputs, lambda: draw_batch(seeds, h, source, steps, guidance_scale, report).half())
         return drawn.to(pipe.device).float()
 
@@ -216,6 +223,9 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A setting as JSON: weights and images by their digests."""
+    if isinstance(value, GuidedPipeline):
+        about = as_json(value)
+        return f"{about['prior']} ({about['method']}) {digest({'whole': identity_of(value)})[:12]}"
     if isinstance(value, nn.Module):
         return {"weights": weights_digest(value)}
     if isinstance(value, Tensor):

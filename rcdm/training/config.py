@@ -31,6 +31,9 @@ class TrainingConfig:
         "sprites", "'sprites', a folder of images, of .parquet files or of .tar shards, or hf://datasets/OWNER/NAME"
     )
     pretrained_model_name_or_path: str | None = _option(None, "checkpoint to start from; other sources begin anew")
+    only_projections: bool = _option(
+        False, "learn the way from each representation into the denoiser alone, which stays as it is: minutes on a CPU"
+    )
     sources: tuple[str, ...] = _option((), "NETWORK/LEVEL …, or LEVEL …; by default backbone and projector of each")
     more_of: tuple[str, ...] = _option((), "NETWORK/LEVEL …: one more share of the images for each mention")
     resolution: int = _option(32, "side of the images in pixels, a multiple of patch_size x 2^(number of channels - 1)")
@@ -87,6 +90,8 @@ class TrainingConfig:
             raise ValueError("Say where the sources are (sources_dir, or backbone) and where to write (output_dir).")
         if self.max_train_steps is None and self.max_train_minutes is None:
             raise ValueError("Say how long to train: max_train_steps, max_train_minutes, or both.")
+        if self.only_projections and self.pretrained_model_name_or_path is None:
+            raise ValueError("only_projections needs a denoiser that has learnt: give pretrained_model_name_or_path.")
         if self.learn_sigma and self.snr_gamma is not None:
             raise ValueError("snr_gamma weights the error of v: leave it out with learn_sigma.")
         if self.optimizer not in ("adamw", "muon"):

@@ -128,13 +128,16 @@ class _Run(Loop):
         unet = new_unet(config, sources)
         if config.pretrained_model_name_or_path is not None:
             start_from(unet, config.pretrained_model_name_or_path)
+        unet.unet.requires_grad_(not config.only_projections)
         self.space = unet.space
         self.cache = _cache(config, sources, self.dataset)
         self._set_statistics(unet)
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device))
         if config.compile:
             unet.unet.compile()
-        optimizer = optimizer_of(config, unet.parameters(), accelerator.distributed_type)
+        optimizer = optimizer_of(
+            config, [p for p in unet.parameters() if p.requires_grad], accelerator.distributed_type
+        )
         if accelerator.state.deepspeed_plugin is not None:  # it cannot see a data loader
             deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
             deepspeed["train_micro_batch_size_per_gpu"] = config.train_batch_size

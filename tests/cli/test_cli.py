@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import rcdm
@@ -52,6 +53,32 @@ def test_sample_draws_what_python_draws(photo, tiny_checkpoint, tmp_path, monkey
     pipe = rcdm.load(tiny_checkpoint, device="cpu")
     drawn = pipe(im.decode(photo), source="tiny/layer2", seeds=[5, 6]).images
     assert [image.tobytes() for image in grids[0][1:]] == [image.tobytes() for image in drawn]
+
+
+def test_sample_guides_a_prior_to_a_file_that_nobody_trained_for(photo, tiny_checkpoint, tmp_path, monkeypatch):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "mine.pth")
+    shown = []
+    monkeypatch.setattr("rcdm.cli.sample_grid.grid_png", lambda images, *_: shown.append(images) or b"")
+    network = ["--prior", str(tiny_checkpoint), "--backbone", str(tmp_path / "mine.pth"), "--image-size", "16"]
+    out = tmp_path / "guided.png"
+    report = sample(photo, tiny_checkpoint, out, *network, "--method", "mpgd", "--samples", "2", "--steps", "2")
+    assert report["sources"] == ["mine/backbone"] and len(shown[0]) == 3 and "no decoder was trained" in report["note"]
+    about = report["guidance"]["sources"]["mine/backbone"]
+    assert report["guidance"]["method"] == "mpgd" and about["strength"] > 0 and about["target"] > 0
+    again = sample(photo, tiny_checkpoint, out, *network, "--method", "mpgd", "--samples", "2", "--steps", "2")
+    assert again["draws"] == report["draws"] and again["guidance"] == report["guidance"]
+
+
+def test_without_a_file_a_prior_is_guided_by_the_networks_of_the_checkpoint(photo, tiny_checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = [str(photo), "--prior", str(tiny_checkpoint), "--source", "tiny/projector", "--samples", "2"]
+    asked += ["--checkpoint", str(tiny_checkpoint), "--steps", "2", "--device", "cpu", "--out", str(out)]
+    for _ in range(2):
+        cli.main(["study", "samples", *asked])
+    assert "finished before" in capsys.readouterr().err
+    record = json.loads((out / "samples.json").read_text())
+    assert record["settings"]["sources"] == list(record["guidance"]["sources"]) == ["tiny/projector"]
+    assert "guided by" in record["settings"]["checkpoint"] and "--prior" in record["command"]
 
 
 def test_sample_takes_several_photographs_and_all_sources(photo, tiny_checkpoint, tmp_path):
@@ -138,6 +165,11 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["sample", "nothing.png"], 2, "'nothing.png' is not a file"),
         (["sample", "README.md", "--source", "simclr/nothing"], 2, "choose one of simclr-nojitter/backbone"),
         (["sample", "README.md", "--samples", "0"], 2, "--samples must be at least 1"),
+        (["sample", "README.md", "--prior", "no/such/prior"], 2, "There is no checkpoint 'no/such/prior'"),
+        (["sample", "README.md", "--prior", "sprites-32", "--particles", "0"], 2, "particles must be at least 1"),
+        (["sample", "README.md", "--prior", "sprites-32", "--method", "luck"], 2, "invalid choice"),
+        (["sample", "README.md", "--image-size", "64"], 2, "with --backbone and --prior"),
+        (["study", "samples", "--prior", "sprites-32", "--source", "simclr/no"], 2, "choose one of simclr-nojitter"),
         (["sample", "README.md", "--checkpoint", "backbones-32"], 2, "backbones only"),
         (["study", "astrology"], 2, "choose one of samples, retention"),
         (["study", "samples", "--data", "nowhere"], 2, "nowhere is neither"),
@@ -149,6 +181,7 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["study", "samples", "--checkpoint", "no/such/name"], 2, "There is no checkpoint 'no/such/name'"),
         (["report", "--images", "0"], 2, "--images must be at least 1"),
         (["evaluate", "no/such/name"], 2, "There is no checkpoint"),
+        (["evaluate", "--prior", "sprites-32"], 2, "say with --out"),
         (["serve", "--checkpoint", "backbones-32"], 2, "backbones only"),
         (["train", "--output_dir", "x"], 2, "sources_dir"),
         (["pretrain", "--out", "x", "--objective", "luck"], 2, "There is no objective 'luck'"),

@@ -105,6 +105,20 @@ def test_a_run_that_starts_from_a_checkpoint_may_have_other_sources(sources_dir,
     assert "tiny/layer1: learned anew" in caplog.text
 
 
+def test_only_projections_leaves_the_denoiser_and_its_free_draws_alone(sources_dir, uninterrupted, tmp_path):
+    begun = {"pretrained_model_name_or_path": str(uninterrupted), "only_projections": True}
+    folder = train(tiny(sources_dir, tmp_path / "run", lr_warmup_steps=1, ema_decay=0.5, **begun))
+    before, after = weights(uninterrupted), weights(folder)
+    kept = [name for name in after if name.startswith("unet.")]
+    assert kept and all(torch.equal(before[name], after[name]) for name in kept)
+    learnt = [name for name in after if name.endswith("linear.weight") and name not in kept]
+    assert learnt and not any(torch.equal(before[name], after[name]) for name in learnt)
+    old, new = rcdm.load(uninterrupted), rcdm.load(folder)
+    assert torch.equal(old.draw(None, None, [3]), new.draw(None, None, [3]))
+    with pytest.raises(ValueError, match="pretrained_model_name_or_path"):
+        tiny(sources_dir, tmp_path, only_projections=True)
+
+
 def test_statistics_are_those_of_the_training_images(uninterrupted: Path):
     pipe = rcdm.load(uninterrupted, device="cpu")
     images = load_dataset("sprites", 16).batch(0, 16).images

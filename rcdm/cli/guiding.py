@@ -1,0 +1,81 @@
+"""`--prior`: a command draws without a decoder that was trained for its networks."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from rcdm.cli.options import add_options, announce, given
+from rcdm.diffusion.methods import METHODS, PARTICLES, refuse_method
+from rcdm.diffusion.places import find, refuse_unknown, sources_in
+from rcdm.networks.reading import Reading
+
+if TYPE_CHECKING:
+    from rcdm.diffusion.pipeline import RCDMPipeline
+
+
+def add_prior_options(parser: argparse.ArgumentParser) -> None:
+    """A prior, the method of guidance, and how a file given with --backbone is read."""
+    group = parser.add_argument_group(
+        "guidance",
+        "with --prior nothing was trained: a prior is guided to images with the given representation; --backbone is "
+        "then any network (FILE, TIMM_NAME=FILE, published name, hf://OWNER/NAME), without it those of --checkpoint",
+    )
+    group.add_argument("--prior", metavar="NAME_OR_FOLDER", help="checkpoint, or unconditional pipeline of diffusers")
+    words = "; ".join(f"{name}: {what}" for name, what in METHODS.items())
+    group.add_argument("--method", choices=METHODS, default="dps", help=words)
+    group.add_argument("--particles", type=int, default=PARTICLES, help="of each draw, for tds")
+    add_options(group, Reading, blank=True)
+
+
+def refuse_prior(options: argparse.Namespace) -> None:
+    """ValueError for a prior that is nowhere, and for options that mean nothing together."""
+    if options.prior is None:
+        if read := Reading(**given(options, Reading)).given():
+            raise ValueError(f"{read.split()[0]} says how a file is read that is given with --backbone and --prior.")
+        return
+    refuse_method(options.method, options.particles)
+    find(options.prior)
+    if options.backbone is None and (known := sources_in(find(options.checkpoint))):
+        refuse_unknown(options.source, known)
+
+
+def pipeline_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
+    """The pipeline of the checkpoint `name`, or with --prior a guided one; sources that it names become `source`."""
+    import rcdm
+
+    if getattr(options, "prior", None) is None:
+        return rcdm.load(name, device=options.device, scheduler=options.scheduler)
+    if options.backbone is None:
+        sources = rcdm.Sources.from_pretrained(find(name) / "sources").only(options.source)
+    else:
+        sources = rcdm.sources_of(options.backbone, options.source, reading=Reading(**given(options, Reading)))
+    pipe = rcdm.guided(
+        options.prior,
+        sources,
+        method=options.method,
+        particles=options.particles,
+        device=options.device,
+        scheduler=options.scheduler,
+        on_progress=announce,
+    )
+    options.source = list(sources.names) if options.source else []
+    return pipe
+
+
+def drawn_by(options: argparse.Namespace) -> str:
+    """What draws, in a word or two: a checkpoint, or a prior with its method."""
+    if getattr(options, "prior", None) is None:
+        return str(options.checkpoint)
+    whose = options.backbone or options.checkpoint
+    return f"{options.prior}, guided by {whose} ({options.method})"
+
+
+def given_prior(options: argparse.Namespace) -> list[str]:
+    """Words of the command line that guide; none where nothing does."""
+    if getattr(options, "prior", None) is None:
+        return []
+    words = ["--prior", str(options.prior), "--method", options.method]
+    if options.method == "tds":
+        words += ["--particles", str(options.particles)]
+    return [*words, *Reading(**given(options, Reading)).given().split()]

@@ -1,0 +1,249 @@
+"""A pipeline that needed no training: a prior, guided to images whose representation is the given one.
+
+How closely it is held to h is said by the source itself: as closely as h of an image and of the same image moved by a
+pixel agree (τ² of `guidance`), and w is chosen so that draws come as near as that, or as near as they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from rcdm.diffusion.checkpoints import best_device
+from rcdm.diffusion.guidance import Guess, GuidedUNet
+from rcdm.diffusion.memory import keep_freed_memory
+from rcdm.diffusion.methods import PARTICLES, refuse_method
+from rcdm.diffusion.particles import twisted
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.prior import load_prior
+from rcdm.diffusion.process import Process, scheduler_named
+from rcdm.networks.resolve import sources_of
+from rcdm.networks.sources import Sources
+
+STEPS = 20
+"""Denoising steps of a guided draw where a call names none."""
+
+DRAWS = 48
+"""Images of the prior that standardise h and tell how far apart two images are."""
+
+MOVED = 16
+"""How many of them are moved by a pixel."""
+
+TRIED, TRIED_STEPS = 4, 10
+"""Draws for each strength that is tried, all with the same noise, and their steps: this is waited for."""
+
+STRENGTHS = (1.0, 0.5, 2.0)
+"""Of (4) in `guidance`, in the order in which they are tried; the first that comes near enough is taken."""
+
+_FIRST_SEED = 2**31
+"""Of the prior's own draws: far from those that a user takes."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How a source is guided, and what that reached.
+
+    Args:
+        strength: w. tolerance: τ², per standardised number.
+        target: cycle error of images moved by a pixel. cycle_error: of `n` draws with this strength.
+    """
+
+    strength: float
+    tolerance: float
+    target: float
+    cycle_error: float
+    n: int = TRIED
+
+    def in_words(self) -> str:
+        """One line."""
+        near = "reached" if self.cycle_error <= self.target else "not reached"
+        return (
+            f"strength {self.strength:g}; cycle error {self.cycle_error:.3f} on {self.n} draws, {near}: "
+            f"{self.target:.3f}, that of an image moved by a pixel"
+        )
+
+
+class GuidedPipeline(RCDMPipeline):
+    """RCDMPipeline whose denoiser is a guided prior; `guidance`: source -> how it is held to h.
+
+    Args:
+        prior: folder of the prior.
+    """
+
+    def __init__(
+        self,
+        unet: GuidedUNet,
+        scheduler: SchedulerMixin,
+        sources: Sources,
+        default_steps: int = STEPS,
+        trained_on: str = "",
+        prior: str = "",
+    ) -> None:
+        super().__init__(unet, scheduler, sources, default_steps, trained_on)
+        self.register_to_config(prior=prior)
+        self.guidance: dict[str, Reached] = {}
+
+    @property
+    def method(self) -> str:
+        """How it is guided: one of METHODS."""
+        return str(self.unet.method)
+
+    @property
+    def caution(self) -> str:
+        """That nothing was learnt of h, and what the prior itself has to say."""
+        words = (
+            f"Guided draws ({self.method}): no decoder was trained for these sources, so look at calibration and probe "
+            "(`rcdm study retention`) before reading what varies as what h does not hold."
+        )
+        return f"{words} {super().caution}".strip()
+
+    def save_pretrained(self, *_: Any, **__: Any) -> None:
+        """Raises ValueError: there is nothing that was learnt."""
+        raise ValueError(
+            "A guided pipeline holds nothing that was learnt: name its prior and its networks again, or train one with "
+            "`rcdm train`."
+        )
+
+    def push_to_hub(self, *_: Any, **__: Any) -> str:
+        """Raises ValueError: there is nothing that was learnt."""
+        raise ValueError("A guided pipeline holds nothing that was learnt: publish its prior, or train a checkpoint.")
+
+    def _denoise(
+        self,
+        streams: list[torch.Generator],
+        h: Tensor | None,
+        source: str | Sequence[str] | None,
+        steps: int,
+        guidance_scale: float,
+        report: Callable[[int, int, dict[str, Tensor]], None],
+    ) -> Tensor:
+        if self.method != "tds" or h is None:
+            return super()._denoise(streams, h, source, steps, guidance_scale, report)
+        if guidance_scale != 1:
+            raise ValueError("Particles weigh draws for what they are: leave guidance_scale at 1 with tds.")
+        if type(self.scheduler).__name__ != "DDPMScheduler":
+            raise ValueError("Particles take the steps of the sampler ddpm: leave the scheduler out with tds.")
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps, device=self.device)
+        timesteps, process, k = scheduler.timesteps, Process(scheduler), self.unet.particles
+        levels = [(a.to(self.device), s.to(self.device)) for a, s in map(process.levels, timesteps)]
+        rows = h.repeat_interleave(k, 0)
+        names = source if source is None or isinstance(source, str) else [name for name in source for _ in range(k)]
+        bounded = scheduler.config.clip_sample or scheduler.config.thresholding
+
+        def guess(x: Tensor, step: int) -> Guess:
+            found: Guess = self.unet.guess(x, timesteps[step], rows, names)
+            if not bounded:
+                return found
+            return Guess(found.out, found.x0.clamp(-1, 1), found.guided.clamp(-1, 1), found.twist)
+
+        def tell(step: int, x: Tensor, denoised: Tensor) -> None:
+            first = slice(None, None, k if len(x) > len(streams) else 1)  # one particle of each
+            shown = {"sample": x[first], "denoised": self.unet.space.decode(denoised[first])}
+            report(step, int(timesteps[step]), shown)
+
+        drawn = twisted(
+            streams,
+            self.unet.space.shape(self.image_size),
+            k,
+            levels,
+            guess,
+            lambda x: self.unet.likelihood(self.unet.space.decode(x), rows, names),
+            tell,
+        )
+        return self.unet.space.decode(drawn)
+
+
+def guided(
+    prior: str | Path,
+    sources: Sources | str,
+    *,
+    method: str = "dps",
+    particles: int = PARTICLES,
+    device: torch.device | str | None = None,
+    scheduler: str | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> GuidedPipeline:
+    """A prior and networks -> a pipeline that draws images of given representations; seconds to a minute on a CPU.
+
+    `prior`: a checkpoint of ours, or a pipeline folder of diffusers with an unconditional UNet2DModel on pixels.
+    `sources`: those of any pipeline, or what `sources_of` reads: a checkpoint file, a published name. `method`: `dps`,
+    `mpgd` (faster, farther from h) or `tds` (`particles` for each draw: slower, exact as they become many). `scheduler`
+    is another sampler than ancestral DDPM. `on_progress` is told what is being done. Raises ValueError for what is no
+    prior or no network.
+    """
+    refuse_method(method, particles)
+    found = load_prior(prior)
+    sources = sources_of(sources) if isinstance(sources, str) else sources
+    device = device or best_device()
+    keep_freed_memory()
+    unet = GuidedUNet(found.unet, Process(found.scheduler), sources.to(device), method, particles)
+    pipe = GuidedPipeline(
+        unet.float().eval().requires_grad_(False),
+        scheduler_named(found.scheduler, "ddpm"),
+        sources,
+        trained_on=found.trained_on,
+        prior=str(found.folder),
+    )
+    pipe.set_progress_bar_config(disable=None, leave=False)  # none where nobody looks
+    pipe.to(device)
+    on_progress(f"{DRAWS} images of the prior, to standardise with")
+    images = pipe.draw(None, None, range(_FIRST_SEED, _FIRST_SEED + DRAWS), num_inference_steps=TRIED_STEPS)
+    if scheduler is not None:
+        pipe.use_scheduler(scheduler)
+    for source in sources.names:
+        on_progress(f"{source}: how closely it is to be held")
+        pipe.guidance[source] = _hold(pipe, images, source)
+        on_progress(f"{source}: {pipe.guidance[source].in_words()}")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _hold(pipe: GuidedPipeline, images: Tensor, source: str) -> Reached:
+    """Statistics, τ² and w of a source, from images [N,3,S,S] of the prior."""
+    unet, h = pipe.unet, _encode(pipe, images, source)
+    std = h.std(0)
+    unet.set_statistics(source, h.mean(0), std.clamp(min=0.1 * float(std.mean())))  # a unit that hardly ever speaks
+    given = unet.standardise(h, source)
+    apart = 2 * given.var(0).sum()  # E‖z − z'‖²
+    moved = unet.standardise(_encode(pipe, images[:MOVED].roll(1, 3), source), source)
+    square = (moved - given[:MOVED]).square()
+    if not bool(torch.isfinite(square).all()) or not float(apart) > 0:
+        raise ValueError(f"{source} says the same of every image, or what is no number: nothing can be drawn from it.")
+    tolerance = _rounded(max(float(square.mean()), 1e-6))
+    unet.set_tolerance(source, tolerance)
+    target = float(square.sum(1).mean() / apart)
+    tried: dict[float, float] = {}
+    for strength in STRENGTHS:
+        if tried and min(tried.values()) <= target:
+            break
+        unet.set_strength(source, strength)
+        seeds = range(_FIRST_SEED + DRAWS, _FIRST_SEED + DRAWS + TRIED)
+        drawn = pipe.draw(h[:TRIED], source, seeds, num_inference_steps=TRIED_STEPS)
+        error = (unet.standardise(_encode(pipe, drawn, source), source) - given[:TRIED]).square().sum(1)
+        tried[strength] = float(error.mean() / apart)
+    best = min(tried, key=lambda strength: tried[strength])
+    unet.set_strength(source, best)
+    return Reached(best, tolerance, target, tried[best])
+
+
+def _encode(pipe: GuidedPipeline, images: Tensor, source: str) -> Tensor:
+    return torch.cat([pipe.encode(some, source) for some in images.split(16)])
+
+
+def _rounded(number: float) -> float:
+    """To three digits, so that another machine's last digits change nothing."""
+    return float(f"{number:.3g}")
+
+
+def as_json(pipe: GuidedPipeline) -> dict[str, Any]:
+    """What is to be written beside numbers of guided draws."""
+    about = {name: asdict(reached) for name, reached in pipe.guidance.items()}
+    particles = {"particles": pipe.unet.particles} if pipe.method == "tds" else {}
+    return {"prior": Path(pipe.config.prior).name, "method": pipe.method, **particles, "sources": about}
