@@ -100,7 +100,7 @@ def _functions(engine: Engine) -> tuple[Callable[..., Any], ...]:
         seed: Any = None,
         checkpoint: str = "",
         settings: Any = None,
-        request: gr.Request = None,  # type: ignore[assignment]  # Gradio gives it
+        request: gr.Request = None,  # Gradio gives it
     ) -> Iterator[tuple[Any, Any]]:
         """One of the studies, with `settings` of its own: its images with captions, and its numbers.
 
