@@ -15,7 +15,6 @@ from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.exploring import Bits, Nearest
 from rcdm.ui.export import FIRST_TAB, Result
 from rcdm.ui.guard import LARGEST_SEED
-from rcdm.ui.loaded import NO_DATA
 from rcdm.ui.sheet import EMPTY, bits_html, nearest_html, sheet_html, skeleton_html, status_html, take_html
 from rcdm.ui.shipped import shipped
 from rcdm.ui.store import key_of
@@ -117,9 +116,14 @@ def _more(engine: Engine, controls: Controls) -> None:
             engine, controls, lambda choices: (Bits(choices.picture, choices.sources), bits_html), {},
             tab=FIRST_TAB, button="Bits per source", name="bits",
         )  # fmt: skip
-        if any(engine[name].data for name in engine.shelf.names):  # else a button that nothing wakes
+        with gr.Column(
+            visible=bool(engine[engine.settings.checkpoint].data)
+        ) as near:  # else a button that nothing wakes
             run_tab(
                 engine, controls, lambda choices: (Nearest(choices.picture, choices.sources), nearest_html), {},
                 tab=FIRST_TAB, button="Nearest training images", name="nearest",
-                lacks=lambda loaded: "" if loaded.data else NO_DATA,
             )  # fmt: skip
+    controls.checkpoint.change(
+        lambda name: gr.update(visible=bool(engine[name].data)), controls.checkpoint, near, queue=False,
+        api_visibility="private",
+    )  # fmt: skip
