@@ -19,9 +19,8 @@ STARTS = {"Compare": "#draw", "Transform": "#transform-start", "Mix": "#mix-star
 DRAWN = ".strip img, .frames .big img, .sheet:not(.stale) .draws img"
 SEEN = f"() => [...document.querySelectorAll('{DRAWN}')].some(i => i.offsetParent && !i.dataset.old)"
 OLD = f"() => document.querySelectorAll('{DRAWN}').forEach(i => {{ i.dataset.old = 1 }})"
-DONE = (
-    "() => [...document.querySelectorAll('.status')].some(s => s.offsetParent && / in [0-9.]+ s/.test(s.textContent))"
-)
+_ENDED = "s.offsetParent && / in [0-9.]+ s/.test(s.textContent)"
+DONE = f"() => [...document.querySelectorAll('.status')].some(s => {_ENDED})"
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ def _more(engine: Engine, controls: Controls) -> None:
         )  # fmt: skip
         with gr.Column(
             visible=bool(engine[engine.settings.checkpoint].data)
-        ) as near:  # else a button that nothing wakes
+        ) as near:
             run_tab(
                 engine, controls, lambda choices: (Nearest(choices.picture, choices.sources), nearest_html), {},
                 tab=FIRST_TAB, button="Nearest training images", name="nearest",

@@ -158,7 +158,7 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
   .results { order: -1; }
   .question, .rcdm.sheet > .given p.how { display: none; }
   .intro p { font-size: 13px; line-height: 1.35; }
-  .results .tab-container button { padding: 6px; font-size: 12px; }
+  .results .tab-container button { padding: 6px 4px; font-size: 11.5px; }
   .actions { position: fixed; inset: auto 0 0 0; z-index: 30; padding: 6px 8px; flex-wrap: nowrap !important;
     gap: 6px !important; background: var(--body-background-fill); border-top: 1px solid var(--block-border-color); }
   .actions button { min-width: 0 !important; padding: 6px 2px; font-size: 12px; white-space: nowrap; }

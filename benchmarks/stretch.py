@@ -1,0 +1,97 @@
+"""What a decoder in training draws: held-out error aside, the numbers of its log, at several scales of guidance.
+
+Of held-out images: how often the class of a draw is that of its image, by a judge that no source is (with how often it
+sees real images right), cycle error and MRR, KID; at the first scale also what image, source and noise decide of the
+pixels. Prints a line per source and scale, and writes all as JSON; `--grid` draws ten images beside their draws.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rcdm
+from rcdm.data import images as im
+from rcdm.data.datasets import load_dataset
+from rcdm.figures.grids import grid_png
+from rcdm.measures.faithfulness import encode_all
+from rcdm.measures.judge import Evaluator
+from rcdm.measures.metrics import cycle_error, mean, ranks
+from rcdm.measures.shares import seed_told, variance_shares
+
+PROBED, OFFSET = 6000, 1000  # training images for the judge's probe; the first held-out images chose the guidance
+SEEDS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--judge", default="efficientnet-lite1/backbone")
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--out", type=Path, default=Path("stretch.json"))
+    parser.add_argument("--grid", type=Path)
+    options = parser.parse_args()
+    pipe = rcdm.load(options.checkpoint)
+    dataset = load_dataset(options.data, pipe.image_size)
+    batch = dataset.held_out(OFFSET + options.images)
+    images, labels = batch.images[OFFSET:].cpu(), batch.labels[OFFSET:].cpu()
+    if options.grid:
+        options.grid.write_bytes(grid(pipe, images, labels, options))
+    judge = Evaluator(rcdm.load_source(options.judge), dataset, n=PROBED)
+    real = mean((judge.classes(images).argmax(1) == labels).float())
+    found: dict[str, Any] = {"images": len(images), "judge": judge.name, "real": real.to_json(), "scales": {}}
+    print(f"{judge.name} sees real images right in {real.value:.2f} (N {len(images)})", flush=True)
+    seeds = list(range(SEEDS)) * len(images)
+    for scale in options.scales:
+        draws = []
+        for source in pipe.sources.names:
+            begun = time.monotonic()
+            h = encode_all(pipe, images, source)
+            rows = h.repeat_interleave(SEEDS, 0)
+            drawn = pipe.draw(rows, source, seeds, num_inference_steps=options.steps, guidance_scale=scale).cpu()
+            draws.append(drawn.flatten(1).unflatten(0, (len(images), SEEDS)))
+            numbers = measured(pipe, judge, source, h, drawn, images, labels)
+            numbers["seconds_per_image"] = (time.monotonic() - begun) / len(drawn)
+            found["scales"].setdefault(f"{scale:g}", {})[source] = numbers
+            told = "  ".join(f"{name} {number['value']:.3f}" for name, number in numbers.items() if name[:3] != "sec")
+            print(f"scale {scale:g}  {source:28} {told}", flush=True)
+        values = torch.stack(draws, 1)
+        shares = {name: number.to_json() for name, number in variance_shares(values).items()}
+        found["scales"][f"{scale:g}"]["shares"] = {**shares, "seed_told": seed_told(values).to_json()}
+        about = found["scales"][f"{scale:g}"]["shares"]
+        print("  ".join(f"{name} {number['value']:.3f}" for name, number in about.items()), flush=True)
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def measured(pipe: Any, judge: Evaluator, source: str, h: Any, drawn: Any, images: Any, labels: Any) -> dict[str, Any]:
+    """Of draws [N*SEEDS,3,S,S]: class, and of the first of each image cycle error, MRR and KID."""
+    right = (judge.classes(drawn).argmax(1) == labels.repeat_interleave(SEEDS)).float().unflatten(0, (-1, SEEDS))
+    again = pipe.unet.standardise(encode_all(pipe, drawn[::SEEDS], source), source).cpu()
+    given = pipe.unet.standardise(h, source).cpu()
+    return {
+        "class": mean(right.mean(1)).to_json(),
+        "cycle_error": cycle_error(again, given).to_json(),
+        "mrr": mean(1 / ranks(again, given).float()).to_json(),
+        "kid": judge.kid(drawn[::SEEDS], images),
+    }
+
+
+def grid(pipe: Any, images: Any, labels: Any, options: argparse.Namespace) -> bytes:
+    """An image of each class, and four draws from the first source at the last scale."""
+    first = [int((labels == c).nonzero()[0]) for c in labels.unique()]
+    source, scale = pipe.sources.names[0], options.scales[-1]
+    h = encode_all(pipe, images[first], source).repeat_interleave(4, 0)
+    drawn = pipe.draw(h, source, list(range(4)) * len(first), num_inference_steps=options.steps, guidance_scale=scale)
+    pictures = torch.cat([images[first][:, None], drawn.cpu().unflatten(0, (len(first), 4))], 1).flatten(0, 1)
+    columns = ["given", *(f"seed {k}" for k in range(4))]
+    return grid_png(im.to_pil(pictures), [""] * len(first), columns, pixels=96)
+
+
+if __name__ == "__main__":
+    main()
