@@ -34,7 +34,7 @@ THEME = gr.themes.Base(
 )
 
 CSS = """
-.gradio-container { max-width: 1320px !important; }
+.gradio-container { max-width: 1320px !important; overflow: clip !important; }
 .controls { flex: 0 1 340px !important; }
 .results { flex: 1 1 480px !important; }
 .results .html-container, .controls .html-container { padding: 0; }
@@ -154,7 +154,6 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
 #to-controls { display: none; }
 @media (max-width: 640px) {
   .gradio-container { padding-bottom: 60px !important; }
-  .gradio-container > .main { padding: 8px 12px !important; }
   .results { order: -1; }
   .question, .rcdm.sheet > .given p.how { display: none; }
   .intro p { font-size: 13px; line-height: 1.35; }
