@@ -43,14 +43,14 @@ def load_prior(name: str | Path) -> Prior:
     folder = find(name)
     index = read_object(folder / "model_index.json")
     if "sources" not in index:
-        return _foreign(folder)
+        return _foreign(folder, str(name))
     pipe: RCDMPipeline = load(folder, device="cpu")
     if not pipe.unet.config.has_unconditional:
         raise ValueError(f"{name} never learned to draw without a representation, so it is no prior: take another one.")
     return Prior(pipe.unet, pipe.components["scheduler"], folder, pipe.config.trained_on)
 
 
-def _foreign(folder: Path) -> Prior:
+def _foreign(folder: Path, name: str) -> Prior:
     """A pipeline folder of diffusers: its UNet2DModel is ours with an embedding that is always zero."""
     arguments, weights, noise = check_foreign_prior(folder)
     config = {"sources": {}, "unet_config": {**arguments, "class_embed_type": "identity"}}
@@ -62,7 +62,7 @@ def _foreign(folder: Path) -> Prior:
         tensors = {_today(name): tensor for name, tensor in read_tensors(file).items()}
         unet.unet.load_state_dict(tensors, strict=False)  # one of several files; `check_fit` saw all
     Process(noise)  # refuses timesteps that name no noise
-    return Prior(unet.eval().requires_grad_(False), noise, folder)
+    return Prior(unet.eval().requires_grad_(False), noise, folder, f"the data of {name}")
 
 
 def _today(name: str) -> str:

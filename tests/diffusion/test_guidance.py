@@ -149,6 +149,7 @@ def test_a_pipeline_of_diffusers_is_a_prior(foreign, tiny_checkpoint):
     with torch.no_grad():
         assert torch.allclose(pipe.unet(x, 500).sample, network(x, 500).sample, atol=1e-5)
     assert pipe(photos(1), source=BACKBONE, num_inference_steps=2).images[0].size == (16, 16)
+    assert pipe.config.trained_on == f"the data of {folder}"  # so that studies ask where images are
 
 
 def test_a_pipeline_of_the_first_days_of_diffusers_is_a_prior(foreign, tiny_checkpoint, tmp_path):
