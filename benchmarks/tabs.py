@@ -1,7 +1,7 @@
 """Every tab of the page in Chromium: seconds until the first picture and until the result, on an idle server.
 
-A fresh browser opens each tab with the page's defaults (Compare with two sources); switching tabs is timed, too. Each is
-done `--times` times with other seeds, so that nothing is remembered; printed are the medians.
+A fresh browser opens each tab with the page's defaults (Compare with two sources); switching tabs is timed, too. Each
+is done `--times` times with other seeds, so that nothing is remembered; printed are the medians.
 """
 
 import argparse

@@ -116,9 +116,7 @@ def _more(engine: Engine, controls: Controls) -> None:
             engine, controls, lambda choices: (Bits(choices.picture, choices.sources), bits_html), {},
             tab=FIRST_TAB, button="Bits per source", name="bits",
         )  # fmt: skip
-        with gr.Column(
-            visible=bool(engine[engine.settings.checkpoint].data)
-        ) as near:
+        with gr.Column(visible=bool(engine[engine.settings.checkpoint].data)) as near:
             run_tab(
                 engine, controls, lambda choices: (Nearest(choices.picture, choices.sources), nearest_html), {},
                 tab=FIRST_TAB, button="Nearest training images", name="nearest",

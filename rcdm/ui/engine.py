@@ -68,6 +68,17 @@ class Engine:
             target=lambda: list(self._perform(loaded.name, Columns(picture, (source,), (0, 1), 1)))
         ).start()
 
+    def work(
+        self, checkpoint: str, job: Job, request: gr.Request | None = None
+    ) -> Iterator[Progress | tuple[Any] | None]:
+        """`run` for work that is not remembered."""
+        check_waited_for(self.sessions, request)  # before its turn it may have waited for long
+        self.rate.check(request)
+        with closing(self._stream(checkpoint, job)) as stream:
+            for item in stream:
+                check_waited_for(self.sessions, request)
+                yield item
+
     def run(
         self, checkpoint: str, job: Job, request: gr.Request | None = None
     ) -> Iterator[Progress | tuple[Any] | None]:
@@ -78,15 +89,11 @@ class Engine:
         key = key_of(checkpoint, job)
         kept = self.store.get(key)
         if kept is None:
-            check_waited_for(self.sessions, request)  # before its turn it may have waited for long
-            self.rate.check(request)
-            with closing(self._stream(checkpoint, job)) as stream:
-                for item in stream:
-                    check_waited_for(self.sessions, request)
-                    if isinstance(item, tuple):
-                        kept = item
-                    else:
-                        yield item
+            for item in self.work(checkpoint, job, request):
+                if isinstance(item, tuple):
+                    kept = item
+                else:
+                    yield item
             assert kept is not None
             self.store.put(key, kept)
         yield kept

@@ -64,6 +64,29 @@ def read_photo(path: str | None, side: int = _KEPT_SIDE) -> Image.Image:
         return picture
 
 
+def received_file(path: str, most: int) -> Path:
+    """The place of an uploaded file that a library opens itself. ValueError as in `received`, or for a larger one."""
+    try:
+        place = Path(path)
+        if not stat.S_ISREG(os.lstat(_upload(place)).st_mode):
+            raise ValueError(_NOT_HERE)
+        size = place.stat().st_size
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(_NOT_HERE.replace("image", "file")) from error
+    if size > most:
+        raise ValueError(f"The file has {size >> 20} MiB, and at most {most >> 20} are taken: send weights alone.")
+    return place
+
+
+def _upload(place: Path) -> Path:
+    """The same, where it lies in a folder of the uploads, and no link is on the way. Raises ValueError or OSError."""
+    whole_path = place.resolve(strict=True)
+    inside = whole_path.parent.parent == Path(get_upload_folder()).resolve(strict=True)
+    if not inside or whole_path.parts[-2:] != place.parts[-2:]:
+        raise ValueError(_NOT_HERE)
+    return whole_path
+
+
 def received(path: str) -> bytes:
     """What lies in an uploaded file, at most a byte more than may be decoded. Nothing else on the server is opened.
 
@@ -71,12 +94,9 @@ def received(path: str) -> bytes:
     else, whether it exists or not, ValueError with one sentence.
     """
     try:
-        place = Path(path)
-        whole_path = place.resolve(strict=True)
-        inside = whole_path.parent.parent == Path(get_upload_folder()).resolve(strict=True)
-        if not inside or whole_path.parts[-2:] != place.parts[-2:]:  # elsewhere, or a link on the way
-            raise ValueError(_NOT_HERE)
-        with open(os.open(whole_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(
+            os.open(_upload(Path(path)), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
+        ) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe or a device would never end
                 raise ValueError(_NOT_HERE)
             return file.read(im.MAX_BYTES + 1)

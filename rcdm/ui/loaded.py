@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,9 +148,9 @@ class Shelf:
 
     def __getitem__(self, name: str) -> Loaded:
         """The checkpoint, loaded if need be. Raises ValueError for a name that is not on offer."""
-        if name not in self.names:
-            raise ValueError(f"There is no checkpoint {name!r} here; choose one of {', '.join(self.names)}.")
         with self._lock:
+            if name not in self.names and name not in self._loaded:
+                raise ValueError(f"There is no checkpoint {name!r} here; choose one of {', '.join(self.names)}.")
             if name not in self._loaded:
                 pipe = load(name, device=self._device)
                 share(pipe)
@@ -157,6 +158,14 @@ class Shelf:
                 self._loaded[name] = Loaded(name, pipe, self._data if name == self.names[0] else "")
             loaded: Loaded = self._loaded[name]
             return loaded
+
+    def bring(self, name: str, pipe: RCDMPipeline) -> str:
+        """Keep a visitor's own until others need the place; returns its name, which nobody else can guess."""
+        whole_name = f"{name} #{secrets.token_hex(4)}"
+        let_see(pipe)
+        with self._lock:
+            self._loaded[whole_name] = Loaded(whole_name, pipe)
+        return whole_name
 
     def __len__(self) -> int:
         """How many are in memory."""

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from rcdm.data import images as im
-from rcdm.ui import about, api, attack, compare, edit, mix, sprite_lab, transform
+from rcdm.ui import about, api, attack, compare, edit, mix, own_network, sprite_lab, transform
 from rcdm.ui.blocks import Page
 from rcdm.ui.controls import Controls, build_controls, caution_html, look_at
 from rcdm.ui.engine import DEVICE_QUEUE, Engine
@@ -41,6 +41,7 @@ def build(engine: Engine) -> gr.Blocks:
         with gr.Row():
             with gr.Column(elem_classes="controls", min_width=300):
                 controls = build_controls(engine)
+                own_network.build(engine, controls)
             with gr.Column(elem_classes="results", min_width=300), gr.Tabs() as tabs:
                 for name, tab in TABS.items():
                     with gr.Tab(name, id=name):
@@ -133,9 +134,9 @@ def launch(engine: Engine, *, prevent_thread_lock: bool = False) -> gr.Blocks:
         theme=THEME,
         css=CSS,
         head=HEAD,
-        max_file_size=im.MAX_BYTES,
+        max_file_size=(most := max(im.MAX_BYTES, settings.network_bytes)),
         state_session_capacity=1000,
-        app_kwargs=app_arguments(engine.finished, engine.sessions),
+        app_kwargs=app_arguments(engine.finished, engine.sessions, most),
         ssr_mode=False,
         run_history=False,
         footer_links=["api"],

@@ -87,18 +87,21 @@ def _is_html(start: Any) -> bool:
 
 
 MOST_FILES = 4  # in one upload: the page sends one
-MOST_BYTES = im.MAX_BYTES + 2**16  # of one upload, with what multipart puts around a file
-MOST_BYTES_A_MINUTE = 8 * im.MAX_BYTES  # of one client
+AROUND = 2**16  # bytes that multipart puts around a file
+IN_A_MINUTE = 8  # times the largest upload: what one client may send
 
 _FILE = re.compile(rb"(?i)content-disposition:[^\r\n]*filename")
 _LONGEST_HEADER = 256
 
 
 class Uploads:
-    """ASGI middleware that ends an upload of too many files or bytes, and those of a client who sends too many."""
+    """ASGI middleware that ends an upload of too many files or bytes, and those of a client who sends too many.
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    `most`: bytes of a file.
+    """
+
+    def __init__(self, app: Any, most: int = im.MAX_BYTES) -> None:
+        self.app, self._most = app, most
         self._sent: LRUCache[str, deque[tuple[float, int]]] = LRUCache(10_000)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -117,7 +120,8 @@ class Uploads:
             total += len(body)
             files += len(_FILE.findall(tail + body)) - len(_FILE.findall(tail))  # a header may lie across two parts
             tail = (tail + body)[-_LONGEST_HEADER:]
-            if total > MOST_BYTES or self._of_last_minute(client, len(body)) > MOST_BYTES_A_MINUTE:
+            lately = self._of_last_minute(client, len(body))
+            if total > self._most + AROUND or lately > IN_A_MINUTE * self._most:
                 raise MultiPartException("This is more than the maximum allowed size: send less, or wait a minute.")
             if files > MOST_FILES:
                 raise MultiPartException(f"Send at most {MOST_FILES} files at once.")
@@ -137,8 +141,9 @@ class Uploads:
         return sum(size for _, size in sent)
 
 
-def app_arguments(finished: Callable[[str], Any], sessions: Sessions) -> dict[str, Any]:
-    """Arguments of the FastAPI application that Gradio makes; `finished(key)` gives a Result, or nothing."""
+def app_arguments(finished: Callable[[str], Any], sessions: Sessions, most: int) -> dict[str, Any]:
+    """Arguments of the FastAPI application that Gradio makes; `finished(key)` gives a Result, or
+    nothing; `most`: bytes of the largest file that is taken."""
 
     def file(request: Request) -> Response:
         result = finished(request.path_params["key"])
@@ -153,5 +158,5 @@ def app_arguments(finished: Callable[[str], Any], sessions: Sessions) -> dict[st
         return PlainTextResponse("ok\n")
 
     routes = [Route("/drawings/{key}.{ending}", file), Route("/health", health)]
-    ours = [Middleware(Preview, title=TITLE, about=ABOUT), Middleware(Headers), Middleware(Uploads)]
+    ours = [Middleware(Preview, title=TITLE, about=ABOUT), Middleware(Headers), Middleware(Uploads, most=most)]
     return {"routes": routes, "middleware": [*ours, Middleware(Listening, sessions=sessions)]}

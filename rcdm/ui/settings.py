@@ -37,9 +37,23 @@ class Settings:
     )
     most_images: int = _setting(16, "largest number of images per source")
     most_steps: int = _setting(100, "largest number of steps")
+    network_mib: int = _setting(
+        -1,
+        "largest checkpoint file of a network that a visitor may bring, to guide a checkpoint by it, in MiB; 0 takes "
+        "none; -1 is 1024 where the page is for this machine alone (host 127.0.0.1), else 0",
+    )
     model_mib: int = _setting(4096, "checkpoints kept in memory, all together, in MiB; one always stays")
     result_mib: int = _setting(256, "finished drawings kept in memory, all together, in MiB")
     keep_minutes: int = _setting(60, "after how many minutes uploads and drawings are forgotten")
+
+    @property
+    def network_bytes(self) -> int:
+        """Of the largest checkpoint file that is taken; 0 takes none."""
+        alone = self.host in ("127.0.0.1", "localhost", "::1") and not self.share and not os.environ.get("SPACE_ID")
+        return (USUAL_MIB * alone if self.network_mib < 0 else self.network_mib) << 20
+
+
+USUAL_MIB = 1024
 
 
 def variable(name: str) -> str:

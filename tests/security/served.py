@@ -38,7 +38,10 @@ def main(checkpoint: str, port: str, log: str) -> None:
     from rcdm.ui.page import launch
     from rcdm.ui.settings import Settings
 
-    launch(Engine(Settings(checkpoint=checkpoint, port=int(port), jobs=0), device="cpu"), prevent_thread_lock=True)
+    launch(
+        Engine(Settings(checkpoint=checkpoint, port=int(port), jobs=0, network_mib=10), device="cpu"),
+        prevent_thread_lock=True,
+    )
     print("ready", flush=True)
     threading.Event().wait()
 

@@ -23,6 +23,7 @@ from rcdm.ui.guard import client_of
 from rcdm.ui.settings import Settings
 
 SECRET = (201, 17, 96)  # the one colour of a picture that lies on the server
+FILES = ("image", "file")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def served(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        engine = Engine(Settings(checkpoint=str(tiny_checkpoint), port=port), device="cpu")
+        engine = Engine(Settings(checkpoint=str(tiny_checkpoint), port=port, network_mib=10), device="cpu")
         blocks = page.launch(engine, prevent_thread_lock=True)
         try:
             yield blocks, f"http://127.0.0.1:{port}", engine
@@ -62,10 +63,10 @@ def test_no_function_of_the_page_reads_another_file(served: tuple[gr.Blocks, str
     for path in (str(tmp_path / "secret.tif"), os.path.relpath(tmp_path / "secret.tif"), "/dev/zero", "/etc/hostname"):
         for mark in ({}, {"meta": {"_type": "other"}}, {"meta": {"_type": "gradio.FileData"}}):
             for function in config["dependencies"]:
-                if not any(kinds[i]["type"] == "image" for i in function["inputs"]):
+                if not any(kinds[i]["type"] in FILES for i in function["inputs"]):
                     continue
                 values = [
-                    {"path": path, **mark} if kinds[i]["type"] == "image" else kinds[i]["props"].get("value")
+                    {"path": path, **mark} if kinds[i]["type"] in FILES else kinds[i]["props"].get("value")
                     for i in function["inputs"]
                 ]
                 body = {"fn_index": function["id"], "session_hash": "k", "data": values}
@@ -165,7 +166,7 @@ def test_a_client_sends_so_much_in_a_minute(monkeypatch: pytest.MonkeyPatch) -> 
     clock = [1000.0]
     monkeypatch.setattr(routes.time, "monotonic", lambda: clock[0])
     counter = routes.Uploads(None)
-    part = routes.MOST_BYTES_A_MINUTE // 4
+    part = routes.IN_A_MINUTE * im.MAX_BYTES // 4
     assert [counter._of_last_minute("a", part) for _ in range(3)] == [part, 2 * part, 3 * part]
     assert counter._of_last_minute("b", part) == part
     clock[0] += 61

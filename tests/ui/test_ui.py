@@ -36,7 +36,7 @@ BOTH = ["tiny/backbone", "tiny/projector"]
 
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint: Path) -> Engine:
-    return Engine(Settings(checkpoint=str(tiny_checkpoint), queue=3), device="cpu")
+    return Engine(Settings(checkpoint=str(tiny_checkpoint), queue=3, network_mib=0), device="cpu")
 
 
 @pytest.fixture(scope="module")
