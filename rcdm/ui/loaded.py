@@ -149,7 +149,7 @@ class Shelf:
     def __getitem__(self, name: str) -> Loaded:
         """The checkpoint, loaded if need be. Raises ValueError for a name that is not on offer."""
         with self._lock:
-            if name not in self.names and name not in self._loaded:
+            if not isinstance(name, str) or not (name in self.names or name in self._loaded):
                 raise ValueError(f"There is no checkpoint {name!r} here; choose one of {', '.join(self.names)}.")
             if name not in self._loaded:
                 pipe = load(name, device=self._device)

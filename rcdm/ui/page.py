@@ -54,7 +54,7 @@ def _restore(page: gr.Blocks, engine: Engine, controls: Controls, tabs: gr.Tabs)
     """Open the page with the settings of its address, and the image that the same browser had given it last."""
     last = gr.BrowserState("", storage_key="rcdm-image")
     controls.photo.change(
-        lambda photo: photo if photo and is_here(photo) else "", controls.photo, last, queue=False,
+        lambda photo: photo if photo and is_here(photo) else "", controls.photo, last,
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     own = [(tab, key, control) for tab, named in controls.tabs.items() for key, control in named.items()]

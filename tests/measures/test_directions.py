@@ -16,8 +16,8 @@ from rcdm.measures.directions import FILE, directions_in, find_directions, shipp
 from rcdm.measures.readers import attributes_of
 from rcdm.studies import STUDIES
 from rcdm.ui.drawing import Progress
-from rcdm.ui.edit import shown
 from rcdm.ui.exploring import Study
+from rcdm.ui.ladders import Survey
 from rcdm.ui.loaded import Loaded
 
 SOURCE = "tiny/projector"
@@ -64,8 +64,9 @@ def test_the_page_and_the_command_line_edit_without_training_images(equipped, tm
     job = Study(
         "manipulation", (picture,), (SOURCE,), (0,), 1, (("method", "attributes"), ("points", 3)), directions=True
     )
-    result = job.run(loaded, steps.append, lambda: None)
-    assert "brightness" in shown(result)
+    job.run(loaded, steps.append, lambda: None)
+    survey = Survey(picture, (SOURCE,), 0, "attributes", 1.0).run(loaded, lambda _: None, lambda: None)
+    assert "brightness" in survey[SOURCE]
     shares = [progress.share for progress in steps if isinstance(progress, Progress)]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
     photo = tmp_path / "photo.png"
