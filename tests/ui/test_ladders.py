@@ -151,8 +151,8 @@ def test_a_ladder_has_one_slider_and_all_draws_of_every_step() -> None:
 
 
 def test_curves_reach_the_top_of_their_own_scale() -> None:
-    svg = frames.curves_svg({"a": [0.0, 0.02, 0.04]}, ("0", "1", "2"))
-    assert svg.count("<line") == 2 and ">0.04<" in svg  # and not flat below a mark at 1
+    svg = frames.curves_svg({"a": [0.0, 0.04, 0.08]}, ("0", "1", "2"))
+    assert svg.count("<line") == 2 and ">0.08<" in svg  # and not flat below a mark at 1
     assert ">1<" in frames.curves_svg({"a": [0.0, 2.0]}, ("0", "1"))
 
 
