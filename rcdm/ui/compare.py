@@ -84,7 +84,8 @@ def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str])
             yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
         elif isinstance(item, tuple):
             count = len(job.seeds)
-            result = Result(choices.loaded.name, job, given, item[0], choices.example, number=count)
+            result = Result(choices.loaded.name, job, given, item[0], choices.example, number=count,
+                            words=choices.loaded.words)  # fmt: skip
             key = key_of("result", choices.loaded.name, FIRST_TAB, job)
             engine.store.put(key, result)
             done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")

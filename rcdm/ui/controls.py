@@ -268,7 +268,8 @@ def taken(
     engine: Engine, choices: Asked, job: Job, value: Any, tab: str, own: tuple[tuple[str, Any], ...] = ()
 ) -> Markup:
     """Keep finished work for whoever fetches its files, and the links to them."""
-    made = Result(choices.loaded.name, job, choices.given, value, choices.example, tab, own, len(choices.seeds))
+    made = Result(choices.loaded.name, job, choices.given, value, choices.example, tab, own, len(choices.seeds),
+                  choices.loaded.words)  # fmt: skip
     key = key_of("result", choices.loaded.name, tab, job)
     engine.store.put(key, made)
     return take_html(made, key)

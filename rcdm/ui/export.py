@@ -39,6 +39,7 @@ class Result:
         checkpoint, job: what was done with what.
         given: the image as the networks see it; `photo`: the name of the example that it is, or "".
         value: what the job returned: list of Column, StudyResult or Ladders.
+        words: of a command line, that load the checkpoint; `--checkpoint NAME` if none are given.
         tab, own: the tab, and what its own controls said, as (name in the link, value); `number`: images per source.
     """
 
@@ -50,6 +51,7 @@ class Result:
     tab: str = FIRST_TAB
     own: tuple[tuple[str, Any], ...] = ()
     number: int = 1
+    words: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[Column]:
@@ -192,7 +194,8 @@ def command_of(result: Result) -> str:
 def _common(result: Result) -> list[Any]:
     steps = [] if result.steps is None else ["--steps", result.steps]
     seeds = ["--samples", len(result.seeds), "--seed", result.seeds[0]]
-    return ["--checkpoint", result.checkpoint, "--source", *result.sources, *seeds, *steps]
+    loading = result.words or ("--checkpoint", result.checkpoint)
+    return [*loading, "--source", *result.sources, *seeds, *steps]
 
 
 def _options(job: Job) -> Mapping[str, Any]:

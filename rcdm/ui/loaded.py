@@ -51,10 +51,11 @@ class Loaded:
         name: what it was loaded by.
         pipe: the pipeline.
         data: `sprites`, a folder of images or parquet files: where its training images are, if they are at hand.
+        words: of a command line, that load the same; `--checkpoint NAME` if none are given.
     """
 
-    def __init__(self, name: str, pipe: RCDMPipeline, data: str = "") -> None:
-        self.name, self.pipe = name, pipe
+    def __init__(self, name: str, pipe: RCDMPipeline, data: str = "", words: Sequence[str] = ()) -> None:
+        self.name, self.pipe, self.words = name, pipe, tuple(words) or ("--checkpoint", name)
         self.data = data or ("sprites" if pipe.config.trained_on == "sprites" else "")
         self._banks: dict[str, Tensor] = {}
         self.ways: dict[str, dict[str, Tensor]] = {}
@@ -159,12 +160,15 @@ class Shelf:
             loaded: Loaded = self._loaded[name]
             return loaded
 
-    def bring(self, name: str, pipe: RCDMPipeline) -> str:
-        """Keep a visitor's own until others need the place; returns its name, which nobody else can guess."""
+    def bring(self, name: str, pipe: RCDMPipeline, words: Sequence[str] = ()) -> str:
+        """Keep a visitor's own until others need the place; returns its name, which nobody else can guess.
+
+        `words` as in Loaded.
+        """
         whole_name = f"{name} #{secrets.token_hex(4)}"
         let_see(pipe)
         with self._lock:
-            self._loaded[whole_name] = Loaded(whole_name, pipe)
+            self._loaded[whole_name] = Loaded(whole_name, pipe, words=words)
         return whole_name
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ import gradio as gr
 from rcdm.diffusion.guided import GuidedPipeline, guided
 from rcdm.networks.reading import Reading
 from rcdm.networks.resolve import sources_of
-from rcdm.ui.controls import Controls, wire
+from rcdm.ui.controls import Controls, caution_html, wire
 from rcdm.ui.drawing import Progress, Show
 from rcdm.ui.engine import Engine
 from rcdm.ui.examples import default_sources
@@ -44,6 +44,12 @@ class Brought:
     def calls(self) -> int:
         return 20_000  # the prior's own draws and the trials, forwards and backwards
 
+    def words(self, prior: str) -> tuple[str, ...]:
+        """Of a command line, that do the same with the user's own copy of the file."""
+        own = f"{self.kind}={self.file.name}" if self.kind else self.file.name
+        size = ("--image-size", str(self.image_size)) if self.image_size else ()
+        return ("--prior", prior, "--backbone", own, *size)
+
     def run(self, loaded: Loaded, show: Show, check: Check) -> GuidedPipeline:
         def tell(words: str) -> None:
             check()
@@ -72,8 +78,10 @@ def build(engine: Engine, controls: Controls) -> None:
             stop = gr.Button("Stop", size="md", min_width=80)
         status = gr.HTML(elem_classes="told")
 
+    idle = [gr.skip()] * 4  # nothing new of the other outputs
+
     def bring(request: gr.Request, prior: str, file: str | None, kind: str, size: float | None) -> Iterator[Any]:
-        yield status_html("Working …", 0), gr.skip(), gr.skip(), gr.skip()
+        yield status_html("Working …", 0), *idle
         if file is None:
             raise ValueError("Give a checkpoint file first.")
         if isinstance(engine[prior].pipe, GuidedPipeline):
@@ -82,20 +90,21 @@ def build(engine: Engine, controls: Controls) -> None:
         job = Brought(place, _kind(kind), int(size or 0))
         for item in engine.work(prior, job, request):
             if isinstance(item, Progress):
-                yield status_html(f"Working: {item.words} …"), gr.skip(), gr.skip(), gr.skip()
+                yield status_html(f"Working: {item.words} …"), *idle
             elif isinstance(item, tuple):
-                name = engine.shelf.bring(f"{place.name}, guiding {prior}", item[0])
+                name = engine.shelf.bring(f"{place.name}, guiding {prior}", item[0], job.words(prior))
                 names = item[0].sources.names
                 said = "; ".join(f"{source}: {reached.in_words()}" for source, reached in item[0].guidance.items())
                 yield (
                     status_html(f"{said}. Now draw."), gr.update(choices=[*engine.shelf.names, name], value=name),
                     gr.update(choices=list(names), value=default_sources(names)), item[0].config.default_steps,
+                    caution_html(engine[name]),
                 )  # fmt: skip
             else:
                 yield gr.skip()
 
     wire(start.click, stop, bring, [controls.checkpoint, file, kind, size],
-         [status, controls.checkpoint, controls.sources, controls.steps], status)  # fmt: skip
+         [status, controls.checkpoint, controls.sources, controls.steps, controls.caution], status)  # fmt: skip
 
 
 def _kind(text: str) -> str:

@@ -9,6 +9,8 @@ import timm
 import torch
 from PIL import Image
 
+from rcdm import cli
+from rcdm.cli import sample
 from rcdm.ui.drawing import Columns
 from rcdm.ui.engine import Engine
 from rcdm.ui.guard import received_file
@@ -30,7 +32,9 @@ def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "digest"
 
 
-def test_a_file_is_drawn_with_as_any_checkpoint_is(engine: Engine, uploads: Path) -> None:
+def test_a_file_is_drawn_with_as_any_checkpoint_is(
+    engine: Engine, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     file = uploads / "mine.pth"
     torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), file)
@@ -40,6 +44,13 @@ def test_a_file_is_drawn_with_as_any_checkpoint_is(engine: Engine, uploads: Path
     name = engine.shelf.bring("mine.pth, guiding tiny", pipe)
     assert name not in engine.shelf.names and engine[name].pipe is pipe  # on no list, and there for who knows its name
     assert len(name.rpartition("#")[2]) == 8 and engine.shelf.bring("mine.pth, guiding tiny", pipe) != name
+    words = Brought(file, "resnet18", 32).words("sprites-32")
+    assert words == ("--prior", "sprites-32", "--backbone", "resnet18=mine.pth", "--image-size", "32")
+    found: list[Any] = []
+    monkeypatch.setattr(sample, "_sample", found.append)
+    cli.main(["sample", "photo.png", *words])
+    (options,) = found
+    assert (options.prior, options.backbone, options.image_size) == ("sprites-32", "resnet18=mine.pth", 32)
     (source,) = pipe.sources.names
     *_, last = engine.run(name, Columns(PICTURE, (source,), (0, 1), 3))
     assert [len(column.images) for column in last[0]] == [2]  # type: ignore[index]
