@@ -169,10 +169,7 @@ class GuidedUNet(RepresentationUNet):
         return a.to(like).view(-1, 1, 1, 1), s.to(like).view(-1, 1, 1, 1)
 
     def _names(self, n: int, source: str | Sequence[str] | None) -> list[str]:
-        if source is None and len(self.sources) == 1:
-            source = self.sources[0]
-        if source is None:
-            raise ValueError(f"A representation needs its source: one of {', '.join(self.sources)}.")
+        source = self._named(source)
         return [source] * n if isinstance(source, str) else list(source)
 
     def _pieces(self, source: str, rows: slice) -> list[slice]:

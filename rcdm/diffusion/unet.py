@@ -168,10 +168,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
 
     def _embed(self, representation: Tensor, source: str | Sequence[str] | None) -> Tensor:
         """[B,D] -> [B,E]."""
-        if source is None and len(self.sources) == 1:
-            source = self.sources[0]
-        if source is None:
-            raise ValueError(f"A representation needs its source: one of {', '.join(self.sources)}.")
+        source = self._named(source)
         if isinstance(source, str):
             return self._projection(source, width=representation.shape[1])(representation)
         if len(source) != len(representation):
@@ -184,6 +181,14 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
             projection = self._projection(name)
             parts.append(projection(representation[rows, : len(projection.mean)]))
         return torch.cat(parts)
+
+    def _named(self, source: str | Sequence[str] | None) -> str | Sequence[str]:
+        """The only source where none is named. Raises ValueError where there are several."""
+        if source is None and len(self.sources) == 1:
+            source = self.sources[0]
+        if source is None:
+            raise ValueError(f"A representation needs its source: one of {', '.join(self.sources)}.")
+        return source
 
     def _projection(self, source: str, *, width: int | None = None) -> _StandardisedLinear:
         if source not in self.config.sources:

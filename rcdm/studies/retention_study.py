@@ -90,13 +90,9 @@ def study(
             on_progress(f"{source}, guided")
             second = attributes.read(draw_each(guided, h, source, seeds, num_inference_steps))
             checked[source] = cross_check(numbers[source], retention_numbers(second, {}, given, len(seeds)))
+    more = {"differences": gaps(within, given), "agreement": _agreement(within, errors, given), "cross_check": checked}
     result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
-    if differences := gaps(within, given):
-        result["differences"] = differences
-    if agreed := _agreement(within, errors, given):
-        result["agreement"] = agreed
-    if checked:
-        result["cross_check"] = checked
+    result |= {name: found for name, found in more.items() if found}
     grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
     columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
     return StudyResult(grid, rows, columns, result, _summary(result))

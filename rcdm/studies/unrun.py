@@ -71,10 +71,7 @@ class _Module:
             return self.evaluate(node.value)
         if isinstance(node, ast.FunctionDef):
             return self._without_body(node)
-        if (
-            isinstance(node, ast.ImportFrom)
-            and (file := ROOT / f"{(node.module or '').replace('.', '/')}.py").is_file()
-        ):
+        if isinstance(node, ast.ImportFrom) and (file := _file_of(node.module or "")).is_file():
             return _Module(file).find(next(alias.name for alias in node.names if name in (alias.name, alias.asname)))
         return _Nothing()
 

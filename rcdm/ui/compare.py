@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from rcdm.ui.controls import Asked, Controls, asked_here, run_tab, wire
+from rcdm.ui.controls import Asked, Controls, asked_here, keep, run_tab, wire
 from rcdm.ui.drawing import Columns, Progress
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.exploring import Bits, Nearest
@@ -83,11 +83,7 @@ def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str])
             words = status_html(f"Drawing {task}: {item.words}", item.share)
             yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
         elif isinstance(item, tuple):
-            count = len(job.seeds)
-            result = Result(choices.loaded.name, job, given, item[0], choices.example, number=count,
-                            words=choices.loaded.words)  # fmt: skip
-            key = key_of("result", choices.loaded.name, FIRST_TAB, job)
-            engine.store.put(key, result)
+            result, key = keep(engine, choices, job, item[0], FIRST_TAB)
             done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
             yield done, top + _sheet(engine, result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
         else:
@@ -101,10 +97,10 @@ def _sheet(engine: Engine, result: Result, first: bool) -> Markup:
 
 def _opening(engine: Engine, checkpoint: str) -> tuple[Markup, Markup, Markup, list[str]]:
     """What is seen before anything is drawn: what the checkpoint ships, finished, or how to begin."""
-    result = shipped(engine[checkpoint])
+    key = key_of("shipped", checkpoint)
+    result = engine.shipped.get(key) or shipped(engine[checkpoint])
     if result is None:
         return status_html(""), Markup(EMPTY), Markup(), []
-    key = key_of("shipped", checkpoint, result.job)
     engine.shipped[key] = result
     words = status_html(f"A finished drawing of {result.photo}; press Draw for yours.")
     return words, _sheet(engine, result, True), take_html(result, key), []

@@ -238,7 +238,7 @@ def run_tab(
         job, shown = make(choices, *values[6:])
         value = yield from follow(engine, choices, job, request)
         said = tuple((key, in_link(value)) for key, value in zip(own, values[6:], strict=True))
-        yield gr.skip(), shown(value), taken(engine, choices, job, value, tab, said)
+        yield gr.skip(), shown(value), take_html(*keep(engine, choices, job, value, tab, said))
 
     with gr.Row(elem_classes="actions"):
         start = gr.Button(button, size="md", variant="primary", min_width=120, elem_id=f"{name}-start")
@@ -264,15 +264,15 @@ def follow(engine: Engine, choices: Asked, job: Job, request: gr.Request) -> Gen
     return value
 
 
-def taken(
+def keep(
     engine: Engine, choices: Asked, job: Job, value: Any, tab: str, own: tuple[tuple[str, Any], ...] = ()
-) -> Markup:
-    """Keep finished work for whoever fetches its files, and the links to them."""
+) -> tuple[Result, str]:
+    """Keep finished work for whoever fetches its files; returns it with its key, as `take_html` wants them."""
     made = Result(choices.loaded.name, job, choices.given, value, choices.example, tab, own, len(choices.seeds),
                   choices.loaded.words)  # fmt: skip
     key = key_of("result", choices.loaded.name, tab, job)
     engine.store.put(key, made)
-    return take_html(made, key)
+    return made, key
 
 
 def in_link(value: Any) -> Any:

@@ -10,12 +10,12 @@ from markupsafe import Markup
 
 from rcdm.data import sprites
 from rcdm.measures.directions import has_directions
-from rcdm.ui.controls import Controls, asked_here, draws_slider, follow, in_link, taken, wait_for_data, wire
+from rcdm.ui.controls import Controls, asked_here, draws_slider, follow, in_link, keep, wait_for_data, wire
 from rcdm.ui.engine import Engine
 from rcdm.ui.frames import frames_html
 from rcdm.ui.ladders import STILL, SURVEY_STEPS, Edited, Ladders, Survey, by_movement
 from rcdm.ui.loaded import NO_DATA, Loaded
-from rcdm.ui.sheet import shaded_html
+from rcdm.ui.sheet import shaded_html, take_html
 
 WORDS = """**What happens along a direction?** The representation is pushed along a direction found in training
 images: one that goes with an attribute, or a main one. The slider says how far, in deviations over these images."""
@@ -61,7 +61,7 @@ def build(engine: Engine, controls: Controls) -> None:
         job = Edited(choices.picture, choices.sources, seeds, choices.steps, method, float(reach), way)
         ladders = yield from _with(listed, follow(engine, choices, job, request))
         said = [("method", method), ("reach", in_link(float(reach))), ("draws", draws), ("direction", way)]
-        take = taken(engine, choices, job, ladders, TAB, tuple(said))
+        take = take_html(*keep(engine, choices, job, ladders, TAB, tuple(said)))
         yield listed, gr.skip(), shown(ladders, seeds, found, moving, still), take
 
     with gr.Row(elem_classes="actions"):
