@@ -86,10 +86,10 @@ def test_a_push_moves_what_the_study_says_and_zero_is_the_image_itself(loaded: L
     way = loaded.ways[f"{BOTH[0]}|principal"]["component 1"]
     for step, push in ((0, -2.0), (1, -1.0), (-1, 2.0)):
         pushed = loaded.pipe(representation=h + push * way, source=BOTH[0], seeds=SEEDS, num_inference_steps=2).images
-        for drawn, wanted in zip(
-            found.drawn[BOTH[0]][step], pushed, strict=True
-        ):
-            assert (im.to_tensor(drawn, 16) - im.to_tensor(wanted, 16)).abs().max() <= 2.1 / 255  # a grey level, by rounding
+        for drawn, wanted in zip(found.drawn[BOTH[0]][step], pushed, strict=True):
+            assert (
+                im.to_tensor(drawn, 16) - im.to_tensor(wanted, 16)
+            ).abs().max() <= 2.1 / 255  # a grey level, by rounding
     pushes = torch.linspace(-2, 2, POINTS)
     pixels = torch.stack([torch.cat([im.to_tensor(d, 16) for d in draws]) for draws in found.drawn[BOTH[0]]])
     again = moves(pixels[None, None], ["component 1"], pushes, loaded.attributes)["component 1"]
