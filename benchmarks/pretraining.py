@@ -56,7 +56,7 @@ def main() -> None:
         run = _Run(dataset, config, Path(folder))
 
         def step() -> None:
-            run._step()
+            run.step()
             run.progress.step += 1
 
         ours = rate(step, options, run.device)
