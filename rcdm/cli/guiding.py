@@ -45,7 +45,7 @@ def pipeline_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
     import rcdm
 
     if getattr(options, "prior", None) is None:
-        return rcdm.load(name, device=options.device, scheduler=options.scheduler)
+        return checkpoint_of(options, name)
     if options.backbone is None:
         sources = rcdm.Sources.from_pretrained(find(name) / "sources").only(options.source)
     else:
@@ -60,6 +60,19 @@ def pipeline_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
         on_progress=announce,
     )
     options.source = list(sources.names) if options.source else []
+    return _led(options, pipe)
+
+
+def checkpoint_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
+    """The pipeline of the checkpoint `name`, with the sampler and the scale of guidance of the options."""
+    import rcdm
+
+    return _led(options, rcdm.load(name, device=options.device, scheduler=options.scheduler))
+
+
+def _led(options: argparse.Namespace, pipe: RCDMPipeline) -> RCDMPipeline:
+    if options.guidance_scale is not None:
+        pipe.use_guidance(options.guidance_scale, pipe.config.guidance_interval)
     return pipe
 
 

@@ -11,7 +11,7 @@ from rcdm.cli.guiding import pipeline_of
 from rcdm.cli.options import announce
 from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.datasets import load_dataset
-from rcdm.diffusion.checkpoints import load_source
+from rcdm.diffusion.checkpoints import load_source, save_guidance
 from rcdm.diffusion.model_card import markdown_tables
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.places import checkpoint_folder
@@ -39,6 +39,8 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     meet()
     pipe = pipeline_of(options, options.checkpoint)
     dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
+    if options.guidance_scale is not None:
+        options.guidance_images = 0  # it is given: none is looked for
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
     parts = Parts(folder / "evaluation.parts", identity_of(pipe))
     if len(parts):
@@ -58,6 +60,9 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     print(markdown_tables(metrics))
+    if (folder / "model_index.json").is_file() and "guidance" in metrics:
+        save_guidance(pipe, folder)
+        announce(f"{folder / 'model_index.json'} says from now on how strongly draws are guided")
     print(write_metrics(metrics, folder), file=sys.stderr)
     announce("directions of attributes and main directions")
     print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)

@@ -76,7 +76,20 @@ def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None)
         "--steps", type=positive, default=None, help="denoising steps; the checkpoint's own if not given"
     )
     add_scheduler_option(parser)
+    add_guidance_option(parser)
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
+
+
+def add_guidance_option(parser: argparse.ArgumentParser) -> None:
+    """Another scale of guidance than the checkpoint's own."""
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        metavar="SCALE",
+        default=None,
+        help="how strongly draws are held to the representation, 1 is off; the checkpoint's own, per source, if not "
+        "given",
+    )
 
 
 def add_scheduler_option(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rcdm
+from rcdm.cli.guiding import checkpoint_of
 from rcdm.cli.options import announce, chosen_sources
 from rcdm.cli.study_runs import study_run
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -41,7 +42,7 @@ def write_report(options: argparse.Namespace) -> None:
             f"The networks of {options.checkpoint} have not been measured level by level: `rcdm pretrain` does so at "
             "its end, and `rcdm evaluate FOLDER --data DATA` does for a folder that holds sources/ alone."
         )
-    pipe = rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler) if draws else None
+    pipe = checkpoint_of(options, options.checkpoint) if draws else None
     about = _about(options, pipe)
     for section in _studies(options, pipe) if pipe is not None else ():
         sections.append(section)

@@ -18,7 +18,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--across", action="store_true", help="one row per photograph, the sources side by side, instead of below"
     )
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="1 is off")
     add_prior_options(parser)
     parser.add_argument("--out", type=Path, default=Path("sample.png"), help="grid; FILE.json is written beside it")
 

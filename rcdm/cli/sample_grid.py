@@ -46,11 +46,10 @@ def draw_grid(options: argparse.Namespace) -> None:
                     pipe.encode(photo, source).expand(len(seeds), -1),
                     source,
                     seeds,
-                    guidance_scale=options.guidance_scale,
                     **drawing,
                 )
                 drawn.append(im.to_pil(images))
-                about = _similarity(pipe, photo, source, images)
+                about = {"guidance_scale": pipe.guidance_of(source), **_similarity(pipe, photo, source, images)}
                 if len(seeds) > 1:
                     kept = kept_by_draws(attributes, attributes.read(images), unconditional)
                     about["kept_by_draws"] = {name: number.to_json() for name, number in kept.items()}
@@ -67,7 +66,7 @@ def draw_grid(options: argparse.Namespace) -> None:
     }
     if isinstance(pipe, GuidedPipeline):
         record["guidance"] = as_json(pipe)
-    notes = [note for note in (pipe.caution, unmeasured(pipe)) if note]
+    notes = [note for note in (pipe.caution, pipe.guided_in_words, unmeasured(pipe)) if note]
     _write_sample(options, grid, record | ({"note": " ".join(notes)} if notes else {}), notes)
 
 

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rcdm
-from rcdm.cli.guiding import drawn_by, given_prior, pipeline_of
+from rcdm.cli.guiding import checkpoint_of, drawn_by, given_prior, pipeline_of
 from rcdm.cli.options import announce, chosen_sources, unmeasured
 from rcdm.cli.study_data import StudyData
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -31,13 +30,14 @@ def run_one(options: argparse.Namespace) -> None:
         return
     print(record["summary"])
     print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
-    for note in ((options.photos or options.prior) and pipe.caution, STUDIES[options.study].draws and unmeasured(pipe)):
+    draws, foreign = STUDIES[options.study].draws, options.photos or options.prior
+    for note in (foreign and pipe.caution, draws and pipe.guided_in_words, draws and unmeasured(pipe)):
         if note:
             print(f"Note: {note}", file=sys.stderr)
 
 
 def _trained(options: argparse.Namespace) -> RCDMPipeline:
-    return rcdm.load(options.checkpoint, device=options.device, scheduler=options.scheduler)
+    return checkpoint_of(options, options.checkpoint)
 
 
 def study_run(
@@ -86,9 +86,10 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
         ("backbone", options.backbone),
         ("data", options.data),
         ("scheduler", options.scheduler),
+        ("guidance-scale", options.guidance_scale),
     ):
         if value is not None:
-            words += [f"--{option}", value]
+            words += [f"--{option}", str(value)]
     words += given_prior(options)
     words += ["--images", str(images)]
     if options.split != "held_out":

@@ -32,6 +32,8 @@ class PipelineIndex(Fields):
     scheduler: tuple[Literal["diffusers", "rcdm"], Word]
     default_steps: Annotated[int, Field(ge=1, le=1000)] = 20
     trained_on: Word = ""
+    guidance_scales: Annotated[dict[Word, Annotated[float, Field(ge=0, le=100)]], Field(max_length=1000)] = Field({})
+    guidance_interval: Annotated[list[Number], Field(max_length=2, min_length=2)] | None = None
 
 
 class UNetConfig(Fields):

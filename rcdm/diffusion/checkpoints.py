@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ def load(name: str | Path, *, device: torch.device | str | None = None, schedule
     if scheduler is not None:
         pipe.use_scheduler(scheduler)
     return pipe.to(device or best_device())
+
+
+def save_guidance(pipe: RCDMPipeline, folder: Path) -> None:
+    """Write the scales and the interval of guidance of a pipeline into a checkpoint's folder, and nothing else."""
+    index = folder / "model_index.json"
+    content = json.loads(index.read_text())
+    content |= {name: pipe.config[name] for name in ("guidance_scales", "guidance_interval")}
+    partial = index.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    partial.replace(index)
 
 
 def best_device() -> str:

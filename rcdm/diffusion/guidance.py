@@ -119,6 +119,12 @@ class GuidedUNet(RepresentationUNet):
         out = torch.cat([guided, guess.out[:, self.space.channels :]], 1)  # a learned variance stays
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 
+    def with_and_without(
+        self, sample: Tensor, timestep: Tensor | float | int, representation: Tensor, source: str | Sequence[str] | None
+    ) -> tuple[Tensor, Tensor]:
+        """The predictions from h and from nothing: the second is the prior's own, and needs no gradient."""
+        return self(sample, timestep, representation, source).sample, self(sample, timestep).sample
+
     def guess(
         self, sample: Tensor, timestep: Tensor | float | int, h: Tensor, source: str | Sequence[str] | None
     ) -> Guess:

@@ -120,7 +120,7 @@ class GuidedPipeline(RCDMPipeline):
         h: Tensor | None,
         source: str | Sequence[str] | None,
         steps: int,
-        guidance_scale: float,
+        guidance_scale: float | list[float],
         report: Callable[[int, int, dict[str, Tensor]], None],
     ) -> Tensor:
         if self.method != "tds" or h is None:

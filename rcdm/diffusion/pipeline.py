@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,9 @@ class RCDMPipeline(DiffusionPipeline):
         sources: the frozen networks that turn images into representations.
         default_steps: number of denoising steps when a call names none.
         trained_on: name of the data that the denoiser learnt from.
+        guidance_scales: source -> scale of guidance when a call names none; 1, which is off, for others.
+        guidance_interval: lowest and highest λ = ln SNR at which guidance acts (Kynkäänniemi et al. 2024, arXiv
+            2404.07724); None: everywhere.
     """
 
     model_cpu_offload_seq = "sources->unet"
@@ -53,6 +58,8 @@ class RCDMPipeline(DiffusionPipeline):
         sources: Sources,
         default_steps: int = 20,
         trained_on: str = "",
+        guidance_scales: dict[str, float] | None = None,
+        guidance_interval: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -62,6 +69,7 @@ class RCDMPipeline(DiffusionPipeline):
         # under the names that stay: a checkpoint must not depend on where a class lives
         self.register_to_config(**{name: ("rcdm", kind.__name__) for name, kind in ours.items()})
         self.register_to_config(default_steps=default_steps, trained_on=trained_on)
+        self.use_guidance(guidance_scales or {}, guidance_interval)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RCDMPipeline:
@@ -142,12 +150,47 @@ class RCDMPipeline(DiffusionPipeline):
             "representation comes closest."
         )
 
+    @property
+    def guided_in_words(self) -> str:
+        """A sentence about the scales of guidance that draws have where no call names one; empty where it is off."""
+        scales: dict[str, float] = self.config.guidance_scales
+        if not scales:
+            return ""
+        named = ", ".join(f"{source} {scale:g}" for source, scale in scales.items())
+        return f"Draws are held to the representation by guidance, at scale {named} (elsewhere 1, which is off)."
+
     def use_scheduler(self, name: str) -> None:
         """Draw with another sampler of diffusers: its short name, such as `euler` or `unipc`, or that of its class.
 
         It has the noise levels that the denoiser has learnt. Raises ValueError, listing the choices.
         """
         self.register_modules(scheduler=scheduler_named(self.components["scheduler"], name))
+
+    def use_guidance(self, scales: Mapping[str, float] | float, interval: Sequence[float] | None = None) -> None:
+        """Guide draws by these scales wherever a call names none: one per source, or one for all; 1 is off.
+
+        `interval`: see the class. Raises ValueError for a source that there is not, for a scale or an interval that
+        means nothing, and where the denoiser cannot be guided.
+        """
+        if not isinstance(scales, Mapping):
+            scales = dict.fromkeys(self.sources.names, float(scales))
+        for source, scale in scales.items():
+            if source not in self.sources.names:
+                raise ValueError(f"There is no source {source!r} to guide; choose of {', '.join(self.sources.names)}.")
+            if not 0 <= scale < math.inf:
+                raise ValueError(f"A scale of guidance is a number from 0 on (1 is off), and is {scale} for {source}.")
+        scales = {source: float(scale) for source, scale in scales.items() if scale != 1}
+        if scales and not self.unet.config.has_unconditional:
+            raise ValueError(_UNGUIDED)
+        if interval is not None and not (len(interval) == 2 and interval[0] < interval[1]):
+            raise ValueError(f"The interval of guidance goes from a lower ln SNR to a higher, and is {interval}.")
+        self.register_to_config(
+            guidance_scales=scales, guidance_interval=None if interval is None else [float(end) for end in interval]
+        )
+
+    def guidance_of(self, source: str | None) -> float:
+        """Scale of guidance for draws from this source where a call names none; 1 is off."""
+        return float(self.config.guidance_scales.get(source or "", 1.0))
 
     def calls_of(self, steps: int) -> int:
         """How often the denoiser is called, and a callback with it, in so many steps; some samplers look twice."""
@@ -179,7 +222,7 @@ class RCDMPipeline(DiffusionPipeline):
         source: str | Sequence[str] | None = None,
         seeds: Sequence[int] = (0,),
         num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         output_type: str = "pil",
         batch_size: int = 64,
         callback_on_step_end: Callable[[RCDMPipeline, int, int, dict[str, Tensor]], Any] | None = None,
@@ -188,9 +231,10 @@ class RCDMPipeline(DiffusionPipeline):
 
         Give `images` or `representation` [B,D] (raw), with the `source` it comes from (one name, or one per row); give
         neither for unconditional draws, one per seed. The noise of an image depends on its seed and the image shape
-        alone. `guidance_scale` 1 is off. `callback_on_step_end(pipe, step, timestep, tensors)` receives, after each
-        step of each batch, `sample` (noisy), `denoised` (the present guess, in [-1,1]) and `index` (which images of the
-        output these are). Raises ValueError for arguments that do not fit together.
+        alone. `guidance_scale` 1 is off, None the checkpoint's own for each source. `callback_on_step_end(pipe, step,
+        timestep, tensors)` receives, after each step of each batch, `sample` (noisy), `denoised` (the present guess, in
+        [-1,1]) and `index` (which images of the output these are). Raises ValueError for arguments that do not fit
+        together.
         """
         if output_type not in ("pil", "pt"):
             raise ValueError(f"output_type must be 'pil' or 'pt', and is {output_type!r}.")
@@ -221,7 +265,7 @@ class RCDMPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         *,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         batch_size: int = 64,
         callback_on_step_end: Callable[[RCDMPipeline, int, int, dict[str, Tensor]], Any] | None = None,
     ) -> Tensor:
@@ -231,11 +275,8 @@ class RCDMPipeline(DiffusionPipeline):
             raise ValueError(f"num_inference_steps must be at least 1, and is {steps}.")
         if not len(seeds) or (representation is not None and len(representation) != len(seeds)):
             raise ValueError("Give at least one seed and one representation, and as many of one as of the other.")
-        if not self.unet.config.has_unconditional and (representation is None or guidance_scale != 1):
-            raise ValueError(
-                "This denoiser never learned to draw without a representation: guidance and unconditional draws are "
-                "not possible with it."
-            )
+        if not self.unet.config.has_unconditional and (representation is None or guidance_scale not in (None, 1)):
+            raise ValueError(_UNGUIDED)
         drawn = []
         with self.progress_bar(total=(calls := self.calls_of(steps)) * -(-len(seeds) // batch_size)) as bar:
             for index in torch.arange(len(seeds)).split(batch_size):
@@ -248,7 +289,8 @@ class RCDMPipeline(DiffusionPipeline):
                         callback_on_step_end(self, step, timestep, {**tensors, "index": index})
 
                 own = [int(seeds[i]) for i in index]
-                drawn.append(self.draw_batch(own, h, names, steps, guidance_scale, report))
+                scale = self._scale(h, names, guidance_scale)
+                drawn.append(self.draw_batch(own, h, names, steps, scale, report))
                 bar.n = calls * len(drawn)
                 bar.refresh()
         return torch.cat(drawn)
@@ -259,12 +301,13 @@ class RCDMPipeline(DiffusionPipeline):
         h: Tensor | None,
         source: str | Sequence[str] | None,
         steps: int,
-        guidance_scale: float,
+        guidance_scale: float | list[float],
         report: Callable[[int, int, dict[str, Tensor]], None],
     ) -> Tensor:
         """One batch of draws [B,3,S,S] in [-1,1]; image i from row i of h [B,D], or of None, and seed i.
 
-        `report(step, timestep, tensors)` is called after each step. Whoever keeps or shares draws wraps this.
+        `guidance_scale` is that of all, or one each. `report(step, timestep, tensors)` is called after each step.
+        Whoever keeps or shares draws wraps this.
         """
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         return self._denoise(streams, h, source, steps, guidance_scale, report)
@@ -274,13 +317,13 @@ class RCDMPipeline(DiffusionPipeline):
         images: Tensor | Image.Image | Sequence[Image.Image] | None,
         representation: Tensor | None,
         source: str | Sequence[str] | None,
-        guidance_scale: float,
+        guidance_scale: float | None,
     ) -> Tensor | None:
         """What a call is to be conditioned on: [B,D] raw, or None."""
         if images is not None and representation is not None:
             raise ValueError("Give images or a representation, not both.")
         if images is None and representation is None:
-            if guidance_scale != 1:
+            if guidance_scale not in (None, 1):
                 raise ValueError("guidance_scale needs images or a representation.")
             return None
         if source is None:
@@ -290,13 +333,22 @@ class RCDMPipeline(DiffusionPipeline):
         assert images is not None
         return self.encode(images, source)
 
+    def _scale(self, h: Tensor | None, source: str | Sequence[str] | None, given: float | None) -> float | list[float]:
+        """The scale of a batch: the given one, else that of its source, or one per image."""
+        if given is not None or h is None:
+            return 1.0 if given is None else given
+        if source is None or isinstance(source, str):
+            return self.guidance_of(source if source is not None else self.unet.sources[0])
+        scales = [self.guidance_of(name) for name in source]
+        return scales[0] if len(set(scales)) == 1 else scales
+
     def _denoise(
         self,
         streams: list[torch.Generator],
         h: Tensor | None,
         source: str | Sequence[str] | None,
         steps: int,
-        guidance_scale: float,
+        guidance_scale: float | list[float],
         report: Callable[[int, int, dict[str, Tensor]], None],
     ) -> Tensor:
         """One batch: noise from one CPU stream per image -> [B,3,S,S] in [-1,1]."""
@@ -309,16 +361,43 @@ class RCDMPipeline(DiffusionPipeline):
         x, process = first_noise(scheduler, noise), Process(scheduler)
         for step, timestep in enumerate(scheduler.timesteps):
             x_t = network_input(scheduler, x, timestep)
-            out = self.unet(x_t, timestep, h, source).sample.float()
-            if guidance_scale != 1:
-                free = self.unet(x_t, timestep).sample.float()
-                out = free + guidance_scale * (out - free)  # Ho & Salimans 2022, with their 1 + w as the scale
+            if h is not None and guidance_scale != 1 and self._guides_at(process, timestep):
+                out, free = (out.float() for out in self.unet.with_and_without(x_t, timestep, h, source))
+                scale = torch.as_tensor(guidance_scale).to(out).view(-1, 1, 1, 1)
+                out = free + scale * (out - free)  # Ho & Salimans 2022, with their 1 + w as the scale
+            else:
+                out = self.unet(x_t, timestep, h, source).sample.float()
             denoised = space.decode(process.x0(out[:, : space.channels], x_t, timestep))
             if "learned" not in (scheduler.config.get("variance_type") or ""):
                 out = out[:, : space.channels]  # the others are a variance that this scheduler does not read
             x = scheduler.step(out, timestep, x, **extra).prev_sample
             report(step, int(timestep), {"sample": x, "denoised": denoised})
         return space.decode(x)
+
+    def _guides_at(self, process: Process, timestep: Tensor) -> bool:
+        """Whether a timestep lies within the interval of guidance."""
+        if self.config.guidance_interval is None:
+            return True
+        low, high = self.config.guidance_interval
+        a, s = process.levels(timestep)
+        return low <= 2 * math.log(max(float(a), 1e-12) / max(float(s), 1e-12)) <= high
+
+
+_UNGUIDED = (
+    "This denoiser never learned to draw without a representation: guidance and unconditional draws are not possible "
+    "with it."
+)
+
+
+@contextmanager
+def unguided(pipe: RCDMPipeline) -> Iterator[None]:
+    """Inside, draws are not guided unless a call says so."""
+    scales, interval = dict(pipe.config.guidance_scales), pipe.config.guidance_interval
+    pipe.use_guidance({})
+    try:
+        yield
+    finally:
+        pipe.use_guidance(scales, interval)
 
 
 def _forget_place(config: Path) -> None:

@@ -166,6 +166,16 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         out = self.space.from_network(self.unet(self.space.to_network(sample), timestep, class_labels=embedding).sample)
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 
+    def with_and_without(
+        self, sample: Tensor, timestep: Tensor | float | int, representation: Tensor, source: str | Sequence[str] | None
+    ) -> tuple[Tensor, Tensor]:
+        """The predictions [B,C,H,W] from h and from nothing, as one batch of 2B images."""
+        names = source if source is None or isinstance(source, str) else [*source, *source]
+        drop = torch.arange(2 * len(sample), device=sample.device) >= len(sample)
+        twice = torch.cat([sample, sample]), timestep, torch.cat([representation, representation]), names, drop
+        conditional, free = self(*twice).sample.chunk(2)
+        return conditional, free
+
     def _embed(self, representation: Tensor, source: str | Sequence[str] | None) -> Tensor:
         """[B,D] -> [B,E]."""
         source = self._named(source)

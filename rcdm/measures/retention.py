@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
+from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import (
     Number,
     bootstrap,
@@ -21,14 +24,22 @@ from rcdm.measures.metrics import (
     sign_flip,
     variance,
 )
+from rcdm.measures.parts import part
+from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
 
 
 def draw_each(
-    pipe: RCDMPipeline, h: Tensor, source: str, seeds: Sequence[int], num_inference_steps: int | None = None
+    pipe: RCDMPipeline,
+    h: Tensor,
+    source: str,
+    seeds: Sequence[int],
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
 ) -> Tensor:
     """K draws of every row of h [N,D], raw -> [N·K,3,S,S]; the noises are those of `noises`."""
+    rows = h.repeat_interleave(len(seeds), 0)
     noise = noises(len(h), seeds)
-    return pipe.draw(h.repeat_interleave(len(seeds), 0), source, noise, num_inference_steps=num_inference_steps)
+    return pipe.draw(rows, source, noise, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
 
 
 def noises(n: int, seeds: Sequence[int]) -> list[int]:
@@ -43,6 +54,33 @@ def read_unconditional(
     if not pipe.unet.config.has_unconditional:
         return {}
     return attributes.read(pipe.draw(None, None, noises(n, seeds), num_inference_steps=num_inference_steps))
+
+
+def probed(
+    pipe: RCDMPipeline,
+    attributes: Attributes,
+    train: Tensor,
+    test: Tensor | Sequence[Image.Image],
+    phi_test: Mapping[str, Tensor],
+    source: str,
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Tensor]]]:
+    """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader, and their errors.
+
+    Errors: probe -> attribute -> ‖φ − φ̂‖² of each test image [N].
+    """
+    h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
+    phi = {name: value.cpu() for name, value in attributes.read(pixels_of(pipe, train)).items()}
+    readings: dict[str, dict[str, Any]] = {}
+    errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
+    for name, truth in phi_test.items():
+        truth = truth.cpu()
+        own = {"h": h, "phi": phi[name], "h_test": h_test}
+        ridge = part("ridge", own, partial(ridge_prediction, h, phi[name], h_test))
+        mlp = part("mlp", own, partial(mlp_prediction, h, phi[name], h_test))
+        linear, bent = r_squared(ridge, truth), r_squared(mlp, truth)
+        readings[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
+        errors["ridge"][name], errors["probe"][name] = ((p - truth).square().sum(1) for p in (ridge, mlp))
+    return readings, errors
 
 
 def retention_numbers(

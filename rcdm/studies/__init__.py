@@ -27,6 +27,7 @@ _MODULES = {
     "spectrum": "spectrum",
     "out_of_distribution": "out_of_distribution",
     "width": "width",
+    "guidance": "guidance_scale",
 }
 """One line per study: its name, and the module that holds its record, `STUDY`; in the order of the report."""
 

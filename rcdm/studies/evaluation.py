@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rcdm.data.dataset_protocol import Dataset
-from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.guided import GuidedPipeline
+from rcdm.diffusion.pipeline import RCDMPipeline, unguided
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, faithfulness_of
 from rcdm.measures.judge import Evaluator, is_sister
@@ -21,7 +23,7 @@ from rcdm.measures.metrics import cycle_error, variance
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.realism import realism
 from rcdm.measures.shares import seed_told, variance_shares
-from rcdm.studies import retention_study
+from rcdm.studies import guidance_scale, retention_study
 from rcdm.studies.evaluation_size import EvaluationSize
 
 SHARED_IMAGES, SHARED_SEEDS = 32, 4
@@ -49,6 +51,9 @@ def evaluate(
     draws against training images. `differences` and `agreement` are those of `studies.retention`. Raises ValueError
     for too few images, before anything is drawn. `shares`: of the variance of the pixels, those that image, source and
     seed decide, and `seed_told`, as in `measures.shares`.
+    First a scale of guidance is chosen for every source on images after the gallery (`guidance`, as
+    `studies.guidance_scale` has it), and left with the pipeline: all draws are at it (`guidance_scale`), and what they
+    are worth without guidance is in `unguided`.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -58,6 +63,8 @@ def evaluate(
     result["scheduler"] = type(pipe.scheduler).__name__
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
 
+    if size.guidance_images:
+        result |= _guided_by_truth(pipe, dataset, probe_images, attributes, size, num_inference_steps, on_progress)
     judged = _Judged(pipe, dataset, held_out, size, num_inference_steps, on_progress)
     if evaluator is not None:
         result |= {"evaluator": evaluator.name, "unconditional": judged.unconditional(evaluator)}
@@ -68,23 +75,37 @@ def evaluate(
         drawn = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps)
         faithful = faithfulness_of(pipe, h, drawn, source)
         numbers[source] = {name: number.to_json() for name, number in faithful.items()}
+        numbers[source]["guidance_scale"] = pipe.guidance_of(source)
+        if pipe.guidance_of(source) != 1:
+            plain = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps, guidance_scale=1)
+            faithful = faithfulness_of(pipe, h, plain, source)
+            numbers[source]["unguided"] = {name: number.to_json() for name, number in faithful.items()}
         numbers[source] |= _references(pipe, held_out, source)
         if evaluator is not None:
             numbers[source] |= judged.of_source(evaluator, source, h, drawn)
     result["shares"] = _shares(pipe, held_out[:SHARED_IMAGES], num_inference_steps, on_progress)
-    kept = retention_study.study(
-        pipe,
-        held_out[: size.retention_images],
-        sources=pipe.sources.names,
-        seeds=range(size.retention_draws),
-        probe_images=probe_images,
-        attributes=attributes,
-        num_inference_steps=num_inference_steps,
-        on_progress=lambda name: on_progress(f"retention: {name}"),
-    )
-    for source, of_attributes in kept.numbers["sources"].items():
+
+    def retention(sources: Sequence[str], probes: Tensor | None) -> dict[str, Any]:
+        return retention_study.study(
+            pipe,
+            held_out[: size.retention_images],
+            sources=sources,
+            seeds=range(size.retention_draws),
+            probe_images=probes,
+            attributes=attributes,
+            num_inference_steps=num_inference_steps,
+            on_progress=lambda name: on_progress(f"retention: {name}"),
+        ).numbers
+
+    kept = retention(pipe.sources.names, probe_images)
+    for source, of_attributes in kept["sources"].items():
         numbers[source]["retention"] = of_attributes
-    result |= {name: kept.numbers[name] for name in ("differences", "agreement") if name in kept.numbers}
+    if led := dict(pipe.config.guidance_scales):
+        on_progress("the same without guidance")
+        with unguided(pipe):
+            for source, of_attributes in retention(list(led), None)["sources"].items():
+                numbers[source]["unguided"]["retention"] = of_attributes
+    result |= {name: kept[name] for name in ("differences", "agreement") if name in kept}
     return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
 
 
@@ -101,6 +122,36 @@ def _enough(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tensor]:
     probe_images = dataset.batch(0, size.probe_images).images.cpu()
     retention_study.refuse_too_few(min(size.retention_images, len(held_out)), size.retention_draws, len(probe_images))
     return held_out, probe_images
+
+
+def _guided_by_truth(
+    pipe: RCDMPipeline,
+    dataset: Dataset,
+    probe_images: Tensor,
+    attributes: Attributes,
+    size: EvaluationSize,
+    steps: int | None,
+    on_progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Choose a scale for every source, on held-out images that nothing is reported of; nothing where there are none."""
+    others = dataset.held_out(size.gallery + size.guidance_images).images[size.gallery :].cpu()
+    if len(others) < 2 or not pipe.unet.config.has_unconditional or isinstance(pipe, GuidedPipeline):
+        on_progress("no scale of guidance is chosen: no further held-out images, or a denoiser that cannot be guided")
+        return {}
+    found = guidance_scale.study(
+        pipe,
+        others,
+        sources=pipe.sources.names,
+        seeds=range(size.guidance_draws),
+        probe_images=probe_images,
+        attributes=attributes,
+        num_inference_steps=steps,
+        on_progress=on_progress,
+    )
+    pipe.use_guidance(
+        {source: own["scale"] for source, own in found.numbers["sources"].items()}, pipe.config.guidance_interval
+    )
+    return {"guidance": dict(found.numbers)}
 
 
 def _setting(size: EvaluationSize, n: int, data: str, steps: int) -> dict[str, Any]:
@@ -203,7 +254,20 @@ def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, An
 
 
 def write_metrics(metrics: dict[str, Any], folder: Path) -> Path:
-    """Write metrics.json into a checkpoint folder."""
+    """Write metrics.json into a checkpoint folder; a number that too few images have left without a value is absent."""
     target = folder / "metrics.json"
-    target.write_text(json.dumps(metrics, indent=1) + "\n")
+    target.write_text(json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n")
     return target
+
+
+def _finite(value: Any) -> Any:
+    """The same without what holds a number that is none."""
+    if isinstance(value, dict):
+        return {key: _finite(own) for key, own in value.items() if not _is_nan(own)}
+    return [_finite(own) for own in value] if isinstance(value, list) else value
+
+
+def _is_nan(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_is_nan(own) for own in value)
+    return isinstance(value, float) and not math.isfinite(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -16,8 +15,6 @@ from rcdm.figures.result import StudyResult
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
-from rcdm.measures.parts import part
-from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import (
     agreement,
@@ -25,6 +22,7 @@ from rcdm.measures.retention import (
     cross_check,
     draw_each,
     gaps,
+    probed,
     read_unconditional,
     retention_numbers,
 )
@@ -83,7 +81,7 @@ def study(
         numbers[source] = retention_numbers(read, free, given, len(seeds))
         within[source] = {name: variance(read[name].unflatten(0, (-1, len(seeds))), 1) for name in given}
         if probe_images is not None:
-            probes, errors[source] = _probes(pipe, attributes, probe_images, images, given, source)
+            probes, errors[source] = probed(pipe, attributes, probe_images, images, given, source)
             for name, found in probes.items():
                 numbers[source][name] |= found
         if guided is not None:
@@ -134,33 +132,6 @@ def _pictures(
         for i, image in enumerate(given):
             grid += [image, *drawn[i * k : (i + 1) * k]]
     return grid, tuple(f"{source}, image {i}" for source in shown for i in range(len(given)))
-
-
-def _probes(
-    pipe: RCDMPipeline,
-    attributes: Attributes,
-    train: Tensor,
-    test: Tensor | Sequence[Image.Image],
-    phi_test: Mapping[str, Tensor],
-    source: str,
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Tensor]]]:
-    """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader, and their errors.
-
-    Errors: probe -> attribute -> ‖φ − φ̂‖² of each test image [N].
-    """
-    h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
-    phi = {name: value.cpu() for name, value in attributes.read(pixels_of(pipe, train)).items()}
-    readings: dict[str, dict[str, Any]] = {}
-    errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
-    for name, truth in phi_test.items():
-        truth = truth.cpu()
-        own = {"h": h, "phi": phi[name], "h_test": h_test}
-        ridge = part("ridge", own, partial(ridge_prediction, h, phi[name], h_test))
-        mlp = part("mlp", own, partial(mlp_prediction, h, phi[name], h_test))
-        linear, bent = r_squared(ridge, truth), r_squared(mlp, truth)
-        readings[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
-        errors["ridge"][name], errors["probe"][name] = ((p - truth).square().sum(1) for p in (ridge, mlp))
-    return readings, errors
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -177,7 +177,7 @@ def kept_draws(pipe: RCDMPipeline, whose: str = "") -> Iterator[None]:
     """Inside, every batch that the pipeline draws is a part, kept in float16; `whose` tells a second pipeline apart."""
     draw_batch = pipe.draw_batch
 
-    def kept(seeds: Any, h: Any, source: Any, steps: int, guidance_scale: float, report: Any) -> Tensor:
+    def kept(seeds: Any, h: Any, source: Any, steps: int, guidance_scale: Any, report: Any) -> Tensor:
         inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, "guidance": guidance_scale}
         inputs |= {"whose": whose} if whose else {}
         drawn = part("draws", inputs, lambda: draw_batch(seeds, h, source, steps, guidance_scale, report).half())
@@ -215,6 +215,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
         "sources": list(run.sources),
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),
+        "guidance": {name: pipe.guidance_of(name) for name in run.sources if pipe.guidance_of(name) != 1},
         "steps": run.steps or pipe.config.default_steps if study.draws else None,
         "options": options,
         "data": {name: {"n": len(value), "sha256": _digest(value)} for name, value in run.extras.items()},

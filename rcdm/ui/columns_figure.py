@@ -33,8 +33,9 @@ def columns_figure(given: Image.Image, columns: Sequence[Column], seeds: Sequenc
         figure = Figure(figsize=(width, height), dpi=DPI)
         for place, column in enumerate(columns):
             top = height - row * place
-            figure.text(0.1 / width, (top - _TITLE - cell / 2) / height, column.source, rotation=90, ha="center",
-                        va="center", fontsize=7)  # fmt: skip
+            name = column.source + (f"\nguidance {column.guidance:g}" if column.guidance != 1 else "")
+            figure.text(0.1 / width, (top - _TITLE - cell / 2) / height, name, rotation=90, ha="center", va="center",
+                        fontsize=7)  # fmt: skip
             titles = ["given", *(f"#{seed}  {value:.2f}" for seed, value in zip(seeds, column.similarity, strict=True))]
             for i, (image, title) in enumerate(zip([given, *column.images], titles, strict=True)):
                 left, bottom = _whole(_LEFT + i * (cell + _GAP)), _whole(top - _TITLE - cell)

@@ -130,7 +130,8 @@ def seen(loaded: Loaded, picture: Image.Image, source: str) -> Image.Image:
 
 def caution_html(loaded: Loaded) -> Markup:
     """What a visitor should know about a checkpoint, or nothing."""
-    return Markup('<div class="rcdm meta"><p>{}</p></div>').format(loaded.pipe.caution)
+    words = f"{loaded.pipe.caution} {loaded.pipe.guided_in_words}".strip()
+    return Markup('<div class="rcdm meta"><p>{}</p></div>').format(words)
 
 
 def build_controls(engine: Engine) -> Controls:

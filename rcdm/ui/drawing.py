@@ -59,7 +59,7 @@ class Column:
 
     `similarity`: to the given representation, one per image. `mean` and `spread` of the draws, the latter as in the
     study `samples`. `phi`: attribute -> φ of every draw, as lists. `foreign`: the draws are less similar to what was
-    given than those of 95 % of held-out images are; None where that is not known.
+    given than those of 95 % of held-out images are; None where that is not known. `guidance`: its scale, 1 is off.
     """
 
     source: str
@@ -70,6 +70,7 @@ class Column:
     spread: Image.Image | None = None
     phi: dict[str, list[list[float]]] = field(default_factory=dict)
     foreign: bool | None = None
+    guidance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor) -> Column:
     alike = similarity(again, encoded.expand_as(again)).tolist()
     floor = loaded.similarity_floor(source)
     foreign = None if floor is None else sum(alike) / len(alike) < floor
-    column = Column(source, im.to_pil(drawn), alike, foreign=foreign)
+    column = Column(source, im.to_pil(drawn), alike, foreign=foreign, guidance=pipe.guidance_of(source))
     if len(drawn) < 2:
         return column
     deviation = drawn.std(0, correction=1).mean(0, keepdim=True).clamp(max=1)  # [1,H,W]
@@ -135,7 +136,7 @@ def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor) -> Column:
     free = loaded.free_kept
     kept = {name: replace(k, null=free.get(name)) for name, k in kept_by_draws(loaded.attributes, phi).items()}
     lists = {name: values.tolist() for name, values in phi.items()}
-    return Column(source, column.images, alike, kept, mean, spread, lists, foreign)
+    return replace(column, kept=kept, mean=mean, spread=spread, phi=lists)
 
 
 class _Stopped(Exception):

@@ -45,6 +45,7 @@ class _Column(BaseModel):
     mean: Picture
     spread: Picture
     foreign: bool | None = None
+    guidance: float = Field(1.0, ge=0, le=100)
 
 
 class _Drawing(BaseModel):
@@ -81,6 +82,7 @@ def shipped(loaded: Loaded) -> Result | None:
     sources = tuple(column.source for column in columns)
     fits = about.example in EXAMPLES and all(name in loaded.pipe.sources.names for name in sources)
     counts = {len(images) for column in columns for images in (column.images, column.similarity)}
+    fits = fits and all(column.guidance == loaded.pipe.guidance_of(column.source) for column in columns)
     if not fits or len(counts) != 1 or about.weights != _weights(loaded):
         return None
     picture = im.decode(EXAMPLES[about.example])
@@ -101,6 +103,7 @@ def _column(column: Column) -> dict[str, Any]:
         "source": column.source, "images": [_written(image) for image in column.images],
         "similarity": [round(value, 4) for value in column.similarity], "kept": numbers,
         "mean": _written(column.mean), "spread": _written(column.spread), "foreign": column.foreign,
+        "guidance": column.guidance,
     }  # fmt: skip
 
 
@@ -109,7 +112,7 @@ def _read(column: _Column) -> Column:
     images = [_picture(text) for text in column.images]
     return Column(
         column.source, images, column.similarity, kept, _picture(column.mean), _picture(column.spread),
-        foreign=column.foreign,
+        foreign=column.foreign, guidance=column.guidance,
     )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 import rcdm
 from rcdm.data import images as im
+from rcdm.diffusion.checkpoints import save_guidance
+from rcdm.diffusion.pipeline import unguided
 from rcdm.measures.faithfulness import faithfulness_of
 
 BACKBONE, PROJECTOR, _ = TINY_SOURCES
@@ -84,14 +86,89 @@ def test_one_source_per_image_equals_one_call_per_source(pipe):
         assert torch.allclose(together[2 * row : 2 * row + 2], alone, atol=LEVEL)
 
 
-def test_guidance_one_makes_one_conditional_call_per_step(pipe):
+def test_guidance_costs_twice_the_images_in_one_call_and_nothing_outside_its_interval(pipe):
     calls = []
-    pipe.unet.register_forward_pre_hook(lambda _m, args: calls.append(len(args) > 2 and args[2] is not None))
-    draw(pipe, photos(1), num_inference_steps=3)
-    assert calls == [True, True, True]
+    pipe.unet.register_forward_pre_hook(lambda _m, args: calls.append(len(args[0])))
+    draw(pipe, photos(3), num_inference_steps=3)
+    assert calls == [3, 3, 3]
     calls.clear()
-    draw(pipe, photos(1), num_inference_steps=3, guidance_scale=2.0)
-    assert calls == [True, False] * 3
+    draw(pipe, photos(3), num_inference_steps=3, guidance_scale=2.0)
+    assert calls == [6, 6, 6]
+    calls.clear()
+    pipe.use_guidance({BACKBONE: 2.0}, (-5.0, 5.0))
+    draw(pipe, photos(3), num_inference_steps=3)
+    assert calls == [3, 6, 6] or calls == [3, 6, 3]  # the first step is at no signal at all
+
+
+def test_a_guided_step_is_the_unconditional_one_plus_scale_times_the_difference(pipe):
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor(500)
+    h = pipe.encode(photos(2), BACKBONE)
+    out, free = pipe.unet.with_and_without(x, t, h, BACKBONE)
+    assert torch.allclose(out, pipe.unet(x, t, h, BACKBONE).sample, atol=1e-5)
+    assert torch.allclose(free, pipe.unet(x, t).sample, atol=1e-5)
+    assert not torch.allclose(out, free, atol=1e-3)
+
+
+def test_the_scale_of_the_checkpoint_is_used_where_no_call_names_one(pipe):
+    plain = draw(pipe, photos(2))
+    led = draw(pipe, photos(2), guidance_scale=3.0)
+    pipe.use_guidance({BACKBONE: 3.0})
+    assert torch.equal(draw(pipe, photos(2)), led) and not torch.allclose(plain, led, atol=0.01)
+    assert torch.equal(draw(pipe, photos(2), guidance_scale=1), plain)
+    assert pipe.guidance_of(BACKBONE) == 3 and pipe.guidance_of(PROJECTOR) == 1
+    assert torch.equal(
+        draw(pipe, photos(2), source=PROJECTOR), draw(pipe, photos(2), source=PROJECTOR, guidance_scale=1)
+    )
+    with unguided(pipe):
+        assert torch.equal(draw(pipe, photos(2)), plain)
+    assert torch.equal(draw(pipe, photos(2)), led)
+    assert torch.equal(pipe(seeds=[1], output_type="pt").images, pipe(seeds=[1], output_type="pt").images)
+
+
+def test_every_image_of_a_batch_has_the_scale_of_its_own_source(pipe):
+    pipe.use_guidance({BACKBONE: 3.0, PROJECTOR: 0.5})
+    together = draw(pipe, photos(3), source=list(TINY_SOURCES), seeds=[4])
+    for row, name in enumerate(TINY_SOURCES):
+        scale = {BACKBONE: 3.0, PROJECTOR: 0.5}.get(name, 1.0)
+        alone = draw(pipe, photos(3)[row : row + 1], source=name, seeds=[4], guidance_scale=scale)
+        assert torch.allclose(together[row : row + 1], alone, atol=LEVEL)
+
+
+def test_an_interval_of_everything_is_none_and_one_of_nothing_turns_guidance_off(pipe):
+    plain, led = draw(pipe, photos(1)), draw(pipe, photos(1), guidance_scale=3.0)
+    pipe.use_guidance({BACKBONE: 3.0}, (-100.0, 100.0))
+    assert torch.equal(draw(pipe, photos(1)), led)
+    pipe.use_guidance({BACKBONE: 3.0}, (90.0, 100.0))
+    assert torch.equal(draw(pipe, photos(1)), plain)
+
+
+def test_guidance_is_saved_with_the_checkpoint(pipe, tmp_path: Path):
+    pipe.use_guidance({BACKBONE: 3.0}, (-4.0, 4.0))
+    pipe.save_pretrained(tmp_path / "copy")
+    copy = rcdm.load(tmp_path / "copy", device="cpu")
+    assert copy.config.guidance_scales == {BACKBONE: 3.0} and list(copy.config.guidance_interval) == [-4, 4]
+    copy.use_guidance({BACKBONE: 2.0})
+    save_guidance(copy, tmp_path / "copy")
+    again = rcdm.load(tmp_path / "copy", device="cpu")
+    assert again.guidance_of(BACKBONE) == 2 and again.config.guidance_interval is None
+    assert torch.allclose(draw(again, photos(1)), draw(copy, photos(1)), atol=1e-5)
+    assert BACKBONE + " 2" in again.guided_in_words
+    copy.use_guidance({})
+    assert not copy.guided_in_words
+
+
+@pytest.mark.parametrize(
+    ("scales", "interval", "words"),
+    [
+        ({"tiny/nothing": 2.0}, None, "no source"), ({BACKBONE: -1.0}, None, "from 0 on"),
+        ({BACKBONE: float("inf")}, None, "from 0 on"), ({BACKBONE: float("nan")}, None, "from 0 on"),
+        ({BACKBONE: 2.0}, (3.0, -3.0), "interval"), ({BACKBONE: 2.0}, (3.0,), "interval"),
+    ],
+)  # fmt: skip
+def test_guidance_that_means_nothing_is_refused_and_changes_nothing(pipe, scales, interval, words):
+    with pytest.raises(ValueError, match=words):
+        pipe.use_guidance(scales, interval)
+    assert pipe.config.guidance_scales == {} and pipe.config.guidance_interval is None
 
 
 def test_guidance_zero_is_the_unconditional_draw(pipe):

@@ -1,0 +1,230 @@
+"""How strongly should draws be held to the representation? Scales of guidance, chosen by what a probe reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from rcdm.data import images as im
+from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.figures import general
+from rcdm.figures.result import StudyResult
+from rcdm.figures.style import DOUBLE, Look, figure
+from rcdm.measures.attributes import Attributes
+from rcdm.measures.faithfulness import encode_all, pixels_of
+from rcdm.measures.metrics import Number, bootstrap, cycle_error, variance
+from rcdm.measures.readers import attributes_of
+from rcdm.measures.retention import draw_each, probed, retention_numbers
+from rcdm.studies.declared import Option
+from rcdm.studies.record import Study
+
+HONEST = (0.8, 1.25)
+"""Calibration within these is that of draws which are as uncertain as they should be."""
+
+UNSTABLE = 0.9
+"""Retention above which calibration is a ratio of two small numbers, and is not counted."""
+
+SHOWN = 4
+"""Images whose draws are shown at every scale."""
+
+_RING: Any = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": "0.3", "linewidth": 0}
+
+
+def study(
+    pipe: RCDMPipeline,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    probe_images: Tensor | None = None,
+    attributes: Attributes | None = None,
+    scales: str = "1 1.5 2 3",
+    num_inference_steps: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> StudyResult:
+    """Draw every image with every seed at each scale, and compare what the draws keep with what a probe reads.
+
+    A denoiser that had too little training follows h too little: guidance mends that, and too much of it makes draws
+    agree on what h does not say. Numbers: `sources` -> source -> `scale`, the chosen one, and `tried`: scale -> `off`
+    (mean |R − R² of the probe| over the attributes), `gain` (that at scale 1 minus it, paired on images and noise),
+    `uncalibrated` (attributes of at most 0.9 retention whose calibration leaves 0.8–1.25, and of how many),
+    `cycle_error` and `retention`. Chosen is the scale with the smallest `off` among those with no more uncalibrated
+    attributes than scale 1; scale 1 unless the interval of the gain lies above 0. The images chose it, so what is
+    reported at it should be of others. Image i and seed k share their noise over sources and scales.
+    Raises ValueError without `probe_images` [M,3,H,W] to learn a probe from, for fewer than two images or seeds, for
+    scales that are none, and for a denoiser that cannot be guided.
+    """
+    tried = _scales(scales)
+    if probe_images is None:
+        raise ValueError(
+            "The scale is chosen by what a probe reads: give training images (--data) for it to learn from."
+        )
+    if len(images) < 2 or len(seeds) < 2:
+        raise ValueError("A scale of guidance is chosen on at least 2 images, better 64, and 2 seeds, better 8.")
+    if not pipe.unet.config.has_unconditional:
+        raise ValueError("This denoiser never learned to draw without a representation: it cannot be guided.")
+    attributes = attributes or attributes_of(pipe)
+    given = attributes.read(pixels_of(pipe, images))
+    numbers: dict[str, Any] = {}
+    grid: list[Image.Image] = []
+    rows: list[str] = []
+    shown = im.to_pil(pixels_of(pipe, images[:SHOWN]))
+    for source in sources:
+        h = encode_all(pipe, images, source)
+        probe = {
+            name: r["probe"] for name, r in probed(pipe, attributes, probe_images, images, given, source)[0].items()
+        }
+        found: dict[float, _Tried] = {}
+        for scale in tried:
+            on_progress(f"{source} at guidance {scale:g}")
+            drawn = draw_each(pipe, h, source, seeds, num_inference_steps, scale)
+            found[scale] = _tried(pipe, attributes, source, h, drawn, given, probe, len(seeds))
+            for i, image in enumerate(shown):
+                grid += [image, *im.to_pil(drawn[i * len(seeds) : i * len(seeds) + min(len(seeds), SHOWN)])]
+                rows.append(f"{source}, image {i}, guidance {scale:g}")
+        numbers[source] = _chosen(found)
+    columns = ("given", *(f"draw {k}" for k in range(min(len(seeds), SHOWN))))
+    result = {"sources": numbers, "images": len(images), "draws": len(seeds)}
+    return StudyResult(grid, tuple(rows), columns, result, _summary(result))
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What a scale makes of a source.
+
+    Args:
+        off: the images it is taken over [n] -> mean |R − R² of the probe| over the attributes.
+        wrong, counted: attributes whose calibration is off, and those that have one.
+    """
+
+    off: Callable[[Tensor], Tensor]
+    wrong: int
+    counted: int
+    n: int
+    numbers: dict[str, Any]
+
+
+def _tried(
+    pipe: RCDMPipeline,
+    attributes: Attributes,
+    source: str,
+    h: Tensor,
+    drawn: Tensor,
+    given: Mapping[str, Tensor],
+    probe: Mapping[str, float],
+    k: int,
+) -> _Tried:
+    read = attributes.read(drawn)
+    kept = retention_numbers(read, {}, given, k)
+    within = {name: variance(read[name].unflatten(0, (-1, k)), 1) for name in given}
+
+    def off(i: Tensor) -> Tensor:
+        cells = [1 - within[name][i].mean() / variance(phi[i]) - probe[name] for name, phi in given.items()]
+        return torch.stack(cells).abs().mean()
+
+    ratios = [cell["calibration"] for cell in kept.values() if cell["value"] <= UNSTABLE]
+    wrong = sum(not HONEST[0] <= ratio <= HONEST[1] for ratio in ratios)
+    again, wanted = (pipe.unet.standardise(x, source).cpu() for x in (encode_all(pipe, drawn[::k], source), h))
+    names = ("value", "low", "high", "calibration")
+    numbers = {
+        "cycle_error": cycle_error(again, wanted).to_json(),
+        "retention": {name: {key: cell[key] for key in names} | {"probe": probe[name]} for name, cell in kept.items()},
+    }
+    return _Tried(off, wrong, len(ratios), len(h), numbers)
+
+
+def _chosen(found: Mapping[float, _Tried]) -> dict[str, Any]:
+    """The scale that is taken, with what was tried."""
+    plain = found[1.0]
+    gains = {scale: _gain(plain, one) for scale, one in found.items()}
+    offs = {scale: bootstrap(one.off, one.n) for scale, one in found.items()}
+    allowed = [scale for scale, one in found.items() if one.wrong <= plain.wrong]
+    best = min(allowed, key=lambda scale: offs[scale].value)
+    tried = {
+        f"{scale:g}": {
+            "off": offs[scale].to_json(),
+            "gain": gains[scale].to_json(),
+            "uncalibrated": [one.wrong, one.counted],
+            **one.numbers,
+        }
+        for scale, one in found.items()
+    }
+    return {"scale": best if gains[best].low > 0 else 1.0, "tried": tried}
+
+
+def _gain(plain: _Tried, one: _Tried) -> Number:
+    return bootstrap(lambda i: plain.off(i) - one.off(i), one.n, null=0.0)
+
+
+def _scales(text: str) -> list[float]:
+    """The numbers of a text, 1 first. ValueError where they are none."""
+    try:
+        scales = sorted({float(word) for word in text.replace(",", " ").split()})
+    except ValueError:
+        scales = []
+    if not scales or not all(0 <= scale <= 100 for scale in scales):
+        raise ValueError(
+            f"scales are numbers from 0 to 100 with spaces between, such as '1 1.5 2 3', and not {text!r}."
+        )
+    return [1.0, *(scale for scale in scales if scale != 1)]
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    """A line per source and scale, and what is chosen."""
+    lines = [
+        f"Guidance on {result['images']} images x {result['draws']} draws: mean |retention − R² of the probe| (95 %), "
+        "gain over guidance 1 (95 %), attributes with calibration outside 0.8–1.25, cycle error"
+    ]
+    for source, own in result["sources"].items():
+        for scale, one in own["tried"].items():
+            off, gain, (wrong, counted) = one["off"], one["gain"], one["uncalibrated"]
+            lines.append(
+                f"{source:24} {scale:>4} {off['value']:.3f} ({off['low']:.3f} … {off['high']:.3f})  "
+                f"{gain['value']:+.3f} ({gain['low']:+.3f} … {gain['high']:+.3f})  {wrong} of {counted}  "
+                f"{one['cycle_error']['value']:.3f}" + ("  chosen" if float(scale) == own["scale"] else "")
+            )
+    return "\n".join(lines)
+
+
+def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
+    """Distance from the probe against the scale, a line per source; the chosen one is ringed."""
+    drawn = figure(DOUBLE / 2, 2.2)
+    axes = drawn.subplots()
+    for source, own in result.numbers["sources"].items():
+        look, offs = looks[source], {float(scale): one["off"] for scale, one in own["tried"].items()}
+        scales = sorted(offs)
+        values = [offs[scale]["value"] for scale in scales]
+        axes.plot(scales, values, color=look.colour, linestyle=look.line, label=source, **look.point)
+        chosen = offs[own["scale"]]
+        reach = [[chosen["value"] - chosen["low"]], [chosen["high"] - chosen["value"]]]
+        axes.errorbar(own["scale"], chosen["value"], reach, color=look.colour, elinewidth=0.8)
+        axes.plot(own["scale"], chosen["value"], **_RING)
+    axes.set_xlabel("scale of guidance (1: off)")
+    axes.set_ylabel("mean |retention − probe R²|")
+    drawn.legend(loc="outside right upper")
+    return {"": drawn} | general.images(result)
+
+
+STUDY = Study(
+    "guidance",
+    __doc__,
+    study,
+    options=(Option("scales", "scales of guidance to try; 1 is always among them"),),
+    objects=("attributes",),
+    figures=_figures,
+    captions={
+        "": "Distance of retention in the draws from what a small network reads from the same representation (R²), mean "
+        "over the attributes, against the scale of guidance; ringed: the chosen scale, with its interval.",
+        "images": "Draws of the first images at every scale; a column has one noise.",
+    },
+    images=64,
+    samples=8,
+    fewest=2,
+    shared=True,
+)
