@@ -77,9 +77,8 @@ def study(
     shown = im.to_pil(pixels_of(pipe, images[:SHOWN]))
     for source in sources:
         h = encode_all(pipe, images, source)
-        probe = {
-            name: r["probe"] for name, r in probed(pipe, attributes, probe_images, images, given, source)[0].items()
-        }
+        readings, _ = probed(pipe, attributes, probe_images, images, given, source)
+        probe = {name: reading["probe"] for name, reading in readings.items()}
         found: dict[float, _Tried] = {}
         for scale in tried:
             on_progress(f"{source} at guidance {scale:g}")
@@ -170,7 +169,7 @@ def _scales(text: str) -> list[float]:
         scales = []
     if not scales or not all(0 <= scale <= 100 for scale in scales):
         raise ValueError(
-            f"scales are numbers from 0 to 100 with spaces between, such as '1 1.5 2 3', and not {text!r}."
+            f"scales are numbers from 0 to 100 with spaces between, such as '1 1.5 2 3', and not {text[:80]!r}."
         )
     return [1.0, *(scale for scale in scales if scale != 1)]
 
@@ -219,8 +218,8 @@ STUDY = Study(
     objects=("attributes",),
     figures=_figures,
     captions={
-        "": "Distance of retention in the draws from what a small network reads from the same representation (R²), mean "
-        "over the attributes, against the scale of guidance; ringed: the chosen scale, with its interval.",
+        "": "Distance of retention in the draws from what a small network reads from the same representation (R²), "
+        "mean over the attributes, against the scale of guidance; ringed: the chosen scale, with its interval.",
         "images": "Draws of the first images at every scale; a column has one noise.",
     },
     images=64,

@@ -87,7 +87,7 @@ def test_a_run_is_not_continued_as_another_one(tmp_path: Path, monkeypatch: pyte
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     sources_dir: Path, uninterrupted: Path, tmp_path: Path, seed: int
 ) -> None:
-    """Up to five kills, the first two while a state is written, so that no machine is too fast for them; by hand, a hundred (CONTRIBUTING.md)."""
+    """Up to five kills, two of them while a state is written: no machine is too fast for those (CONTRIBUTING.md)."""
     config = tiny(sources_dir, tmp_path / "killed")
     assert survive(config, 5, random.Random(seed)) >= 2
     assert same(tmp_path / "killed", uninterrupted)
