@@ -3,11 +3,14 @@
 Of held-out images: how often the class of a draw is that of its image, by a judge that no source is (with how often it
 sees real images right), cycle error and MRR, KID; at the first scale also what image, source and noise decide of the
 pixels. Prints a line per source and scale, and writes all as JSON; `--grid` draws ten images beside their draws.
+Scales above 1 are also tried within an interval of noise levels alone, where one is given, and away from a weaker
+version of the denoiser in place of the unconditional one (autoguidance, Karras et al. 2024, arXiv 2406.02507).
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--interval", type=float, nargs=2, metavar="LN_SNR", help="lowest and highest")
+    parser.add_argument("--weaker", help="checkpoint of an earlier or smaller denoiser for the same sources")
     parser.add_argument("--out", type=Path, default=Path("stretch.json"))
     parser.add_argument("--grid", type=Path)
     options = parser.parse_args()
@@ -48,7 +53,7 @@ def main() -> None:
     found: dict[str, Any] = {"images": len(images), "judge": judge.name, "real": real.to_json(), "scales": {}}
     print(f"{judge.name} sees real images right in {real.value:.2f} (N {len(images)})", flush=True)
     seeds = list(range(SEEDS)) * len(images)
-    for scale in options.scales:
+    for way, scale in ways(pipe, options):
         draws = []
         for source in pipe.sources.names:
             begun = time.monotonic()
@@ -58,15 +63,36 @@ def main() -> None:
             draws.append(drawn.flatten(1).unflatten(0, (len(images), SEEDS)))
             numbers = measured(pipe, judge, source, h, drawn, images, labels)
             numbers["seconds_per_image"] = (time.monotonic() - begun) / len(drawn)
-            found["scales"].setdefault(f"{scale:g}", {})[source] = numbers
+            found["scales"].setdefault(way, {})[source] = numbers
             told = "  ".join(f"{name} {number['value']:.3f}" for name, number in numbers.items() if name[:3] != "sec")
-            print(f"scale {scale:g}  {source:28} {told}", flush=True)
+            print(f"guidance {way}  {source:28} {told}", flush=True)
         values = torch.stack(draws, 1)
         shares = {name: number.to_json() for name, number in variance_shares(values).items()}
-        found["scales"][f"{scale:g}"]["shares"] = {**shares, "seed_told": seed_told(values).to_json()}
-        about = found["scales"][f"{scale:g}"]["shares"]
+        about = found["scales"][way]["shares"] = {**shares, "seed_told": seed_told(values).to_json()}
         print("  ".join(f"{name} {number['value']:.3f}" for name, number in about.items()), flush=True)
         options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def ways(pipe: rcdm.RCDMPipeline, options: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """Name and scale of each kind of guidance; the pipeline guides in that way until the next is asked for."""
+    weak = None if options.weaker is None else rcdm.load(options.weaker).unet
+    strong, both = pipe.unet, pipe.unet.with_and_without
+
+    def away_from_weak(x: Any, t: Any, h: Any, source: Any) -> tuple[Any, Any]:
+        return strong(x, t, h, source).sample, weak(x, t, h, source).sample
+
+    for scale in options.scales:
+        yield f"{scale:g}", scale
+        if scale == 1:
+            continue
+        if options.interval is not None:
+            pipe.use_guidance({}, options.interval)
+            yield f"{scale:g} in {options.interval[0]:g} … {options.interval[1]:g}", scale
+            pipe.use_guidance({})
+        if weak is not None:
+            strong.with_and_without = away_from_weak
+            yield f"{scale:g} away from {Path(options.weaker).name}", scale
+            strong.with_and_without = both
 
 
 def measured(pipe: Any, judge: Evaluator, source: str, h: Any, drawn: Any, images: Any, labels: Any) -> dict[str, Any]:

@@ -84,8 +84,10 @@ class GuidedPipeline(RCDMPipeline):
         default_steps: int = STEPS,
         trained_on: str = "",
         prior: str = "",
+        guidance_scales: dict[str, float] | None = None,
+        guidance_interval: list[float] | None = None,
     ) -> None:
-        super().__init__(unet, scheduler, sources, default_steps, trained_on)
+        super().__init__(unet, scheduler, sources, default_steps, trained_on, guidance_scales, guidance_interval)
         self.register_to_config(prior=prior)
         self.guidance: dict[str, Reached] = {}
 

@@ -27,6 +27,9 @@ from rcdm.measures.metrics import (
 from rcdm.measures.parts import part
 from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
 
+FEWEST_TO_LEARN = 20
+"""Training images that a probe needs at least: a tenth of them says when to stop."""
+
 
 def draw_each(
     pipe: RCDMPipeline,
@@ -59,7 +62,7 @@ def read_unconditional(
 def probed(
     pipe: RCDMPipeline,
     attributes: Attributes,
-    train: Tensor,
+    train: Tensor | Sequence[Image.Image],
     test: Tensor | Sequence[Image.Image],
     phi_test: Mapping[str, Tensor],
     source: str,

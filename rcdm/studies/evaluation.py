@@ -143,7 +143,7 @@ def _guided_by_truth(
         others,
         sources=pipe.sources.names,
         seeds=range(size.guidance_draws),
-        probe_images=probe_images,
+        reference=probe_images,
         attributes=attributes,
         num_inference_steps=steps,
         on_progress=on_progress,

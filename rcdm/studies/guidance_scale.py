@@ -20,7 +20,7 @@ from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import Number, bootstrap, cycle_error, variance
 from rcdm.measures.readers import attributes_of
-from rcdm.measures.retention import draw_each, probed, retention_numbers
+from rcdm.measures.retention import FEWEST_TO_LEARN, draw_each, probed, retention_numbers
 from rcdm.studies.declared import Option
 from rcdm.studies.record import Study
 
@@ -42,7 +42,7 @@ def study(
     *,
     sources: Sequence[str],
     seeds: Sequence[int],
-    probe_images: Tensor | None = None,
+    reference: Tensor | Sequence[Image.Image],
     attributes: Attributes | None = None,
     scales: str = "1 1.5 2 3",
     num_inference_steps: int | None = None,
@@ -57,16 +57,17 @@ def study(
     `cycle_error` and `retention`. Chosen is the scale with the smallest `off` among those with no more uncalibrated
     attributes than scale 1; scale 1 unless the interval of the gain lies above 0. The images chose it, so what is
     reported at it should be of others. Image i and seed k share their noise over sources and scales.
-    Raises ValueError without `probe_images` [M,3,H,W] to learn a probe from, for fewer than two images or seeds, for
-    scales that are none, and for a denoiser that cannot be guided.
+    The probe learns on `reference`. Raises ValueError for fewer than 20 of these, for fewer than two images or seeds,
+    for scales that are none, and for a denoiser that cannot be guided.
     """
     tried = _scales(scales)
-    if probe_images is None:
-        raise ValueError(
-            "The scale is chosen by what a probe reads: give training images (--data) for it to learn from."
-        )
     if len(images) < 2 or len(seeds) < 2:
         raise ValueError("A scale of guidance is chosen on at least 2 images, better 64, and 2 seeds, better 8.")
+    if len(reference) < FEWEST_TO_LEARN:
+        raise ValueError(
+            f"The scale is chosen by what a probe reads, which needs at least {FEWEST_TO_LEARN} reference images, "
+            f"better 2000, and got {len(reference)}."
+        )
     if not pipe.unet.config.has_unconditional:
         raise ValueError("This denoiser never learned to draw without a representation: it cannot be guided.")
     attributes = attributes or attributes_of(pipe)
@@ -77,7 +78,7 @@ def study(
     shown = im.to_pil(pixels_of(pipe, images[:SHOWN]))
     for source in sources:
         h = encode_all(pipe, images, source)
-        readings, _ = probed(pipe, attributes, probe_images, images, given, source)
+        readings, _ = probed(pipe, attributes, reference, images, given, source)
         probe = {name: reading["probe"] for name, reading in readings.items()}
         found: dict[float, _Tried] = {}
         for scale in tried:
@@ -225,5 +226,6 @@ STUDY = Study(
     images=64,
     samples=8,
     fewest=2,
+    cost=lambda pictures, numbers, settings: pictures * len(_scales(settings["scales"])),
     shared=True,
 )

@@ -17,6 +17,7 @@ from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import (
+    FEWEST_TO_LEARN,
     agreement,
     below_zero,
     cross_check,
@@ -29,9 +30,6 @@ from rcdm.measures.retention import (
 from rcdm.studies.declared import Entry
 from rcdm.studies.record import Study
 from rcdm.studies.retention_figures import retention_figures
-
-FEWEST_TO_LEARN = 20
-"""Training images that a probe needs at least: a tenth of them says when to stop."""
 
 
 def study(

@@ -187,6 +187,11 @@ def result_of(study: str) -> StudyResult:
             "simclr/backbone, 4 components": {"ridge": steps, "retention": steps, "bits": {"all": steps["hue"]}}
         }
         return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": {"simclr": variants, "empty": {}}})
+    if study == "guidance":
+        tried = {"1": {"off": number(0.2)}, "2": {"off": number(0.1)}}
+        return StudyResult(
+            noise(2, 8), ("r",), ("given", "draw 0"), {"sources": {s: {"scale": 2.0, "tried": tried} for s in two}}
+        )
     found = {s: {"distance": ladder(6), "random": ladder(6), "drawn": ladder(6), "flips": ladder(6)} for s in two}
     return StudyResult(
         noise(6, 8), ("r",), tuple("abcdef"), {"strengths_of_255": [0, 1, 2, 4, 8, 16], "sources": found}

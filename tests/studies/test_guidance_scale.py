@@ -47,7 +47,7 @@ def knows_a_part(pipe, monkeypatch, strengths: dict[float, tuple[float, float]])
 
 def chosen(pipe, n: int = 200, **options):
     images, training = world(n, 1), world(600, 2)
-    settings = {"sources": [BACKBONE], "seeds": range(6), "probe_images": training, "attributes": MEAN, **options}
+    settings = {"sources": [BACKBONE], "seeds": range(6), "reference": training, "attributes": MEAN, **options}
     return STUDIES["guidance"](pipe, images, **settings)
 
 
@@ -83,7 +83,7 @@ def test_a_gain_in_retention_that_costs_calibration_is_not_taken(pipe, monkeypat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"probe_images": None}, "training images"), ({"scales": "much"}, "scales are numbers"),
+        ({"reference": torch.zeros(3, 3, 16, 16)}, "20 reference"), ({"scales": "much"}, "scales are numbers"),
         ({"scales": "-1"}, "scales are numbers"), ({"scales": ""}, "scales are numbers"), ({"seeds": [0]}, "2 seeds"),
     ],
 )  # fmt: skip
