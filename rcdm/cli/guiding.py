@@ -73,6 +73,8 @@ def checkpoint_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
 def _led(options: argparse.Namespace, pipe: RCDMPipeline) -> RCDMPipeline:
     if options.guidance_scale is not None:
         pipe.use_guidance(options.guidance_scale, pipe.config.guidance_interval)
+    if getattr(options, "full_resolution", False):
+        pipe.register_to_config(full_resolution=True)
     return pipe
 
 

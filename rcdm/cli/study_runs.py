@@ -91,6 +91,7 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
         if value is not None:
             words += [f"--{option}", str(value)]
     words += given_prior(options)
+    words += ["--full-resolution"] if options.full_resolution else []
     words += ["--images", str(images)]
     if options.split != "held_out":
         words += ["--split", options.split]

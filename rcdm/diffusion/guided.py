@@ -86,8 +86,11 @@ class GuidedPipeline(RCDMPipeline):
         prior: str = "",
         guidance_scales: dict[str, float] | None = None,
         guidance_interval: list[float] | None = None,
+        full_resolution: bool = False,
     ) -> None:
-        super().__init__(unet, scheduler, sources, default_steps, trained_on, guidance_scales, guidance_interval)
+        super().__init__(
+            unet, scheduler, sources, default_steps, trained_on, guidance_scales, guidance_interval, full_resolution
+        )
         self.register_to_config(prior=prior)
         self.guidance: dict[str, Reached] = {}
 

@@ -47,6 +47,8 @@ class RCDMPipeline(DiffusionPipeline):
         guidance_scales: source -> scale of guidance when a call names none; 1, which is off, for others.
         guidance_interval: lowest and highest λ = ln SNR at which guidance acts (Kynkäänniemi et al. 2024, arXiv
             2404.07724); None: everywhere.
+        full_resolution: whether photographs reach a source at its own size (the released RCDMs), or through the size of
+            the drawn images, as the images did that the denoiser learnt from.
     """
 
     model_cpu_offload_seq = "sources->unet"
@@ -60,6 +62,7 @@ class RCDMPipeline(DiffusionPipeline):
         trained_on: str = "",
         guidance_scales: dict[str, float] | None = None,
         guidance_interval: list[float] | None = None,
+        full_resolution: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -68,7 +71,7 @@ class RCDMPipeline(DiffusionPipeline):
         ours = {name: type(part) for name, part in parts.items() if type(part).__module__.startswith("rcdm.")}
         # under the names that stay: a checkpoint must not depend on where a class lives
         self.register_to_config(**{name: ("rcdm", kind.__name__) for name, kind in ours.items()})
-        self.register_to_config(default_steps=default_steps, trained_on=trained_on)
+        self.register_to_config(default_steps=default_steps, trained_on=trained_on, full_resolution=full_resolution)
         self.use_guidance(guidance_scales or {}, guidance_interval)
 
     @classmethod
@@ -207,11 +210,20 @@ class RCDMPipeline(DiffusionPipeline):
     def encode(self, images: Tensor | Image.Image | Sequence[Image.Image], source: str | Sequence[str]) -> Tensor:
         """PIL, list of PIL, or [B,3,H,W] in [-1,1] -> [B,D] float32, raw, on the pipeline's device.
 
-        PIL images go through the source's own preprocessing from full resolution; a tensor is only resized. `source` is
-        one name, or one name per image: then narrower rows are padded with zeros to the widest. Raises ValueError for
-        an unknown source or a number of names that does not fit.
+        A tensor is only resized to what the source expects; PIL images become one by `seen`. `source` is one name, or
+        one name per image: then narrower rows are padded with zeros to the widest. Raises ValueError for an unknown
+        source or a number of names that does not fit.
         """
-        return self.sources.encode(images, source)
+        return self.sources.encode(images if isinstance(images, Tensor) else self.seen(images), source)
+
+    def seen(self, images: Image.Image | Sequence[Image.Image]) -> Tensor | list[Image.Image]:
+        """What sources are given of photographs: their central squares [B,3,S,S] in [-1,1] at the size that is drawn.
+
+        Images of that size are all that the denoiser learnt from, so h of a sharper one would be foreign to it. With
+        `full_resolution` the photographs themselves.
+        """
+        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        return pictures if self.config.full_resolution else im.to_tensor(pictures, self.image_size)
 
     @torch.no_grad()
     def __call__(

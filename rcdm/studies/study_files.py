@@ -215,6 +215,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
         "sources": list(run.sources),
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),
+        "full_resolution": pipe.config.full_resolution,
         "guidance": {name: pipe.guidance_of(name) for name in run.sources if pipe.guidance_of(name) != 1},
         "steps": run.steps or pipe.config.default_steps if study.draws else None,
         "options": options,

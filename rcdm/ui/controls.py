@@ -66,7 +66,7 @@ class Asked:
     @property
     def given(self) -> Image.Image:
         """The central square of the picture, of the size at which the network of the first source sees it."""
-        return seen(self.loaded, self.picture, self.sources[0])
+        return self.loaded.seen(self.picture, self.sources[0])
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,6 @@ def example_of(photo: str | None) -> str:
     if photo is None or (path := EXAMPLES.get(Path(photo).name)) is None:
         return ""
     return path.name if path.read_bytes() == received(photo) else ""
-
-
-def seen(loaded: Loaded, picture: Image.Image, source: str) -> Image.Image:
-    """The central square of a picture, of the size at which the network of a source sees it."""
-    return im.to_pil(loaded.pipe.sources[source].preprocessing.to_tensor(picture))[0]
 
 
 def caution_html(loaded: Loaded) -> Markup:
@@ -211,7 +206,7 @@ def look_at(engine: Engine, controls: Controls, event: Callable[..., Any]) -> No
 
 
 def _view(loaded: Loaded, picture: Image.Image) -> Markup:
-    square = seen(loaded, picture, loaded.pipe.sources.names[0])
+    square = loaded.seen(picture, loaded.pipe.sources.names[0])
     return render("view.html", square=square)
 
 

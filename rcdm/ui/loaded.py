@@ -101,6 +101,13 @@ class Loaded:
         about: dict[str, Any] = next(iter(self.metrics.get("sources", {}).values()), {})
         return {name: float(k["null"]) for name, k in about.get("retention", {}).items() if "null" in k}
 
+    def seen(self, picture: Image.Image, source: str) -> Image.Image:
+        """The central square of a picture, as the network of a source is given it."""
+        given = self.pipe.seen(picture)
+        if not isinstance(given, Tensor):
+            given = self.pipe.sources[source].preprocessing.to_tensor(picture)
+        return im.to_pil(given)[0]
+
     @cached_property
     def references(self) -> Tensor:
         """Training images [N,3,S,S]. Raises ValueError where they are not at hand."""

@@ -87,7 +87,7 @@ def shipped(loaded: Loaded) -> Result | None:
         return None
     picture = im.decode(EXAMPLES[about.example])
     seeds = tuple(range(about.seed, about.seed + counts.pop()))
-    given = im.to_pil(loaded.pipe.sources[sources[0]].preprocessing.to_tensor(picture))[0]
+    given = loaded.seen(picture, sources[0])
     job = Columns(picture, sources, seeds, about.steps)
     return Result(loaded.name, job, given, columns, about.example, number=len(seeds))
 

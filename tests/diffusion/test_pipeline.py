@@ -204,6 +204,19 @@ def test_a_source_alone_is_the_source_of_the_pipeline(pipe, tiny_checkpoint: Pat
         assert torch.allclose(rcdm.load_source(f"{tiny_checkpoint}/{name}")(photos(2)), pipe.encode(photos(2), name))
 
 
+def test_a_photograph_reaches_a_source_as_the_images_did_that_the_denoiser_learnt_from(pipe):
+    """A network of another size than the drawn images sees them enlarged: in training, and of a sharp photograph."""
+    pipe.sources._preprocessing["tiny"] = rcdm.Preprocessing(48)
+    sharp = im.to_pil(torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(1)) * 2 - 1)[0]
+    small = im.to_tensor(sharp, 16)
+    learnt = pipe.encode(small, BACKBONE)
+    assert torch.equal(pipe.encode(sharp, BACKBONE), learnt) and torch.equal(pipe.seen([sharp]), small)
+    assert torch.allclose(pipe.encode([sharp, sharp], [BACKBONE, PROJECTOR])[:1, : learnt.shape[1]], learnt, atol=1e-5)
+    pipe.register_to_config(full_resolution=True)
+    own = pipe.sources[BACKBONE](im.to_tensor(sharp, 48))
+    assert torch.equal(pipe.encode(sharp, BACKBONE), own) and not torch.allclose(own, learnt, atol=1e-3)
+
+
 @pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler])
 def test_schedulers_can_be_swapped(pipe, scheduler):
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ def official_folder(name: str) -> Path:
     if not (folder / "model_index.json").is_file():
         file, network, level = RELEASED[name]
         convert_file(fetch(_URL + file, cache_folder() / "downloads" / file), folder, network=network, level=level)
+    _say_resolution(folder / "model_index.json")
     return folder
 
 
@@ -67,9 +69,16 @@ def convert_file(
         )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    RCDMPipeline(unet, official_scheduler(flags), sources, _STEPS).save_pretrained(partial)
+    RCDMPipeline(unet, official_scheduler(flags), sources, _STEPS, full_resolution=True).save_pretrained(partial)
     _card(folder.name, Path(file).name, source, unet.image_size).save(partial / "README.md")
     partial.rename(folder)
+
+
+def _say_resolution(index: Path) -> None:
+    """A folder that an earlier version converted does not say that photographs reach the network at its own size."""
+    content = json.loads(index.read_text())
+    if "full_resolution" not in content:
+        index.write_text(json.dumps({**content, "full_resolution": True}, indent=2) + "\n")
 
 
 def _card(name: str, file: str, source: str, size: int) -> ModelCard:
