@@ -80,8 +80,8 @@ def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None)
     parser.add_argument(
         "--full-resolution",
         action="store_true",
-        help="give networks photographs at the networks' own size, not through the size that is drawn: sharper than all "
-        "that the denoiser has learnt from, so h is foreign to it",
+        help="give networks photographs at the networks' own size, not through the size that is drawn: sharper than "
+        "all that the denoiser has learnt from, so h is foreign to it",
     )
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
 

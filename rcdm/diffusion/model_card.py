@@ -113,6 +113,17 @@ def _with_tables(card: str, metrics: Mapping[str, Any]) -> str:
     return f"{before}{begin}\n{tables}\n{end}{after}" if begin and end else card
 
 
+def _led_and_plain(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of a table: a source that is guided says how much, and stands there without guidance, too."""
+    rows: dict[str, Any] = {}
+    for name, own in sources.items():
+        scale = own.get("guidance_scale", 1)
+        rows[name if scale == 1 else f"{name}, guidance {scale:g}"] = own
+        if "unguided" in own:
+            rows[f"{name}, guidance 1"] = {**own, **own["unguided"]}
+    return rows
+
+
 def markdown_tables(metrics: dict[str, Any]) -> str:
     """metrics.json as two Markdown tables: source x faithfulness, and source x attribute."""
     sources = metrics["sources"]
@@ -124,7 +135,7 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
         "| source | cycle error (95 %) | shuffled | shifted 1 px | MRR (95 %) | R@1 | chance MRR |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, m in sources.items():
+    for name, m in _led_and_plain(sources).items():
         lines.append(
             f"| {name} | {_interval(m['cycle_error'])} | {m['cycle_error_shuffled']['value']:.2f} "
             f"| {m['cycle_error_shifted']['value']:.3f} | {_interval(m['mrr'])} "
@@ -156,7 +167,7 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             ]
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
-    for name, m in sources.items():
+    for name, m in _led_and_plain(sources).items():
         cells = []
         for attribute in attributes:
             r = m["retention"][attribute]

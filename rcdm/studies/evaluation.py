@@ -104,7 +104,9 @@ def evaluate(
         on_progress("the same without guidance")
         with unguided(pipe):
             for source, of_attributes in retention(list(led), None)["sources"].items():
-                numbers[source]["unguided"]["retention"] = of_attributes
+                read = {name: cell["probe"] for name, cell in numbers[source]["retention"].items()}
+                plain = {name: cell | {"probe": read[name]} for name, cell in of_attributes.items()}
+                numbers[source]["unguided"]["retention"] = plain
     result |= {name: kept[name] for name in ("differences", "agreement") if name in kept}
     return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
 

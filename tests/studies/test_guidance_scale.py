@@ -9,6 +9,7 @@ from conftest import TINY_SOURCES
 from torch import Tensor
 
 from rcdm.data.sprites import Sprites
+from rcdm.diffusion.model_card import markdown_tables
 from rcdm.measures.attributes import Attributes
 from rcdm.studies import STUDIES
 from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
@@ -113,6 +114,9 @@ def test_evaluate_chooses_on_other_images_and_reports_both(pipe, monkeypatch, tm
     assert "unguided" not in own[PROJECTOR] and set(own[BACKBONE]["unguided"]) >= {"cycle_error", "mrr", "retention"}
     assert own[BACKBONE]["unguided"]["cycle_error"] != own[BACKBONE]["cycle_error"]
     assert pipe.guidance_of(BACKBONE) == 2, "it stays with the pipeline"
+    tables = markdown_tables(metrics)
+    assert tables.count(f"| {BACKBONE}, guidance 2 |") == tables.count(f"| {BACKBONE}, guidance 1 |") == 2
+    assert tables.count(f"| {PROJECTOR} |") == 2
     pipe.use_guidance({})
     plain = evaluate(pipe, dataset, EvaluationSize(4, 4, 2, 0, 30, 0))["sources"][BACKBONE]
     for name in ("cycle_error", "mrr"):
