@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from torch import Tensor
 from rcdm.data import images as im
 from rcdm.diffusion.checked_folder import check_pipeline
 from rcdm.diffusion.given_representation import checked
+from rcdm.diffusion.guidance_scales import UNGUIDED, GuidanceScales
 from rcdm.diffusion.model_card import complete_folder
 from rcdm.diffusion.process import Process, first_noise, network_input, scheduler_named
 from rcdm.diffusion.unet import RepresentationUNet
@@ -36,7 +35,7 @@ class RCDMPipelineOutput(BaseOutput):
     images: list[Image.Image] | Tensor
 
 
-class RCDMPipeline(DiffusionPipeline):
+class RCDMPipeline(GuidanceScales, DiffusionPipeline):
     """Draws images from a representation (Bordes, Balestriero & Vincent 2022, arXiv 2112.09164).
 
     Args:
@@ -45,10 +44,8 @@ class RCDMPipeline(DiffusionPipeline):
         default_steps: number of denoising steps when a call names none.
         trained_on: name of the data that the denoiser learnt from.
         guidance_scales: source -> scale of guidance when a call names none; 1, which is off, for others.
-        guidance_interval: lowest and highest λ = ln SNR at which guidance acts (Kynkäänniemi et al. 2024, arXiv
-            2404.07724); None: everywhere.
-        full_resolution: whether photographs reach a source at its own size (the released RCDMs), or through the size of
-            the drawn images, as the images did that the denoiser learnt from.
+        guidance_interval: lowest and highest ln SNR at which it acts (arXiv 2404.07724); None: everywhere.
+        full_resolution: whether photographs reach a source at its own size, or through that of the drawn images.
     """
 
     model_cpu_offload_seq = "sources->unet"
@@ -153,47 +150,12 @@ class RCDMPipeline(DiffusionPipeline):
             "representation comes closest."
         )
 
-    @property
-    def guided_in_words(self) -> str:
-        """A sentence about the scales of guidance that draws have where no call names one; empty where it is off."""
-        scales: dict[str, float] = self.config.guidance_scales
-        if not scales:
-            return ""
-        named = ", ".join(f"{source} {scale:g}" for source, scale in scales.items())
-        return f"Draws are held to the representation by guidance, at scale {named} (elsewhere 1, which is off)."
-
     def use_scheduler(self, name: str) -> None:
         """Draw with another sampler of diffusers: its short name, such as `euler` or `unipc`, or that of its class.
 
         It has the noise levels that the denoiser has learnt. Raises ValueError, listing the choices.
         """
         self.register_modules(scheduler=scheduler_named(self.components["scheduler"], name))
-
-    def use_guidance(self, scales: Mapping[str, float] | float, interval: Sequence[float] | None = None) -> None:
-        """Guide draws by these scales wherever a call names none: one per source, or one for all; 1 is off.
-
-        `interval`: see the class. Raises ValueError for a source that there is not, for a scale or an interval that
-        means nothing, and where the denoiser cannot be guided.
-        """
-        if not isinstance(scales, Mapping):
-            scales = dict.fromkeys(self.sources.names, float(scales))
-        for source, scale in scales.items():
-            if source not in self.sources.names:
-                raise ValueError(f"There is no source {source!r} to guide; choose of {', '.join(self.sources.names)}.")
-            if not 0 <= scale < math.inf:
-                raise ValueError(f"A scale of guidance is a number from 0 on (1 is off), and is {scale} for {source}.")
-        scales = {source: float(scale) for source, scale in scales.items() if scale != 1}
-        if scales and not self.unet.config.has_unconditional:
-            raise ValueError(_UNGUIDED)
-        if interval is not None and not (len(interval) == 2 and interval[0] < interval[1]):
-            raise ValueError(f"The interval of guidance goes from a lower ln SNR to a higher, and is {interval}.")
-        self.register_to_config(
-            guidance_scales=scales, guidance_interval=None if interval is None else [float(end) for end in interval]
-        )
-
-    def guidance_of(self, source: str | None) -> float:
-        """Scale of guidance for draws from this source where a call names none; 1 is off."""
-        return float(self.config.guidance_scales.get(source or "", 1.0))
 
     def calls_of(self, steps: int) -> int:
         """How often the denoiser is called, and a callback with it, in so many steps; some samplers look twice."""
@@ -288,7 +250,7 @@ class RCDMPipeline(DiffusionPipeline):
         if not len(seeds) or (representation is not None and len(representation) != len(seeds)):
             raise ValueError("Give at least one seed and one representation, and as many of one as of the other.")
         if not self.unet.config.has_unconditional and (representation is None or guidance_scale not in (None, 1)):
-            raise ValueError(_UNGUIDED)
+            raise ValueError(UNGUIDED)
         drawn = []
         with self.progress_bar(total=(calls := self.calls_of(steps)) * -(-len(seeds) // batch_size)) as bar:
             for index in torch.arange(len(seeds)).split(batch_size):
@@ -301,7 +263,7 @@ class RCDMPipeline(DiffusionPipeline):
                         callback_on_step_end(self, step, timestep, {**tensors, "index": index})
 
                 own = [int(seeds[i]) for i in index]
-                scale = self._scale(h, names, guidance_scale)
+                scale = self.scale_of(h, names, guidance_scale)
                 drawn.append(self.draw_batch(own, h, names, steps, scale, report))
                 bar.n = calls * len(drawn)
                 bar.refresh()
@@ -345,15 +307,6 @@ class RCDMPipeline(DiffusionPipeline):
         assert images is not None
         return self.encode(images, source)
 
-    def _scale(self, h: Tensor | None, source: str | Sequence[str] | None, given: float | None) -> float | list[float]:
-        """The scale of a batch: the given one, else that of its source, or one per image."""
-        if given is not None or h is None:
-            return 1.0 if given is None else given
-        if source is None or isinstance(source, str):
-            return self.guidance_of(source if source is not None else self.unet.sources[0])
-        scales = [self.guidance_of(name) for name in source]
-        return scales[0] if len(set(scales)) == 1 else scales
-
     def _denoise(
         self,
         streams: list[torch.Generator],
@@ -373,10 +326,8 @@ class RCDMPipeline(DiffusionPipeline):
         x, process = first_noise(scheduler, noise), Process(scheduler)
         for step, timestep in enumerate(scheduler.timesteps):
             x_t = network_input(scheduler, x, timestep)
-            if h is not None and guidance_scale != 1 and self._guides_at(process, timestep):
-                out, free = (out.float() for out in self.unet.with_and_without(x_t, timestep, h, source))
-                scale = torch.as_tensor(guidance_scale).to(out).view(-1, 1, 1, 1)
-                out = free + scale * (out - free)  # Ho & Salimans 2022, with their 1 + w as the scale
+            if h is not None and guidance_scale != 1 and self.guides_at(process, timestep):
+                out = self.guided_prediction(x_t, timestep, h, source, guidance_scale)
             else:
                 out = self.unet(x_t, timestep, h, source).sample.float()
             denoised = space.decode(process.x0(out[:, : space.channels], x_t, timestep))
@@ -385,31 +336,6 @@ class RCDMPipeline(DiffusionPipeline):
             x = scheduler.step(out, timestep, x, **extra).prev_sample
             report(step, int(timestep), {"sample": x, "denoised": denoised})
         return space.decode(x)
-
-    def _guides_at(self, process: Process, timestep: Tensor) -> bool:
-        """Whether a timestep lies within the interval of guidance."""
-        if self.config.guidance_interval is None:
-            return True
-        low, high = self.config.guidance_interval
-        a, s = process.levels(timestep)
-        return low <= 2 * math.log(max(float(a), 1e-12) / max(float(s), 1e-12)) <= high
-
-
-_UNGUIDED = (
-    "This denoiser never learned to draw without a representation: guidance and unconditional draws are not possible "
-    "with it."
-)
-
-
-@contextmanager
-def unguided(pipe: RCDMPipeline) -> Iterator[None]:
-    """Inside, draws are not guided unless a call says so."""
-    scales, interval = dict(pipe.config.guidance_scales), pipe.config.guidance_interval
-    pipe.use_guidance({})
-    try:
-        yield
-    finally:
-        pipe.use_guidance(scales, interval)
 
 
 def _forget_place(config: Path) -> None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from rcdm.data.dataset_protocol import Dataset
+from rcdm.diffusion.guidance_scales import unguided
 from rcdm.diffusion.guided import GuidedPipeline
-from rcdm.diffusion.pipeline import RCDMPipeline, unguided
+from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, faithfulness_of
 from rcdm.measures.judge import Evaluator, is_sister
@@ -77,8 +78,8 @@ def evaluate(
         numbers[source] = {name: number.to_json() for name, number in faithful.items()}
         numbers[source]["guidance_scale"] = pipe.guidance_of(source)
         if pipe.guidance_of(source) != 1:
-            plain = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps, guidance_scale=1)
-            faithful = faithfulness_of(pipe, h, plain, source)
+            off = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps, guidance_scale=1)
+            faithful = faithfulness_of(pipe, h, off, source)
             numbers[source]["unguided"] = {name: number.to_json() for name, number in faithful.items()}
         numbers[source] |= _references(pipe, held_out, source)
         if evaluator is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 import rcdm
 from rcdm.data import images as im
 from rcdm.diffusion.checkpoints import save_guidance
-from rcdm.diffusion.pipeline import unguided
+from rcdm.diffusion.guidance_scales import unguided
 from rcdm.measures.faithfulness import faithfulness_of
 
 BACKBONE, PROJECTOR, _ = TINY_SOURCES

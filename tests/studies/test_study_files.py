@@ -88,7 +88,7 @@ def test_numbers_come_back_from_parts_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "probe"), [
-    ("retention", "rcdm.studies.retention_study.mlp_prediction"), ("levels", "rcdm.measures.levels.linear_probe"),
+    ("retention", "rcdm.measures.retention.mlp_prediction"), ("levels", "rcdm.measures.levels.linear_probe"),
     ("width", "rcdm.measures.levels.linear_probe"), ("invariance", "rcdm.measures.levels.linear_probe")])  # fmt: skip
 def test_probes_are_not_computed_again_after_an_interruption(name, probe, study, monkeypatch):
     module, _, function = probe.rpartition(".")
