@@ -27,7 +27,7 @@ def work(checkpoint: str, evaluator: str, out: Path) -> int:
             RCDMPipeline, "_denoise", lambda s, streams, *m: drawn.append(len(streams)) or denoise(s, streams, *m)
         )
         patch.setattr("rcdm.cli.measuring.Evaluator", partial(Evaluator, n=500))
-        patch.setattr("rcdm.studies.retention_study.mlp_prediction", ridge_prediction)
+        patch.setattr("rcdm.measures.retention.mlp_prediction", ridge_prediction)
         patch.setattr("rcdm.studies.study_files.save", quick_save)
         cli.main(["evaluate", checkpoint, *where, *sizes, *judged, "--data", "sprites"])
         cli.main(["study", "retention", *study, "--images", "34", "--samples", "2"])
