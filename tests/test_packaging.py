@@ -48,6 +48,25 @@ def test_the_wheel_holds_every_checkpoint_that_can_be_loaded_and_no_other(wheel)
         assert {f"rcdm/{file}" for file in files} <= set(names)
 
 
+def test_no_checkpoint_says_where_it_lay_when_it_was_made():
+    """Neither in diffusers' own field, nor as an absolute path in any other."""
+    files = list(places.SHIPPED.rglob("*.json"))
+    texts = {file: file.read_text() for file in files}
+    assert len(files) > 10
+    assert not [file for file, text in texts.items() if '"_name_or_path"' in text or '": "/' in text]
+
+
+def test_a_server_settles_its_memory_before_gradio_starts_a_thread():
+    code = (
+        "import sys, rcdm.cli.serve as serve\n"
+        "serve.keep_freed_memory = lambda: sys.exit('too late' if 'gradio' in sys.modules else 'in time')\n"
+        "from rcdm.cli import main\n"
+        "main(['serve', '--checkpoint', 'sprites-32'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.stderr.strip().endswith("in time"), ended.stderr
+
+
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_beside_it(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("rcdm/checkpoints/")}
     files = {

@@ -39,9 +39,10 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     meet()
     pipe = pipeline_of(options, options.checkpoint)
     dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
-    if options.guidance_scale is not None:
-        options.guidance_images = 0  # it is given: none is looked for
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
+    if options.guidance_scale is not None:
+        announce(f"all draws are at guidance {options.guidance_scale:g}, as --guidance-scale says: none is chosen")
+        sizes["guidance_images"] = 0
     parts = Parts(folder / "evaluation.parts", identity_of(pipe))
     if len(parts):
         announce(f"continues with {len(parts)} finished parts")

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from rcdm.cli.options import add_backbone_option, wait_for_torch
 from rcdm.cli.refusals import refuse_checkpoint, refuse_data
+from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.ui.settings import add_serve_options, from_options
 
 
@@ -26,6 +27,7 @@ def _serve(options: argparse.Namespace) -> None:
     refuse_checkpoint(settings.checkpoint)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     wait_for_torch("serve")
+    keep_freed_memory()  # before gradio, whose import starts a thread
     from rcdm.ui.page import serve
 
     serve(settings)

@@ -33,8 +33,8 @@ class PipelineIndex(Fields):
     default_steps: Annotated[int, Field(ge=1, le=1000)] = 20
     trained_on: Word = ""
     guidance_scales: Annotated[dict[Word, Annotated[float, Field(ge=0, le=100)]], Field(max_length=1000)] = Field({})
-    full_resolution: bool = False
     guidance_interval: Annotated[list[Number], Field(max_length=2, min_length=2)] | None = None
+    full_resolution: bool = False
 
 
 class UNetConfig(Fields):

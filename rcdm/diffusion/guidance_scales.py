@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,13 @@ UNGUIDED = (
     "This denoiser never learned to draw without a representation: guidance and unconditional draws are not possible "
     "with it."
 )
+
+
+def in_words(scales: Mapping[str, float], sources: Collection[str]) -> str:
+    """At which scale draws from these sources are guided; empty where none is."""
+    if len(scales) == len(sources) and len(set(scales.values())) == 1:
+        return f"guidance {next(iter(scales.values())):g}"
+    return ", ".join(f"guidance {scale:g} for {source}" for source, scale in scales.items())
 
 
 class GuidanceScales:
@@ -60,11 +67,8 @@ class GuidanceScales:
     @property
     def guided_in_words(self) -> str:
         """A sentence about the scales of guidance that draws have where no call names one; empty where it is off."""
-        scales: dict[str, float] = self.config.guidance_scales
-        if not scales:
-            return ""
-        named = ", ".join(f"{source} {scale:g}" for source, scale in scales.items())
-        return f"Draws are held to the representation by guidance, at scale {named} (elsewhere 1, which is off)."
+        words = in_words(self.config.guidance_scales, self.sources.names)
+        return f"Draws are held to the representation by {words} (1 is off)." if words else ""
 
     def scale_of(
         self, h: Tensor | None, source: str | Sequence[str] | None, given: float | None

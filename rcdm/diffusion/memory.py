@@ -13,6 +13,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc's allocator to reuse freed tensors; True if it listened. Call before the first large allocation.
 
     Half of the time of drawing on two CPU cores went into page faults without it. Elsewhere than glibc nothing happens.
+    A server calls it before the first thread: an arena that a thread has made by then stays, and `malloc_trim` does not
+    give back its end, up to 64 MiB of decoded pictures.
     """
     mallopt = _of_glibc("mallopt")
     if mallopt is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,43 +74,52 @@ def evaluate(
     for source in pipe.sources.names:
         on_progress(f"{source}: one draw of each of {len(held_out)} images")
         h = encode_all(pipe, held_out, source)
-        drawn = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps)
-        faithful = faithfulness_of(pipe, h, drawn, source)
-        numbers[source] = {name: number.to_json() for name, number in faithful.items()}
-        numbers[source]["guidance_scale"] = pipe.guidance_of(source)
-        if pipe.guidance_of(source) != 1:
-            off = pipe.draw(h, source, range(len(h)), num_inference_steps=num_inference_steps, guidance_scale=1)
-            faithful = faithfulness_of(pipe, h, off, source)
-            numbers[source]["unguided"] = {name: number.to_json() for name, number in faithful.items()}
+        drawn, numbers[source] = _followed(pipe, h, source, num_inference_steps)
         numbers[source] |= _references(pipe, held_out, source)
         if evaluator is not None:
             numbers[source] |= judged.of_source(evaluator, source, h, drawn)
     result["shares"] = _shares(pipe, held_out[:SHARED_IMAGES], num_inference_steps, on_progress)
-
-    def retention(sources: Sequence[str], probes: Tensor | None) -> dict[str, Any]:
-        return retention_study.study(
-            pipe,
-            held_out[: size.retention_images],
-            sources=sources,
-            seeds=range(size.retention_draws),
-            probe_images=probes,
-            attributes=attributes,
-            num_inference_steps=num_inference_steps,
-            on_progress=lambda name: on_progress(f"retention: {name}"),
-        ).numbers
-
-    kept = retention(pipe.sources.names, probe_images)
+    retained = partial(
+        retention_study.study,
+        pipe,
+        held_out[: size.retention_images],
+        seeds=range(size.retention_draws),
+        attributes=attributes,
+        num_inference_steps=num_inference_steps,
+        on_progress=lambda name: on_progress(f"retention: {name}"),
+    )
+    kept = retained(sources=pipe.sources.names, probe_images=probe_images).numbers
     for source, of_attributes in kept["sources"].items():
         numbers[source]["retention"] = of_attributes
-    if led := dict(pipe.config.guidance_scales):
+    if led := list(pipe.config.guidance_scales):
         on_progress("the same without guidance")
         with unguided(pipe):
-            for source, of_attributes in retention(list(led), None)["sources"].items():
-                read = {name: cell["probe"] for name, cell in numbers[source]["retention"].items()}
-                plain = {name: cell | {"probe": read[name]} for name, cell in of_attributes.items()}
-                numbers[source]["unguided"]["retention"] = plain
+            _beside(numbers, retained(sources=led).numbers["sources"])
     result |= {name: kept[name] for name in ("differences", "agreement") if name in kept}
     return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
+
+
+def _followed(pipe: RCDMPipeline, h: Tensor, source: str, steps: int | None) -> tuple[Tensor, dict[str, Any]]:
+    """A draw of each row of h [N,D], and how far they follow it; where they are guided, without guidance, too."""
+    seeds = range(len(h))
+
+    def found(drawn: Tensor) -> dict[str, Any]:
+        return {name: number.to_json() for name, number in faithfulness_of(pipe, h, drawn, source).items()}
+
+    drawn, scale = pipe.draw(h, source, seeds, num_inference_steps=steps), pipe.guidance_of(source)
+    numbers = found(drawn) | {"guidance_scale": scale}
+    if scale != 1:
+        numbers["unguided"] = found(pipe.draw(h, source, seeds, num_inference_steps=steps, guidance_scale=1))
+    return drawn, numbers
+
+
+def _beside(numbers: dict[str, Any], plain: Mapping[str, Any]) -> None:
+    """Put retention without guidance, source -> attribute -> cell, beside that with it; the probe is the same."""
+    for source, cells in plain.items():
+        read = numbers[source]["retention"]
+        numbers[source]["unguided"]["retention"] = {
+            name: cell | {"probe": read[name]["probe"]} for name, cell in cells.items()
+        }
 
 
 def _enough(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tensor]:

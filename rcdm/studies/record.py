@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from rcdm.diffusion.guidance_scales import in_words
 from rcdm.figures import general
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import STYLE, Look, looks
@@ -97,15 +98,8 @@ def _of_what(settings: Mapping[str, Any]) -> str:
     drawn = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
     data = ", ".join(f"{name.replace('_', ' ')} {given['n']}" for name, given in settings["data"].items())
     steps = f"{settings['steps']} steps" if settings["steps"] else ""
-    return ", ".join(part for part in (f"N {n} images", drawn, steps, _guided(settings), data, options) if part)
-
-
-def _guided(settings: Mapping[str, Any]) -> str:
-    """At which scale draws were guided, where they were."""
-    scales = settings.get("guidance") or {}
-    if len(set(scales.values())) == 1 and len(scales) == len(settings["sources"]):
-        return f"guidance {next(iter(scales.values())):g}"
-    return ", ".join(f"guidance {scale:g} for {source}" for source, scale in scales.items())
+    guided = in_words(settings.get("guidance", {}), settings.get("sources", ()))
+    return ", ".join(part for part in (f"N {n} images", drawn, steps, guided, data, options) if part)
 
 
 def _shows(study: str, known: Mapping[str, str], key: str) -> str:

@@ -97,7 +97,7 @@ def test_guidance_costs_twice_the_images_in_one_call_and_nothing_outside_its_int
     calls.clear()
     pipe.use_guidance({BACKBONE: 2.0}, (-5.0, 5.0))
     draw(pipe, photos(3), num_inference_steps=3)
-    assert calls == [3, 6, 6] or calls == [3, 6, 3]  # the first step is at no signal at all
+    assert calls == [3, 6, 6]  # the first step is at no signal at all
 
 
 def test_a_guided_step_is_the_unconditional_one_plus_scale_times_the_difference(pipe):
@@ -110,7 +110,7 @@ def test_a_guided_step_is_the_unconditional_one_plus_scale_times_the_difference(
 
 
 def test_the_scale_of_the_checkpoint_is_used_where_no_call_names_one(pipe):
-    plain = draw(pipe, photos(2))
+    plain, free = draw(pipe, photos(2)), pipe(seeds=[1], output_type="pt").images
     led = draw(pipe, photos(2), guidance_scale=3.0)
     pipe.use_guidance({BACKBONE: 3.0})
     assert torch.equal(draw(pipe, photos(2)), led) and not torch.allclose(plain, led, atol=0.01)
@@ -122,7 +122,7 @@ def test_the_scale_of_the_checkpoint_is_used_where_no_call_names_one(pipe):
     with unguided(pipe):
         assert torch.equal(draw(pipe, photos(2)), plain)
     assert torch.equal(draw(pipe, photos(2)), led)
-    assert torch.equal(pipe(seeds=[1], output_type="pt").images, pipe(seeds=[1], output_type="pt").images)
+    assert torch.equal(pipe(seeds=[1], output_type="pt").images, free), "of nothing there is no guidance"
 
 
 def test_every_image_of_a_batch_has_the_scale_of_its_own_source(pipe):
@@ -152,7 +152,7 @@ def test_guidance_is_saved_with_the_checkpoint(pipe, tmp_path: Path):
     again = rcdm.load(tmp_path / "copy", device="cpu")
     assert again.guidance_of(BACKBONE) == 2 and again.config.guidance_interval is None
     assert torch.allclose(draw(again, photos(1)), draw(copy, photos(1)), atol=1e-5)
-    assert BACKBONE + " 2" in again.guided_in_words
+    assert f"guidance 2 for {BACKBONE}" in again.guided_in_words
     copy.use_guidance({})
     assert not copy.guided_in_words
 

@@ -2,7 +2,7 @@
 
     python served.py CHECKPOINT PORT OPENED
 
-SIGUSR1 collects garbage and gives back what is free. OPENED gets a line per file, each once.
+SIGUSR1 collects garbage. OPENED gets a line per file, each once.
 """
 
 import gc
@@ -33,8 +33,10 @@ def watch_files(log: str) -> None:
 def main(checkpoint: str, port: str, log: str) -> None:
     watch_files(log)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.signal(signal.SIGUSR1, lambda *_: (gc.collect(), give_back_freed_memory()))
-    from rcdm.diffusion.memory import give_back_freed_memory
+    signal.signal(signal.SIGUSR1, lambda *_: gc.collect())
+    from rcdm.diffusion.memory import keep_freed_memory
+
+    keep_freed_memory()  # as `rcdm serve` does, before gradio is there
     from rcdm.ui.engine import Engine
     from rcdm.ui.page import launch
     from rcdm.ui.settings import Settings
