@@ -7,6 +7,7 @@ torchvision would make it (tests).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,14 @@ from rcdm.data.colour import hsv_to_rgb, luma, rgb_to_hsv
 from rcdm.data.view_strengths import ViewStrengths
 
 
-def random_view(images: Tensor, strengths: ViewStrengths, generator: torch.Generator | None = None) -> Tensor:
-    """One random view of each image: [B,3,H,W] in [-1,1] -> the same shape and range (Chen et al. 2020, app. A)."""
-    views = _crop_and_flip(images, strengths, generator)
+def random_view(
+    images: Tensor, strengths: ViewStrengths, generator: torch.Generator | None = None, size: int | None = None
+) -> Tensor:
+    """One random view of each image: [B,3,H,W] in [-1,1] -> the same shape and range (Chen et al. 2020, app. A).
+
+    With `size` the views are [B,3,size,size], of the same crops.
+    """
+    views = _crop_and_flip(images, strengths, generator, (size, size) if size else images.shape[2:])
     if strengths.jitter == strengths.hue == strengths.grey == strengths.blur == strengths.solarize == 0:
         return views
     rgb = (views.clamp(-1, 1) + 1) / 2
@@ -42,9 +48,11 @@ def _chance(like: Tensor, probability: float, generator: torch.Generator | None)
     return _uniform(like, 0, 1, generator) < probability
 
 
-def _crop_and_flip(images: Tensor, strengths: ViewStrengths, generator: torch.Generator | None) -> Tensor:
-    """A crop of random area and aspect ratio (3/4 … 4/3), mirrored or not, resampled to the image's size."""
-    if strengths.crop == 0 and strengths.flip == 0:
+def _crop_and_flip(
+    images: Tensor, strengths: ViewStrengths, generator: torch.Generator | None, size: Sequence[int]
+) -> Tensor:
+    """A crop of random area and aspect ratio (3/4 … 4/3), mirrored or not, resampled to `size`, (height, width)."""
+    if strengths.crop == 0 and strengths.flip == 0 and size == images.shape[2:]:
         return images
     mirror = 1 - 2 * _chance(images, strengths.flip, generator).flatten().float()
     width = height = torch.ones_like(mirror)
@@ -57,7 +65,7 @@ def _crop_and_flip(images: Tensor, strengths: ViewStrengths, generator: torch.Ge
     zero = torch.zeros_like(x)
     # [B,2,3]: where each pixel of the view is taken from, in coordinates from -1 to 1
     matrix = torch.stack([width * mirror, zero, x, zero, height, y], 1).view(-1, 2, 3)
-    where = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    where = F.affine_grid(matrix, [*images.shape[:2], *size], align_corners=False)
     where = torch.stack(
         [_within(where[..., 0], x, width, images.shape[3]), _within(where[..., 1], y, height, images.shape[2])], 3
     )

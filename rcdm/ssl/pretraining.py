@@ -24,7 +24,7 @@ from rcdm.data.views import random_view
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.networks.backbones import build_backbone
 from rcdm.networks.representation import Preprocessing, SSLNetwork
-from rcdm.networks.source_folder import save_network
+from rcdm.networks.source_folder import load_network, read_config, save_network
 from rcdm.ssl.objectives import OBJECTIVES, SimCLR
 from rcdm.ssl.pretraining_config import PretrainConfig
 from rcdm.ssl.source_metrics import knn
@@ -128,6 +128,7 @@ class _Run(Loop):
         self.dataset = dataset.to(self.device)
         torch.manual_seed(config.seed)
         learner = _Learner(dataset, config)
+        self.before = _begin_with(learner, Path(config.start_from)) if config.start_from is not None else None
         if self.accelerator.num_processes > 1 and self.device.type == "cuda":  # torch has it for GPUs alone
             learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
         self.layout = _layout(learner, self.device)
@@ -179,11 +180,13 @@ class _Run(Loop):
         batch = self.dataset.batch(place, n + pool)
         images, labels = batch.images[:n], batch.labels[:n]
         stream = torch.Generator(self.device).manual_seed((self.config.seed + 1) * 1_000_003 + place)
-        views = [random_view(images, self.config.views, stream)]
+        early = self.budget.share(self.progress) < 0.5
+        size = self.config.early_size if early else None
+        views = [random_view(images, self.config.views, stream, size)]
         if objective.views == 2:
             if objective.pairs_by_label:
                 images = batch.images[_partners(batch.labels, n, stream)]
-            views.append(random_view(images, self.config.views, stream))
+            views.append(random_view(images, self.config.views, stream, size))
         return torch.cat(views).contiguous(memory_format=self.layout), labels
 
     @torch.no_grad()
@@ -216,7 +219,7 @@ class _Run(Loop):
                 log.warning("%s: %s", self.folder.name, speed)
         network = learner.network().eval().requires_grad_(False)
         if self.accelerator.is_main_process:
-            save_source(self.folder, network, self.dataset, self.config, self.progress)
+            save_source(self.folder, network, self.dataset, self.config, self.progress, self.before)
             for state in saved_states(self.folder):
                 shutil.rmtree(state)
         self.accelerator.wait_for_everyone()
@@ -233,6 +236,27 @@ class _Run(Loop):
         learner.zero_grad(set_to_none=True)
         learner.load_state_dict(state)
         return words
+
+
+def _begin_with(learner: _Learner, folder: Path) -> Any:
+    """Take backbone and projector from a source folder; how they were trained, where it says so.
+
+    Raises ValueError when they are of another shape.
+    """
+    network, _ = load_network(folder)
+    if not isinstance(network, SSLNetwork) or network.projector is None:
+        raise ValueError(f"{folder} holds no backbone with a projector to start from.")
+    try:
+        learner.backbone.load_state_dict(network.backbone.state_dict())
+        learner.objective.projector.load_state_dict(network.projector.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"The network in {folder} has another shape than this run's: give the width, blocks, stem stride and "
+            "projector that its config.json names."
+        ) from error
+    if learner.target is not None:
+        learner.target.load_state_dict(learner.network().state_dict())
+    return read_config(folder).get("training")
 
 
 def _groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -262,9 +286,17 @@ def _partners(labels: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 
 def save_source(
-    folder: Path, network: SSLNetwork, dataset: Dataset, config: PretrainConfig, progress: Progress
+    folder: Path,
+    network: SSLNetwork,
+    dataset: Dataset,
+    config: PretrainConfig,
+    progress: Progress,
+    before: Any = None,
 ) -> None:
-    """Write the source folder of a pretrained backbone, with how it came about; `network` takes the saved precision."""
+    """Write the source folder of a pretrained backbone, with how it came about; `network` takes the saved precision.
+
+    `before` is the record of the run that left the weights it began with.
+    """
     for parameter in network.parameters():
         if parameter.ndim > 1:  # matrices and kernels are shipped as fp16
             parameter.data = parameter.data.half().float()
@@ -284,6 +316,7 @@ def save_source(
                 "epochs": round(progress.images / dataset.n_train, 2) if dataset.n_train else None,
                 "seconds": round(progress.seconds),
                 "history": progress.history,
+                **({"before": before} if before else {}),
             },
             "licence": "MIT" if isinstance(dataset, Sprites) else f"the terms of the training data, {dataset.name}",
         },

@@ -36,6 +36,12 @@ class PretrainConfig:
     width: int = _option(40, "channels of the first stage, an eighth of the backbone's")
     blocks: tuple[int, ...] = _option((2, 2, 2, 2), "residual blocks of the four stages; 2 2 2 2 is a ResNet-18")
     stem_stride: int = _option(2, "stride of the first convolution")
+    start_from: str | None = _option(
+        None, "source folder whose weights the run begins with, backbone and projector; random ones if not given"
+    )
+    early_size: int | None = _option(
+        None, "side in pixels of the views in the first half of the run, which goes faster for it; else the images'"
+    )
     projector_dim: int = _option(1024, "width of the projector's output")
     projector_hidden_dim: int | None = _option(1024, "width of the projector's hidden layers; 0: set by the backbone's")
     batch_size: int = _option(512, "images per process and step, and of the loss")

@@ -83,3 +83,12 @@ def test_crops_have_the_areas_and_ratios_of_the_paper(monkeypatch):
     x, y = matrices[0][:, 0, 2], matrices[0][:, 1, 2]
     assert ((x.abs() + width) <= 1 + 1e-5).all() and ((y.abs() + height) <= 1 + 1e-5).all()
     assert float(x.min()) < -0.5 and float(x.max()) > 0.5 and abs(float(y.mean())) < 0.02
+
+
+def test_a_smaller_view_shows_the_same_crop():
+    x = F.interpolate(torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(0)), 32, mode="bicubic") * 2 - 1
+    whole, small = (random_view(x, ViewStrengths(), torch.Generator().manual_seed(1), size) for size in (None, 16))
+    assert whole.shape == (64, 3, 32, 32) and small.shape == (64, 3, 16, 16)
+    assert (F.avg_pool2d(whole, 2) - small).abs().mean() < 0.02 < (whole - whole.flip(0)).abs().mean()
+    assert torch.equal(whole, random_view(x, ViewStrengths(), torch.Generator().manual_seed(1), 32))
+    assert random_view(x, OFF, size=16).shape == (64, 3, 16, 16)

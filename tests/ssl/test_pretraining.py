@@ -95,6 +95,35 @@ def test_what_is_saved_is_what_is_returned(tmp_path):
     ) + 20_000  # two bytes for each weight
 
 
+@pytest.mark.parametrize("objective", ["simclr", "byol"])
+def test_a_run_begins_with_the_weights_it_is_given(objective, tmp_path):
+    pretrain(data(), tiny(objective=objective), tmp_path / "first")
+    again = tiny(objective=objective, start_from=str(tmp_path / "first"), learning_rate=0.0, max_steps=1, seed=7)
+    pretrain(data(), again, tmp_path / "again")
+    first, after = weights(tmp_path / "first"), weights(tmp_path / "again")
+    assert all(torch.equal(first[name], after[name]) for name in first if name.endswith("weight"))
+    record = json.loads((tmp_path / "again" / "config.json").read_text())["training"]
+    assert (record["steps"], record["before"]["steps"]) == (1, 3)
+    target = pretraining._Run(data(), again, tmp_path / "run").learner.target
+    assert target is None or torch.equal(target.backbone.conv1.weight, first["backbone.conv1.weight"])
+
+
+def test_a_run_begins_with_no_network_of_another_shape(tmp_path):
+    pretrain(data(), tiny(), tmp_path / "first")
+    with pytest.raises(ValueError, match="another shape"):
+        pretrain(data(), tiny(width=8, start_from=str(tmp_path / "first")), tmp_path / "wider")
+    with pytest.raises(ValueError, match="not a source folder"):
+        pretrain(data(), tiny(start_from=str(tmp_path)), tmp_path / "nowhere")
+
+
+def test_views_are_small_in_the_first_half_and_whole_in_the_second(tmp_path):
+    run = pretraining._Run(data(), tiny(early_size=8, max_steps=4), tmp_path)
+    sides = []
+    for run.progress.step in range(4):
+        sides.append(run._views(run.progress.step)[0].shape[2])
+    assert sides == [8, 8, 16, 16]
+
+
 def test_a_time_budget_ends_with_a_finished_schedule():
     budget, progress = Budget(None, 2.0, 10), Progress()
     assert budget.rate(progress) == pytest.approx(0.1)
