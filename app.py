@@ -1,4 +1,4 @@
-"""Open the page on a checkpoint: `python app.py --checkpoint sprites-32`. Also the entry of a hosted Space."""
+"""Open the page on a checkpoint: `python app.py --checkpoint cifar10-32`. Also the entry of a hosted Space."""
 
 import os
 

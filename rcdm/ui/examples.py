@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rcdm.ui.loaded import EXAMPLES_FOLDER, Loaded
 
-_OF_SPRITES, _OF_PHOTOS = ("arrow.png", "heart.png"), ("plane.jpg", "caps.jpg")
+_OF_SPRITES, _OF_PHOTOS = ("arrow.png", "heart.png"), ("plane.jpg", "cat.jpg", "ship.jpg")
 EXAMPLES = {name: EXAMPLES_FOLDER / name for name in (*_OF_SPRITES, *_OF_PHOTOS)}
 """Name in a link -> file."""
 

@@ -19,7 +19,7 @@ class Settings:
     """What can be set; the texts are those of `rcdm serve --help`."""
 
     checkpoint: str = _setting(
-        "sprites-32", "what the page opens with: a name below checkpoints/, a folder or a hub id"
+        "cifar10-32", "what the page opens with: a name below checkpoints/, a folder or a hub id"
     )
     data: str = _setting(
         "", "the training images of that checkpoint (folder or parquet files), for neighbours and edits"

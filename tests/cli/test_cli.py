@@ -170,7 +170,7 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["sample", "README.md", "--prior", "sprites-32", "--method", "luck"], 2, "invalid choice"),
         (["sample", "README.md", "--image-size", "64"], 2, "with --backbone and --prior"),
         (["study", "samples", "--prior", "sprites-32", "--source", "simclr/no"], 2, "choose one of simclr-nojitter"),
-        (["sample", "README.md", "--checkpoint", "backbones-32"], 2, "backbones only"),
+        (["sample", "README.md", "--checkpoint", "backbones-cifar10"], 2, "backbones only"),
         (["study", "astrology"], 2, "choose one of samples, retention"),
         (["study", "samples", "--data", "nowhere"], 2, "nowhere is neither"),
         (["study", "samples", "--option", "pace=1"], 2, "samples has no settings besides"),
@@ -182,7 +182,7 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["report", "--images", "0"], 2, "--images must be at least 1"),
         (["evaluate", "no/such/name"], 2, "There is no checkpoint"),
         (["evaluate", "--prior", "sprites-32"], 2, "say with --out"),
-        (["serve", "--checkpoint", "backbones-32"], 2, "backbones only"),
+        (["serve", "--checkpoint", "backbones-cifar10"], 2, "backbones only"),
         (["train", "--output_dir", "x"], 2, "sources_dir"),
         (["pretrain", "--out", "x", "--objective", "luck"], 2, "There is no objective 'luck'"),
         (["convert", "nothing.pt", "x"], 2, "is not a file"),
@@ -274,10 +274,10 @@ def test_retention_of_a_pipeline_that_ignores_h_is_its_null(with_reader):
 
 
 def test_evaluate_asks_where_the_data_of_a_checkpoint_are(capsys, tmp_path):
-    for checkpoint in ("photos-32", "backbones-32"):
+    for checkpoint in ("cifar10-32", "backbones-cifar10"):
         with pytest.raises(SystemExit):
             cli.main(["evaluate", checkpoint, "--out", str(tmp_path / "there")])
-        assert "has learned from tiny_imagenet64: say where that is with --data" in capsys.readouterr().err
+        assert "has learned from cifar10: say where that is with --data" in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
 
 

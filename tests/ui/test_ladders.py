@@ -310,7 +310,7 @@ def test_a_shipped_drawing_comes_back_as_it_was_drawn(tmp_path: Path, tiny_check
     assert shipped.shipped(loaded) is None
 
 
-@pytest.mark.parametrize("name", ["sprites-32", "photos-32"])
+@pytest.mark.parametrize("name", ["sprites-32", "cifar10-32"])
 def test_the_shipped_checkpoints_carry_one_of_these_weights(name: str) -> None:
     result = shipped.shipped(Loaded(name, rcdm.load(name, device="cpu")))
     assert result is not None and {"simclr/backbone", "simclr/projector"} <= set(result.sources)
