@@ -272,7 +272,9 @@ def test_an_unknown_checkpoint_names_what_there_is():
 
 
 def test_a_folder_of_backbones_says_which_checkpoint_draws_with_them(tmp_path):
-    with pytest.raises(ValueError, match=r"backbones-cifar10 holds backbones only and no denoiser; draw with cifar10-32\."):
+    with pytest.raises(
+        ValueError, match=r"backbones-cifar10 holds backbones only and no denoiser; draw with cifar10-32\."
+    ):
         rcdm.load("backbones-cifar10")
     (tmp_path / "mine" / "sources" / "simclr").mkdir(parents=True)
     with pytest.raises(ValueError, match="rcdm train --sources_dir"):
