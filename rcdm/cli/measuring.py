@@ -126,7 +126,10 @@ def measure_backbones(options: argparse.Namespace) -> None:
         from rcdm.ssl.source_metrics import measure_folder
     except ModuleNotFoundError as error:
         raise ValueError(f"Measuring backbones needs {error.name}: `pip install -e '.[ssl]'`.") from error
-    for source in sorted(path.parent for path in folder.glob("sources/*/model.safetensors")):
+    sources = sorted(path.parent for path in folder.glob("sources/*/model.safetensors"))
+    learnt_from = {source: read_config(source).get("training", {}).get("data", "") for source in sources}
+    usual = next(filter(None, learnt_from.values()), "")  # a published network is measured on what the others know
+    for source in sources:
         _, preprocessing = load_network(source)
-        own = data or _known(read_config(source)["training"].get("data", ""))
+        own = data or _known(learnt_from[source] or usual)
         print(measure_folder(source, load_dataset(own, preprocessing.size), on_progress=announce))

@@ -122,15 +122,18 @@ def measure_folder(
     *,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Measure the network of a source folder with the views it was trained with; write metrics.json, return a table."""
+    """Measure the network of a source folder; write metrics.json, return a table.
+
+    Views are those that it was trained with, or where its config.json does not tell, the defaults of `ViewStrengths`.
+    """
     network, preprocessing = load_network(folder)
     network.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
-    training = read_config(folder)["training"]
+    views = read_config(folder).get("training", {}).get("views", {})
     metrics = measure_source(
         network,
         preprocessing,
         dataset,
-        ViewStrengths(**training["views"]),
+        ViewStrengths(**views),
         size,
         on_progress=lambda text: on_progress(f"{folder.name}: {text}"),
     )
