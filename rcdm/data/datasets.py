@@ -78,7 +78,7 @@ def _from_parquet(shards: list[Path], held_out_shards: list[Path], size: int, se
         left_out += broken
     else:
         train, held_out = split(train)
-    name = shards[0].parent.name if len(shards) > 1 else shards[0].stem
+    name = shards[0].parent.name if len(shards) + len(held_out_shards) > 1 else shards[0].stem
     classes = 1 + int(max(train.labels.max(), held_out.labels.max()))
     return Photographs(train, held_out, name=name, classes=classes, seed=seed, left_out=left_out)
 

@@ -355,6 +355,8 @@ def test_shards_that_are_named_so_are_held_out(tmp_path):
     data = load_dataset(str(tmp_path), 16)
     assert data.n_train == 8 and sorted(data.batch(0, 8).labels.tolist()) == list(range(8))
     assert data.held_out(100).labels.tolist() == list(range(8, len(files))) and data.classes == len(files)
+    (tmp_path / "train-1.parquet").unlink()
+    assert data.name == load_dataset(str(tmp_path), 16).name == tmp_path.name  # not "train", whatever is in it
 
 
 def test_folders_of_training_and_validation_images_keep_apart(tmp_path):
