@@ -19,7 +19,7 @@ import numpy as np
 from gradio_client import Client, handle_file
 from server import ROOT, Server
 
-EXAMPLES = [ROOT / "rcdm" / "examples" / name for name in ("heart.png", "arrow.png", "caps.jpg", "plane.jpg")]
+EXAMPLES = [ROOT / "rcdm" / "examples" / name for name in ("heart.png", "arrow.png", "cat.jpg", "plane.jpg")]
 
 
 def main() -> None:

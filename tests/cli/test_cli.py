@@ -365,7 +365,7 @@ def test_the_shipped_checkpoint_is_small_and_draws(tmp_path):
     assert sum(path.stat().st_size for path in files) < 20e6
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png"}
     report = sample(
-        ROOT / "rcdm" / "examples" / "caps.jpg", folder, tmp_path / "a.png", "--samples", "3", "--steps", "2"
+        ROOT / "rcdm" / "examples" / "ship.jpg", folder, tmp_path / "a.png", "--samples", "3", "--steps", "2"
     )
     kept = report["draws"][0]["kept_by_draws"]
     assert len(report["draws"]) == 8 and set(kept) == set(sprites.KINDS)

@@ -143,7 +143,7 @@ def test_study_interpolates_and_samples(client: Client, photo: Path, tmp_path: P
     with pytest.raises(AppError, match="no setting 'steps'; choose one of path, points"):
         client.predict("interpolation", handle_file(photo), handle_file(other), settings={"steps": 3}, **settings)
     hostile, numbers = client.predict("adversarial", handle_file(photo), None, settings={"steps": 1}, **settings)
-    assert len(hostile) == 3 * 2 * 6 and numbers["images"] == 3  # with the photographs of the page
+    assert len(hostile) == 4 * 2 * 6 and numbers["images"] == 4  # with the photographs of the page
     with pytest.raises(AppError, match="no study 'astrology'; choose one of samples, retention"):
         client.predict("astrology", handle_file(photo), None, **settings)
 
