@@ -93,9 +93,9 @@ def test_an_attack_without_training_images_is_beside_the_photographs_of_the_page
     loaded = Loaded("tiny", rcdm.load(equipped, device="cpu"))
     other = Image.linear_gradient("L").convert("RGB")
     companions = loaded.companions(3, [other])
-    assert len(companions) == 2 and len(loaded.companions(3, companions[:1])) == 1
+    assert len(companions) == 3 and len(loaded.companions(3, companions[:1])) == 2
     job = Study("adversarial", (other,), (SOURCE,), (0,), 1, (("steps", 2),), companions=3)
-    assert job.run(loaded, lambda _: None, lambda: None).numbers["images"] == 3
+    assert job.run(loaded, lambda _: None, lambda: None).numbers["images"] == 4
 
 
 def test_evaluating_writes_directions(tiny_checkpoint, tmp_path):
