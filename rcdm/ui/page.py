@@ -16,7 +16,7 @@ from rcdm.ui import about, api, attack, compare, edit, mix, own_network, sprite_
 from rcdm.ui.blocks import Page
 from rcdm.ui.controls import Controls, build_controls, caution_html, look_at
 from rcdm.ui.engine import DEVICE_QUEUE, Engine
-from rcdm.ui.examples import EXAMPLES, default_sources, examples_of
+from rcdm.ui.examples import EXAMPLES, default_sources
 from rcdm.ui.guard import LARGEST_SEED, is_here
 from rcdm.ui.routes import TITLE, app_arguments
 from rcdm.ui.settings import Settings
@@ -70,7 +70,7 @@ def _restore(page: gr.Blocks, engine: Engine, controls: Controls, tabs: gr.Tabs)
             for tab, key, control in own
         ]
 
-    outputs = [*controls.inputs(), controls.caution, controls.examples, tabs, *(control for _, _, control in own)]
+    outputs = [*controls.inputs(), controls.caution, tabs, *(control for _, _, control in own)]
     opened = page.load(restore, last, outputs, show_progress="hidden", api_visibility="private")
     look_at(engine, controls, opened.then)
 
@@ -92,11 +92,8 @@ def own_from_query(control: gr.components.Component, text: str) -> Any:
 
 
 def from_query(engine: Engine, query: Any) -> list[Any]:
-    """Query parameters -> updates of photo, checkpoint, sources, number, steps, seed, caution, examples.
-
-    Nonsense is left out. A link to a checkpoint without a picture begins with one of its own examples.
-    """
-    updates: list[Any] = [gr.skip() for _ in range(8)]
+    """Query parameters -> updates of photo, checkpoint, sources, number, steps, seed, caution; nonsense is left out."""
+    updates: list[Any] = [gr.skip() for _ in range(7)]
     if query.get("example") in EXAMPLES:
         updates[0] = str(EXAMPLES[query["example"]])
     name = query.get("checkpoint", engine.settings.checkpoint)
@@ -105,10 +102,6 @@ def from_query(engine: Engine, query: Any) -> list[Any]:
     known = list(engine[name].pipe.sources.names)
     if "checkpoint" in query:
         updates[1], updates[6] = name, caution_html(engine[name])
-        own = [str(path) for path in examples_of(engine[name])]
-        updates[7] = gr.Dataset(samples=[[path] for path in own])
-        if "example" not in query:
-            updates[0] = own[0]
         updates[2] = gr.update(choices=known, value=default_sources(known))
         updates[4] = engine[name].pipe.config.default_steps
     if chosen := [source for source in query.getlist("source") if source in known]:

@@ -302,7 +302,7 @@ def test_the_page_opens_with_what_the_checkpoint_ships(page: Any) -> None:
     with page.expect_download() as download:
         page.get_by_role("link", name="PNG", exact=True).locator("visible=true").click()
     assert Image.open(download.value.path()).width > 2000
-    assert page.locator("#examples img").count() == 2
+    assert page.locator("#examples img").count() >= 2
 
 
 def test_the_page_fits_a_phone_and_every_tab_opens(browser: Any, address: str) -> None:
