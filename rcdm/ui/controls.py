@@ -81,6 +81,7 @@ class Controls:
     steps: gr.Slider
     seed: gr.Number
     caution: gr.HTML
+    examples: gr.Dataset
     tabs: dict[str, dict[str, gr.components.Component]] = field(default_factory=dict)
     """Tab -> its own controls, by their names in a link."""
 
@@ -151,7 +152,7 @@ def build_controls(engine: Engine) -> Controls:
     steps = gr.Slider(1, limits.most_steps, loaded.pipe.config.default_steps, step=1, label="Steps")
     largest = LARGEST_SEED - limits.most_images
     seed = gr.Number(0, minimum=0, maximum=largest, label="First seed", elem_id="seed")
-    controls = Controls(photo, view, checkpoint, sources, number, steps, seed, caution)
+    controls = Controls(photo, view, checkpoint, sources, number, steps, seed, caution, examples.dataset)
     for event in (photo.input, examples.load_input_event.then):
         look_at(engine, controls, event)
 

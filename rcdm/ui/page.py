@@ -16,8 +16,9 @@ from rcdm.ui import about, api, attack, compare, edit, mix, own_network, sprite_
 from rcdm.ui.blocks import Page
 from rcdm.ui.controls import Controls, build_controls, caution_html, look_at
 from rcdm.ui.engine import DEVICE_QUEUE, Engine
-from rcdm.ui.examples import EXAMPLES, default_sources
+from rcdm.ui.examples import EXAMPLES, default_sources, examples_of
 from rcdm.ui.guard import LARGEST_SEED, is_here
+from rcdm.ui.loaded import EXAMPLES_FOLDER
 from rcdm.ui.routes import TITLE, app_arguments
 from rcdm.ui.settings import Settings
 from rcdm.ui.sheet import render
@@ -70,7 +71,7 @@ def _restore(page: gr.Blocks, engine: Engine, controls: Controls, tabs: gr.Tabs)
             for tab, key, control in own
         ]
 
-    outputs = [*controls.inputs(), controls.caution, tabs, *(control for _, _, control in own)]
+    outputs = [*controls.inputs(), controls.caution, controls.examples, tabs, *(control for _, _, control in own)]
     opened = page.load(restore, last, outputs, show_progress="hidden", api_visibility="private")
     look_at(engine, controls, opened.then)
 
@@ -92,8 +93,11 @@ def own_from_query(control: gr.components.Component, text: str) -> Any:
 
 
 def from_query(engine: Engine, query: Any) -> list[Any]:
-    """Query parameters -> updates of photo, checkpoint, sources, number, steps, seed, caution; nonsense is left out."""
-    updates: list[Any] = [gr.skip() for _ in range(7)]
+    """Query parameters -> updates of photo, checkpoint, sources, number, steps, seed, caution, examples.
+
+    Nonsense is left out. A link to a checkpoint without a picture begins with one of its own examples.
+    """
+    updates: list[Any] = [gr.skip() for _ in range(8)]
     if query.get("example") in EXAMPLES:
         updates[0] = str(EXAMPLES[query["example"]])
     name = query.get("checkpoint", engine.settings.checkpoint)
@@ -102,6 +106,10 @@ def from_query(engine: Engine, query: Any) -> list[Any]:
     known = list(engine[name].pipe.sources.names)
     if "checkpoint" in query:
         updates[1], updates[6] = name, caution_html(engine[name])
+        own = [str(path) for path in examples_of(engine[name])]
+        updates[7] = gr.Dataset(samples=[[path] for path in own])
+        if "example" not in query:
+            updates[0] = own[0]
         updates[2] = gr.update(choices=known, value=default_sources(known))
         updates[4] = engine[name].pipe.config.default_steps
     if chosen := [source for source in query.getlist("source") if source in known]:
@@ -134,6 +142,7 @@ def launch(engine: Engine, *, prevent_thread_lock: bool = False) -> gr.Blocks:
         theme=THEME,
         css=CSS,
         head=HEAD,
+        allowed_paths=[str(EXAMPLES_FOLDER)],  # else a list of examples is refused outside the repository
         max_file_size=(most := max(im.MAX_BYTES, settings.network_bytes)),
         state_session_capacity=1000,
         app_kwargs=app_arguments(engine.finished, engine.sessions, most),

@@ -432,7 +432,7 @@ def result(tiny_checkpoint: Path, loaded: Loaded) -> export.Result:
 
 
 def test_the_link_of_a_drawing_opens_its_settings(result: export.Result, engine: Engine) -> None:
-    photo, name, sources, number, steps, seed, _ = page.from_query(engine, QueryParams(export.link_of(result)[1:]))
+    photo, name, sources, number, steps, seed, _, _ = page.from_query(engine, QueryParams(export.link_of(result)[1:]))
     assert Path(photo).name == "heart.png" and name == result.checkpoint
     assert sources["value"] == list(BOTH) and (number, steps, seed) == (2, 2, 5)
 
@@ -441,7 +441,7 @@ def test_the_link_of_a_drawing_opens_its_settings(result: export.Result, engine:
     "query", ["seed=-1", "seed=99999999999", "seed=x", "images=17", "steps=0", "example=../x", "source=no/such"]
 )
 def test_a_link_with_nonsense_changes_nothing(engine: Engine, query: str) -> None:
-    assert page.from_query(engine, QueryParams(query)) == [gr.skip()] * 7
+    assert page.from_query(engine, QueryParams(query)) == [gr.skip()] * 8
 
 
 def test_the_command_of_a_drawing_is_understood(result: export.Result, monkeypatch: pytest.MonkeyPatch) -> None:
