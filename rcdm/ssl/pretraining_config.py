@@ -58,6 +58,10 @@ class PretrainConfig:
     checkpointing_minutes: float = _option(5.0, "minutes between saved states")
     seed: int = _option(0, "fixes images, views and initial weights")
 
+    def __post_init__(self) -> None:
+        if self.early_size is not None and self.early_size < 4:
+            raise ValueError(f"early_size must be at least 4 pixels, and is {self.early_size}.")
+
     def architecture(self) -> dict[str, Any]:
         """The arguments of `backbones.SmallResNet`."""
         return {"width": self.width, "blocks": list(self.blocks), "stem_stride": self.stem_stride}

@@ -239,6 +239,7 @@ def test_the_command_trains_several_and_evaluate_measures_them_again(tmp_path, m
     ("arguments", "words"),
     [
         (["--objective", "magic"], "simclr-supervised"),
+        (["--objective", "simclr", "--early-size", "0"], "at least 4 pixels"),
         (["--objective", "simclr", "--optimizer", "magic"], "lars"),
         (["--objective", "simclr", "vicreg", "--name", "one"], "one --name per"),
         (["--objective", "simclr", "--crop", "2"], "between 0 and 0.99"),
