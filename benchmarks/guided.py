@@ -50,12 +50,13 @@ def main() -> None:
     parser.add_argument("--minutes", nargs="+", type=float, default=[1.0, 10.0, 60.0])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--skip", type=int, default=24, help="held-out images that the defaults were chosen on")
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--batch", type=int, default=32, help="of training")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     shipped = rcdm.load(options.checkpoint)
-    images = load_dataset("sprites", shipped.image_size).held_out(options.images).images
+    images = load_dataset("sprites", shipped.image_size).held_out(options.skip + options.images).images[options.skip :]
     _renamed(options, options.out / "sources")
     for minutes in options.minutes:
         for source in options.sources:

@@ -187,8 +187,8 @@ def look_at(engine: Engine, controls: Controls, event: Callable[..., Any]) -> No
     """After `event`, show what the networks see of the image; a file that cannot be read is put away with a warning."""
 
     def look(photo: str | None, checkpoint: str) -> tuple[Any, str]:
-        if photo is None:
-            return None, ""
+        if photo is None:  # by now another one may be there: it stays
+            return gr.skip(), ""
         try:
             picture, loaded = read_photo(photo), engine[checkpoint]
         except ValueError as error:

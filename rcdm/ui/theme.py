@@ -153,7 +153,6 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
   border: 1px solid var(--block-border-color); }
 #to-controls { display: none; }
 @media (max-width: 640px) {
-  .gradio-container { padding-bottom: 60px !important; }
   .results { order: -1; }
   .question, .rcdm.sheet > .given p.how { display: none; }
   .intro p { font-size: 13px; line-height: 1.35; }
@@ -178,7 +177,14 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
 }
 """
 
-HEAD = """<script>
+# Gradio lets rules of CSS within @media act inside the page's container alone. Below: room for the bar of buttons, and
+# no anchor, by which drawings that grow would push themselves out of sight.
+HEAD = """<style>
+@media (max-width: 640px) {
+  .gradio-container { padding-bottom: 60px !important; overflow-anchor: none; }
+}
+</style>
+<script>
 document.addEventListener("click", (event) => {
   const button = event.target.closest(".rcdm .look");
   if (!button) return;

@@ -84,6 +84,13 @@ def _upload(page: Any, path: Path) -> None:
     page.locator("#photo input[type=file]").set_input_files(str(path))
 
 
+def _seen_anew(page: Any, path: Path) -> None:
+    """Give an image, and wait until what the networks see of it stands there in place of the last one."""
+    last = page.locator(".view img").get_attribute("src")
+    _upload(page, path)
+    page.wait_for_function("src => ![undefined, src].includes(document.querySelector('.view img')?.src)", arg=last)
+
+
 def _settings(page: Any, *, images: int, steps: int, seed: int) -> None:
     for label, value in (("Images per source", images), ("Steps", steps), ("First seed", seed)):
         field = page.get_by_label(re.compile(f"(number input for )?{label}")).and_(page.locator("input[type=number]"))
@@ -116,8 +123,7 @@ def photo(tmp_path: Path) -> Path:
 def test_a_visitor_draws_downloads_and_comes_back_by_the_link(
     page: Any, photo: Path, pipe: rcdm.RCDMPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _upload(page, photo)
-    page.wait_for_function("() => document.querySelector('.view img')")
+    _seen_anew(page, photo)
     _settings(page, images=3, steps=4, seed=7)
     forward = rcdm.RepresentationUNet.forward
 
@@ -228,8 +234,7 @@ def test_another_checkpoint_puts_away_what_the_first_has_drawn(page: Any) -> Non
 def test_a_text_file_named_jpg_is_answered_with_a_sentence(page: Any, photo: Path, tmp_path: Path) -> None:
     file = tmp_path / "holiday.jpg"
     file.write_text("not a picture")
-    _upload(page, photo)
-    page.wait_for_function("() => document.querySelector('.view img')")
+    _seen_anew(page, photo)
     _upload(page, file)
     message = page.get_by_text(re.compile("not a readable image"))
     message.first.wait_for()
@@ -239,9 +244,28 @@ def test_a_text_file_named_jpg_is_answered_with_a_sentence(page: Any, photo: Pat
     page.get_by_text(re.compile("Give an image first")).first.wait_for()
 
 
+def test_an_image_that_comes_while_the_last_one_is_put_away_stays(page: Any, photo: Path, tmp_path: Path) -> None:
+    _seen_anew(page, photo)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        """Keep what is asked of no image until the next one has come."""
+        emptied = json.loads(route.request.post_data or "{}").get("data", [])[:1] == [None]
+        held.append(route) if emptied and not held else route.continue_()
+
+    page.route("**/queue/join*", hold)
+    last, other = page.locator(".view img").get_attribute("src"), tmp_path / "other.png"
+    Image.new("RGB", (64, 48), "red").save(other)
+    _upload(page, other)
+    page.locator("#photo img").wait_for()
+    held.pop().continue_()
+    page.unroute("**/queue/join*")
+    page.wait_for_function("src => ![undefined, src].includes(document.querySelector('.view img')?.src)", arg=last)
+    assert page.locator("#photo img").count() == 1  # it is still there
+
+
 def test_a_page_that_is_loaded_again_has_the_image_and_the_settings(page: Any, photo: Path) -> None:
-    _upload(page, photo)
-    page.wait_for_function("() => document.querySelector('.view img')")
+    _seen_anew(page, photo)
     seen = page.locator(".view img").get_attribute("src")
     _settings(page, images=2, steps=3, seed=11)
     page.click("#draw")
@@ -253,8 +277,7 @@ def test_a_page_that_is_loaded_again_has_the_image_and_the_settings(page: Any, p
 
 
 def test_a_tab_draws_says_what_it_did_and_opens_by_its_link(page: Any, photo: Path) -> None:
-    _upload(page, photo)
-    page.wait_for_function("() => document.querySelector('.view img')")
+    _seen_anew(page, photo)
     _settings(page, images=1, steps=2, seed=3)
     page.get_by_role("tab", name="Transform").click()
     page.get_by_label("number input for Draws per strength").fill("2")
@@ -323,6 +346,11 @@ def test_the_page_fits_a_phone_and_every_tab_opens(browser: Any, address: str) -
     tab.wait_for_function("() => scrollY > 200")
     tab.click("#draw")
     tab.wait_for_function("() => scrollY < 300")  # what is drawn is then in sight
+    _finished(tab)
+    assert tab.evaluate("() => scrollY") < 300  # and stays there, however long it gets
+    tab.evaluate("() => scrollTo(0, document.documentElement.scrollHeight)")
+    end, bar = tab.locator("footer").bounding_box(), tab.locator("#draw").bounding_box()
+    assert end is not None and bar is not None and end["y"] + end["height"] <= bar["y"]  # nothing lies under the bar
     context.close()
 
 
