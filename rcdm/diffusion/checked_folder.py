@@ -48,6 +48,7 @@ class UNetConfig(Fields):
     attention_heads: Annotated[list[Count], Field(max_length=2, min_length=2)] | None = None
     embedding_channels: Count | None = None
     timestep_scale: Number = 1.0
+    coarse_size: Annotated[int, Field(ge=0, le=256)] = 0
 
 
 class SchedulerBounds(BaseModel):

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
@@ -79,6 +80,8 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         attention_heads: of the way down, and of the way up.
         embedding_channels: of the timestep's sinusoid.
         timestep_scale: what timesteps are multiplied by.
+        coarse_size: side of the coarse image that a linear map reads from h and the network is given beside x_t (see
+            `coarse.py`); 0 is none.
     """
 
     @register_to_config
@@ -92,18 +95,23 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         attention_heads: Sequence[int] | None = None,
         embedding_channels: int | None = None,
         timestep_scale: float = 1.0,
+        coarse_size: int = 0,
     ) -> None:
         super().__init__()
         self.register_to_config(space=dict(space))
         self.space: ImageSpace = space_of(space)
         self.unet = UNet2DModel(**unet_config)
+        if coarse_size and self.unet.config.in_channels != (inputs := self.space.network_shape(1)[0] + 3):
+            raise ValueError(
+                f"With coarse images the U-Net takes {inputs} channels, not {self.unet.config.in_channels}."
+            )
         if embedding_channels not in (None, self.unet.config.block_out_channels[0]):
             _widen_time_embedding(self.unet, embedding_channels)
         if attention_heads is not None:
             _set_heads(self.unet, *attention_heads)
         width = self.unet.time_embedding.linear_2.out_features
         self.projections = nn.ModuleDict(
-            {_key(name): _StandardisedLinear(dim, width, projection_bias) for name, dim in sources.items()}
+            {_key(name): _StandardisedLinear(dim, width, projection_bias, coarse_size) for name, dim in sources.items()}
         )
 
     @classmethod
@@ -135,6 +143,10 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         """Train a source's Linear as one on whitened numbers; `covariance` [D,D] is that of standardised ones."""
         whiten(self._projection(source).linear, covariance)
 
+    def set_coarse(self, source: str, weight: Tensor) -> None:
+        """The map [3 x side x side, D] from the standardised representation of a source to its coarse image."""
+        self._projection(source).coarse.copy_(weight)
+
     def standardise(self, representation: Tensor, source: str) -> Tensor:
         """[B,D] raw -> [B,D] with zero mean and unit deviation over the training images; distances are taken here."""
         projection = self._projection(source)
@@ -155,15 +167,21 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         where narrower rows are padded with zeros to the widest source of the batch. `drop` [B] bool makes single images
         unconditional (training). Raises ValueError for an unknown source or a width that does not fit.
         """
+        side = self.config.coarse_size
         if representation is None:
             embedding = sample.new_zeros(len(sample), self.unet.time_embedding.linear_2.out_features)
+            coarse = sample.new_zeros(len(sample), 3, side, side)
         else:
-            embedding = self._embed(representation, source)
-        if drop is not None:
-            embedding = embedding.masked_fill(drop[:, None], 0)  # the unconditional denoiser (Ho & Salimans 2022)
+            embedding, coarse = self._embed(representation, source)
+        if drop is not None:  # the unconditional denoiser (Ho & Salimans 2022)
+            embedding = embedding.masked_fill(drop[:, None], 0)
+            coarse = coarse.masked_fill(drop[:, None, None, None], 0)
         if self.config.timestep_scale != 1:
             timestep = timestep * self.config.timestep_scale
-        out = self.space.from_network(self.unet(self.space.to_network(sample), timestep, class_labels=embedding).sample)
+        x = self.space.to_network(sample)
+        if side:
+            x = torch.cat([x, F.interpolate(coarse.to(x.dtype), x.shape[2:], mode="bilinear")], 1)
+        out = self.space.from_network(self.unet(x, timestep, class_labels=embedding).sample)
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 
     def with_and_without(
@@ -176,11 +194,12 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         conditional, free = self(*twice).sample.chunk(2)
         return conditional, free
 
-    def _embed(self, representation: Tensor, source: str | Sequence[str] | None) -> Tensor:
-        """[B,D] -> [B,E]."""
+    def _embed(self, representation: Tensor, source: str | Sequence[str] | None) -> tuple[Tensor, Tensor]:
+        """[B,D] -> embedding [B,E] and coarse image [B,3,side,side]."""
         source = self._named(source)
         if isinstance(source, str):
-            return self._projection(source, width=representation.shape[1])(representation)
+            embedding, coarse = self._projection(source, width=representation.shape[1])(representation)
+            return embedding, coarse
         if len(source) != len(representation):
             raise ValueError(f"{len(representation)} representations came with {len(source)} names of sources.")
         widest = max(self.config.sources.get(name, 0) for name in set(source))
@@ -190,7 +209,8 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         for name, rows in runs(source):
             projection = self._projection(name)
             parts.append(projection(representation[rows, : len(projection.mean)]))
-        return torch.cat(parts)
+        embeddings, images = zip(*parts, strict=True)
+        return torch.cat(embeddings), torch.cat(images)
 
     def _named(self, source: str | Sequence[str] | None) -> str | Sequence[str]:
         """The only source where none is named. Raises ValueError where there are several."""
@@ -227,20 +247,27 @@ def _widen_time_embedding(unet: UNet2DModel, channels: int) -> None:
 
 
 class _StandardisedLinear(nn.Module):
-    """(h - mean) / std, then a Linear; without a bias no representation is the zero embedding for every source."""
+    """(h - mean) / std, then a Linear; without a bias no representation is the zero embedding for every source.
+
+    Beside the embedding [B,E] it gives the coarse image [B,3,side,side], from a fixed map without a bias.
+    """
 
     mean: Tensor
     std: Tensor
+    coarse: Tensor
 
-    def __init__(self, dim: int, width: int, bias: bool) -> None:
+    def __init__(self, dim: int, width: int, bias: bool, coarse_size: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
+        self.register_buffer("coarse", torch.zeros(3 * coarse_size**2, dim), persistent=coarse_size > 0)
         self.linear = nn.Linear(dim, width, bias=bias)
+        self._shape = (3, coarse_size, coarse_size)
 
-    def forward(self, representation: Tensor) -> Tensor:
+    def forward(self, representation: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(representation.device.type, enabled=False):  # narrow directions are lost in bfloat16
-            return self.linear(((representation - self.mean) / self.std).to(self.mean.dtype))
+            standardised = ((representation - self.mean) / self.std).to(self.mean.dtype)
+            return self.linear(standardised), F.linear(standardised, self.coarse).unflatten(1, self._shape)
 
 
 def _key(source: str) -> str:

@@ -42,6 +42,11 @@ class TrainingConfig:
     attention_resolutions: tuple[int, ...] = _option((8,), "sizes of the feature maps that attend")
     attention_heads: int | None = _option(None, "heads of every attention layer; by default one per 64 channels")
     patch_size: int = _option(2, "pixels per side that form one position of the U-Net")
+    coarse_size: int = _option(
+        0,
+        "side of the coarse image that a regression reads from h for the denoiser, so that colours and layout need "
+        "not be learnt from noise; 0: none",
+    )
     learn_sigma: bool = _option(
         False, "predict the noise and its variance on the linear schedule, as the released networks do, instead of v"
     )

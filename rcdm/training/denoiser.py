@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration, broadcast
+from accelerate.utils import DistributedType, ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
@@ -21,8 +20,7 @@ from rcdm.diffusion.checked_folder import unfinished
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import random_numbers, spread_evenly
-from rcdm.diffusion.unet import RepresentationUNet
-from rcdm.diffusion.whitening import folded, shrunk_covariance
+from rcdm.diffusion.whitening import folded
 from rcdm.measures.faithfulness import comparison_grid, faithfulness
 from rcdm.networks.sources import Sources, share_networks
 from rcdm.training.budget import Budget
@@ -43,6 +41,7 @@ from rcdm.training.setup import (
     sources_for,
     start_from,
 )
+from rcdm.training.statistics import set_statistics
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ class _Run(Loop):
         unet.unet.requires_grad_(not config.only_projections)
         self.space = unet.space
         self.cache = _cache(config, sources, self.dataset)
-        self._set_statistics(unet)
+        set_statistics(unet, config, sources, self.dataset, self.cache)
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device, config.compile))
         if config.compile:
             unet.unet.compile()
@@ -218,25 +217,6 @@ class _Run(Loop):
         x_t = self.objective.noisy(x0, t, noise).contiguous(memory_format=_memory_format(device, self.config.compile))
         out = self.unet(x_t, t, representation, names, drop=drop).sample.float()
         return self.objective.error(out, x0, t, noise).mean()
-
-    def _set_statistics(self, unet: RepresentationUNet) -> None:
-        """Mean and deviation of every source over training images, and its covariance where that is asked for."""
-        whiten = self.config.whiten_representations
-        for name, h in self._sample():
-            mean, std = broadcast([part.to(self.accelerator.device) for part in (h.mean(0), h.std(0))])
-            unet.set_statistics(name, mean.cpu(), std.cpu())
-            if whiten:
-                covariance = shrunk_covariance(unet.standardise(h.cpu(), name))
-                unet.learn_whitened(name, broadcast(covariance.to(self.accelerator.device)).cpu())
-
-    def _sample(self) -> Iterator[tuple[str, Tensor]]:
-        """Every source's name and representations [N,D] of training images; each network runs once per image."""
-        if self.cache is not None:
-            yield from ((name, self.cache.sample(name)) for name in self.sources.names)
-            return
-        images = self.dataset.batch(0, self.config.num_statistics_images).images
-        parts = [self.sources.encode_all(chunk) for chunk in images.split(256)]
-        yield from ((name, torch.cat([part[name] for part in parts])) for name in self.sources.names)
 
     def resume(self) -> None:
         """Continue from `resume_from_checkpoint`; a damaged checkpoint is passed over for the one before it."""

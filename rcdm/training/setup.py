@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import DistributedType
 from diffusers import SchedulerMixin
 from timm.optim import muon
@@ -24,6 +25,8 @@ from rcdm.networks.sources import Sources, read_sources
 from rcdm.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
+
+FIRST = "unet.conv_in.weight"
 
 
 def sources_for(config: TrainingConfig) -> Sources:
@@ -48,6 +51,7 @@ def network_arguments(config: TrainingConfig) -> dict[str, Any]:
         attention_resolutions=config.attention_resolutions,
         space=space_of(space),
     )
+    arguments["in_channels"] += 3 * (config.coarse_size > 0)
     arguments["out_channels"] *= 1 + config.learn_sigma
     has_unconditional = config.representation_dropout > 0
     heads = config.attention_heads
@@ -57,6 +61,7 @@ def network_arguments(config: TrainingConfig) -> dict[str, Any]:
         "has_unconditional": has_unconditional,
         "projection_bias": not has_unconditional,  # with a bias there would be one unconditional denoiser per source
         "attention_heads": None if heads is None else (heads, heads),
+        "coarse_size": config.coarse_size,
     }
 
 
@@ -69,12 +74,15 @@ def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
     if folder is None:
         raise ValueError(f"There is no checkpoint {checkpoint!r} to start from.")
     own, theirs = unet.state_dict(), RepresentationUNet.from_pretrained(folder / "unet").float().state_dict()
+    if unet.config.coarse_size and theirs[FIRST].shape[1] + 3 == own[FIRST].shape[1]:
+        theirs[FIRST] = F.pad(theirs[FIRST], (0, 0, 0, 0, 0, 3))
+        log.warning("%s has no coarse images: their way in begins at zero.", checkpoint)
     fitting = {name: weight for name, weight in theirs.items() if name in own and weight.shape == own[name].shape}
-    missing = [name for name in own if name not in fitting]
+    missing = [name for name in own if name not in fitting and not name.endswith(".coarse")]
     if any(not name.startswith("projections.") for name in missing):
         raise ValueError(
             f"The denoiser of {checkpoint} has another shape than this run's: give the --channels, --layers_per_block, "
-            "--attention_resolutions and --patch_size that its training.json names."
+            "--attention_resolutions, --patch_size and --coarse_size that its training.json names."
         )
     unet.load_state_dict(fitting, strict=False)
     if new := sorted({name.split(".")[1].replace(":", ".") for name in missing}):

@@ -18,6 +18,7 @@ import rcdm
 from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.data.datasets import load_dataset
+from rcdm.diffusion.coarse import coarse_map
 from rcdm.diffusion.official.convert import official_scheduler
 from rcdm.diffusion.official.loss import VariationalLoss
 from rcdm.diffusion.process import VelocityError, velocity_scheduler
@@ -103,6 +104,40 @@ def test_a_run_that_starts_from_a_checkpoint_may_have_other_sources(sources_dir,
     assert {name.split(".")[1] for name in after.keys() - shared} == {"tiny/layer1"}
     assert all(torch.equal(before[name], after[name]) for name in shared)
     assert "tiny/layer1: learned anew" in caplog.text
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_coarse_images_are_the_regression_on_training_images(sources_dir, tmp_path, monkeypatch, cached):
+    data = {"train_data_dir": str(photographs(tmp_path / "data", 40)), "random_flip": True} if cached else {}
+    folder = train(tiny(sources_dir, tmp_path / "run", coarse_size=4, **data))
+    unet = rcdm.load(folder, device="cpu").unet
+    dataset, sources = load_dataset(data.get("train_data_dir", "sprites"), 16), read_sources(sources_dir)
+    images = dataset.take(torch.arange(dataset.n_train)).images if cached else dataset.batch(0, 16).images
+    if cached:
+        images[1::2] = images[1::2].flip(3)
+    h = unet.standardise(sources.encode(images, "tiny/backbone"), "tiny/backbone")
+    expected = coarse_map(h, images, 4)
+    torch.testing.assert_close(unet.projections["tiny/backbone"].coarse.float(), expected, rtol=0.05, atol=0.02)
+    interrupted = tiny(sources_dir, tmp_path / "again", coarse_size=4, **data)
+    train_until(5, interrupted, monkeypatch)
+    again = train(tiny(sources_dir, tmp_path / "again", coarse_size=4, resume_from_checkpoint="latest", **data))
+    assert same(folder, again)
+
+
+def test_a_denoiser_without_coarse_images_learns_to_use_them(sources_dir, uninterrupted, tmp_path, caplog):
+    """It begins with the same predictions, and its way in moves; the other way round is refused."""
+    begun = {"pretrained_model_name_or_path": str(uninterrupted), "coarse_size": 4}
+    still = train(tiny(sources_dir, tmp_path / "still", **begun, learning_rate=0.0, max_train_steps=1))
+    assert "no coarse images: their way in begins at zero" in caplog.text and "learned anew" not in caplog.text
+    old, new = rcdm.load(uninterrupted, device="cpu"), rcdm.load(still, device="cpu")
+    x, t = torch.randn(3, 3, 16, 16), torch.tensor([3.0, 500, 999])
+    h = old.encode(sprites.render(sprites.sample_factors(3, seed=0), 16), "tiny/backbone")
+    with torch.no_grad():
+        torch.testing.assert_close(new.unet(x, t, h, "tiny/backbone").sample, old.unet(x, t, h, "tiny/backbone").sample)
+    moved = train(tiny(sources_dir, tmp_path / "moved", **begun, lr_warmup_steps=1, ema_decay=0.5))
+    assert weights(moved)["unet.conv_in.weight"][:, 12:].abs().max() > 1e-4
+    with pytest.raises(ValueError, match="--coarse_size"):
+        train(tiny(sources_dir, tmp_path / "back", pretrained_model_name_or_path=str(moved)))
 
 
 def test_only_projections_leaves_the_denoiser_and_its_free_draws_alone(sources_dir, uninterrupted, tmp_path):

@@ -1,0 +1,78 @@
+"""What a run takes from training images before its first step: statistics of the sources, and maps to coarse images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor
+
+from rcdm.data.dataset_protocol import Dataset, NumberedDataset
+from rcdm.diffusion.coarse import coarse_map
+from rcdm.diffusion.unet import RepresentationUNet
+from rcdm.diffusion.whitening import shrunk_covariance
+from rcdm.networks.sources import Sources
+from rcdm.training.config import TrainingConfig
+from rcdm.training.representation_cache import RepresentationCache
+
+REGRESSION_IMAGES = 2**14
+
+
+def set_statistics(
+    unet: RepresentationUNet,
+    config: TrainingConfig,
+    sources: Sources,
+    dataset: Dataset,
+    cache: RepresentationCache | None,
+) -> None:
+    """Mean and deviation of every source, and where that is asked for its covariance and its map to coarse images.
+
+    Several processes take those of the first.
+    """
+    for name, h in _sample(config, sources, dataset, cache):
+        unet.set_statistics(name, _same(h.mean(0), sources), _same(h.std(0), sources))
+        if config.whiten_representations:
+            unet.learn_whitened(name, _same(shrunk_covariance(unet.standardise(h.cpu(), name)), sources))
+    if config.coarse_size:
+        for name, h, images in _pairs(config, sources, dataset, cache):
+            weight = coarse_map(unet.standardise(h.cpu(), name), images, config.coarse_size)
+            unet.set_coarse(name, _same(weight, sources))
+
+
+def _same(value: Tensor, sources: Sources) -> Tensor:
+    shared: Tensor = broadcast(value.to(sources.device))
+    return shared.cpu()
+
+
+def _sample(
+    config: TrainingConfig, sources: Sources, dataset: Dataset, cache: RepresentationCache | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every source's name and representations [N,D] of training images; each network runs once per image."""
+    if cache is not None:
+        yield from ((name, cache.sample(name)) for name in sources.names)
+        return
+    images = dataset.batch(0, config.num_statistics_images).images
+    parts = [sources.encode_all(chunk) for chunk in images.split(256)]
+    yield from ((name, torch.cat([part[name] for part in parts])) for name in sources.names)
+
+
+def _pairs(
+    config: TrainingConfig, sources: Sources, dataset: Dataset, cache: RepresentationCache | None
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Every source's name, and representations [N,D] with their images [N,3,S,S], of which every other is mirrored."""
+    if cache is not None and isinstance(dataset, NumberedDataset):
+        n = min(dataset.n_train, REGRESSION_IMAGES)
+        rows = torch.linspace(0, dataset.n_train - 1, n, dtype=torch.float64).round().long()
+        images = dataset.take(rows).images
+        rows = rows.to(images.device)
+    else:
+        images = dataset.batch(0, config.num_statistics_images).images
+    flipped = torch.arange(len(images), device=images.device) % 2 == 1 if config.random_flip else None
+    if flipped is not None:
+        images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
+    for name in sources.names:
+        if cache is not None:
+            yield name, cache([name] * len(images), rows, flipped), images
+        else:
+            yield name, torch.cat([sources.encode(chunk, name) for chunk in images.split(256)]), images
