@@ -51,8 +51,10 @@ class PixelSpace:
     patch: int = 1
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.patch < 1:
-            raise ValueError(f"channels and patch must be at least 1, and are {self.channels} and {self.patch}.")
+        if not all(type(number) is int and number >= 1 for number in (self.channels, self.patch)):
+            raise ValueError(
+                f"channels and patch must be whole numbers, at least 1, and are {self.channels} and {self.patch}."
+            )
 
     def shape(self, image_size: int) -> tuple[int, int, int]:
         return self.channels, image_size, image_size

@@ -101,9 +101,12 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         self.register_to_config(space=dict(space))
         self.space: ImageSpace = space_of(space)
         self.unet = UNet2DModel(**unet_config)
-        if coarse_size and self.unet.config.in_channels != (inputs := self.space.network_shape(1)[0] + 3):
+        needed = self.space.network_shape(1)[0]
+        given, made = self.unet.config.in_channels, self.unet.config.out_channels
+        if given != (inputs := needed + 3 * (coarse_size > 0)) or made not in (needed, 2 * needed):
             raise ValueError(
-                f"With coarse images the U-Net takes {inputs} channels, not {self.unet.config.in_channels}."
+                f"In this image space the U-Net takes {inputs} channels and gives {needed}, or {2 * needed} with a "
+                f"variance: in_channels and out_channels are {given} and {made}."
             )
         if embedding_channels not in (None, self.unet.config.block_out_channels[0]):
             _widen_time_embedding(self.unet, embedding_channels)
