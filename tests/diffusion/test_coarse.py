@@ -109,7 +109,7 @@ def test_a_checkpoint_keeps_it_and_another_number_of_channels_is_refused(unet: R
     again.unet.set_coarse(BACKBONE, -unet.projections[BACKBONE].coarse)
     assert not torch.equal(first, again(x, source=BACKBONE, seeds=[0, 1], output_type="pt").images)
     arguments = unet_arguments(16, channels=(8, 16), space=PixelSpace(patch=PATCH))
-    with pytest.raises(ValueError, match="takes 15 channels .* are 12 and 12"):
+    with pytest.raises(ValueError, match=r"takes 15 channels .* are 12 and 12"):
         RepresentationUNet({"a/b": 4}, arguments, {"kind": "pixels", "patch": PATCH}, coarse_size=SIDE)
 
 
