@@ -16,7 +16,7 @@ if [ "$size" = 64 ]; then
 else
   objectives="simclr vicreg"
   network="--width 32 --stem-stride 1 --blocks 1 1 1 1 --batch-size 256 --learning-rate 2e-3 --early-size 24"
-  denoiser="--channels 64 128 256 --whiten_representations --optimizer muon --train_batch_size 128 --learning_rate 2e-3"
+  denoiser="--channels 64 128 256 --coarse_size 8 --whiten_representations --optimizer muon --train_batch_size 128 --learning_rate 2e-3"
 fi
 pretrain="rcdm pretrain --data $data --resolution $size --max-minutes $network_minutes --resume --out $backbones/sources --compile $network"
 plain="--crop 0.5 --jitter 0 --hue 0 --grey 0"  # strong views slow a supervised network down

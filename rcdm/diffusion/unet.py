@@ -19,6 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from rcdm.diffusion.checked_folder import check_unet
+from rcdm.diffusion.coarse import GAIN
 from rcdm.diffusion.image_space import PIXELS, ImageSpace, space_of
 from rcdm.diffusion.whitening import whiten
 from rcdm.networks.checked_files import check_finite
@@ -183,7 +184,8 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
             timestep = timestep * self.config.timestep_scale
         x = self.space.to_network(sample)
         if side:
-            x = torch.cat([x, F.interpolate(coarse.to(x.dtype), x.shape[2:], mode="bilinear")], 1)
+            enlarged = F.interpolate(GAIN * coarse.to(x.dtype), x.shape[2:], mode="bilinear")
+            x = torch.cat([x, enlarged], 1)
         out = self.space.from_network(self.unet(x, timestep, class_labels=embedding).sample)
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import TINY_SOURCES, make_tiny_sources
 
 import rcdm
-from rcdm.diffusion.coarse import coarse_map
+from rcdm.diffusion.coarse import GAIN, coarse_map
 from rcdm.diffusion.image_space import PixelSpace
 from rcdm.diffusion.process import velocity_scheduler
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
@@ -76,7 +76,7 @@ def test_the_network_is_given_the_enlarged_image_of_standardised_h(unet: Represe
     x, h = torch.randn(3, 3, 16, 16), torch.randn(3, unet.config.sources[source])
     own = unet.projections[source]
     coarse = (unet.standardise(h, source) @ own.coarse.T).unflatten(1, (3, SIDE, SIDE))
-    expected = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+    expected = GAIN * F.interpolate(coarse, scale_factor=2, mode="bilinear")
     torch.testing.assert_close(given(unet, x, torch.tensor([9.0] * 3), h, source), expected)
 
 
