@@ -157,7 +157,7 @@ def test_a_constant_dimension_is_standardised_to_a_finite_number(pipe):
 
 def test_flipped_images_are_flipped_for_source_and_denoiser_alike(sources_dir, tmp_path, monkeypatch):
     """Where every image is flipped, the loss is that of a data set of mirrored images."""
-    monkeypatch.setattr(_Run, "_set_statistics", lambda self, unet: None)
+    monkeypatch.setattr(denoiser, "set_statistics", lambda *arguments: None)
     losses, loss, batch = [], _Run._loss, Sprites.batch
     monkeypatch.setattr(_Run, "_loss", lambda self, place: losses.append(loss(self, place)) or losses[-1])
     once = {"max_train_steps": 1, "random_flip": True}
