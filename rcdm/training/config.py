@@ -104,6 +104,9 @@ class TrainingConfig:
         if self.resolution < 1 or self.resolution % (unit := self.patch_size * 2 ** (len(self.channels) - 1)):
             raise ValueError(f"resolution must be a multiple of {unit} with these channels, and is {self.resolution}.")
 
+        if not 0 <= self.coarse_size <= self.resolution:
+            raise ValueError(f"coarse_size must be from 0 to {self.resolution} pixels, and is {self.coarse_size}.")
+
 
 _ADM = {
     "patch_size": 1,

@@ -124,6 +124,12 @@ def test_coarse_images_are_the_regression_on_training_images(sources_dir, tmp_pa
     assert same(folder, again)
 
 
+@pytest.mark.parametrize("size", [-1, 17])
+def test_a_coarse_image_is_no_larger_than_the_image(sources_dir, tmp_path, size):
+    with pytest.raises(ValueError, match="coarse_size must be from 0 to 16"):
+        tiny(sources_dir, tmp_path, coarse_size=size)
+
+
 def test_a_denoiser_without_coarse_images_learns_to_use_them(sources_dir, uninterrupted, tmp_path, caplog):
     """It begins with the same predictions, and its way in moves; the other way round is refused."""
     begun = {"pretrained_model_name_or_path": str(uninterrupted), "coarse_size": 4}
