@@ -7,6 +7,8 @@ three more channels. Zero is the mean image, and stands for no representation to
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge
@@ -30,7 +32,7 @@ def coarse_map(standardised: Tensor, images: Tensor, side: int) -> Tensor:
     pixels = F.adaptive_avg_pool2d(images.float(), side).flatten(1).cpu().numpy()
     out = torch.arange(len(h)).numpy() % LEFT_OUT == 0
 
-    def fitted(penalty: float, rows: object) -> Ridge:
+    def fitted(penalty: float, rows: Any) -> Ridge:
         return Ridge(penalty * len(h[rows]), solver="cholesky").fit(h[rows], pixels[rows])
 
     best = min(PENALTIES, key=lambda penalty: ((fitted(penalty, ~out).predict(h[out]) - pixels[out]) ** 2).mean())
