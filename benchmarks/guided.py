@@ -34,7 +34,7 @@ from rcdm.training.config import TrainingConfig
 from rcdm.training.denoiser import train
 from rcdm.training.resume import saved_states
 
-GUIDED = ("mpgd", "dps", "tds")
+GUIDED = ("mpgd", "dps", "regression", "tds")
 WAYS = (*GUIDED, "projections", "decoder", "shipped")
 FEWEST_STEPS, MOST_STEPS, MOST_PARTICLES = 4, 250, 256
 TRIAL = 4  # draws and steps that tell how fast a way draws

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rcdm.cli.options import add_options, announce, given
-from rcdm.diffusion.methods import METHODS, PARTICLES, refuse_method
+from rcdm.diffusion.methods import METHOD, METHODS, PARTICLES, refuse_method
 from rcdm.diffusion.places import find, refuse_unknown, sources_in
 from rcdm.networks.reading import Reading
 
@@ -23,7 +23,7 @@ def add_prior_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--prior", metavar="NAME_OR_FOLDER", help="checkpoint, or unconditional pipeline of diffusers")
     words = "; ".join(f"{name}: {what}" for name, what in METHODS.items())
-    group.add_argument("--method", choices=METHODS, default="dps", help=words)
+    group.add_argument("--method", choices=METHODS, default=METHOD, help=words)
     group.add_argument("--particles", type=int, default=PARTICLES, help="of each draw, for tds")
     add_options(group, Reading, blank=True)
 

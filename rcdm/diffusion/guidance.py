@@ -1,17 +1,18 @@
 """A denoiser that was never told h, guided to images with f(x) = h: what each method adds to its guess of the image.
 
 The prior is p(x), the likelihood N(z; z(x), τ² I), where z is h standardised: images are drawn from their product. With
-x̂ the prior's guess at x_t = a x + s ε, r = z − z(x̂) and g = Jᵀ r, J = ∂z/∂x̂, the guess becomes
+x̂ the prior's guess at x_t = a x + s ε, r what is missing and V its covariance, each adds a multiple of u:
 
-    x̂ + w u ‖r‖² / (τ² ‖r‖² + g·u)                                                                        (4)
-
-    dps   u = (s²/a) (∂x̂/∂x_t)ᵀ g   through the denoiser (Chung et al. 2023, arXiv 2209.14687)
-    mpgd  u = s² g                   the gradient at x̂ alone (He et al. 2024, arXiv 2311.16424)
-    tds   as dps; particles then weigh and resample (`particles`; Wu et al. 2023, arXiv 2306.17775)
+    regression  r of z from what x_t says of it, whose covariance is Σ ((6) of `regression`)
+                x̂ + w u min(1, rᵀΣ⁻¹r / g·u),  g = (∂/∂x̂) −½ rᵀΣ⁻¹r,  u = (s²/a) (∂x̂/∂x_t)ᵀ g                 (4)
+    tds         as regression; particles then weigh and resample (`particles`; Wu et al. 2023, arXiv 2306.17775)
+    dps         r = z − z(x̂), through the denoiser (Chung et al. 2023, arXiv 2209.14687)
+                x̂ + w u ‖r‖² / (τ² ‖r‖² + g·u),  g = Jᵀ r,  J = ∂z/∂x̂,  u as above                           (4b)
+    mpgd        as dps with u = s² g, the gradient at x̂ alone (He et al. 2024, arXiv 2311.16424)
 
 Where x given x_t is normal with covariance V, Tweedie's formula makes (s²/a) (∂x̂/∂x_t)ᵀ = V, and the exact answer is
-Kalman's, x̂ + V Jᵀ (τ² I + J V Jᵀ)⁻¹ r. (4) puts a number, its value along r, in place of the matrix that is inverted;
-mpgd puts s² I in place of V. The factor w is 1 where nothing is known; `guided.strength_of` finds it.
+Kalman's, x̂ + V Jᵀ (τ² I + J V Jᵀ)⁻¹ r. (4) has the matrix that is inverted from images; (4b) puts a number, its value
+along r, in its place; mpgd puts s² I in place of V. The factor w is 1 where nothing is known; `guided` finds it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,19 @@ import torch
 from torch import Tensor
 
 from rcdm.diffusion.methods import METHODS, PARTICLES, refuse_method
-from rcdm.diffusion.process import Process, prediction, to_x0
+from rcdm.diffusion.process import Process, add_noise, prediction, to_x0
+from rcdm.diffusion.regression import Regression, fit_regression
 from rcdm.diffusion.unet import RepresentationUNet, RepresentationUNetOutput
 from rcdm.networks.sources import Sources, runs
 
 MOST_PIXELS = 2**20
 """That a network is fed at once, as their activations are kept for the gradient."""
+
+BATCH = 32
+"""Images at once, where no gradient is asked for."""
+
+REGRESSED = ("regression", "tds")
+"""Methods that predict h from noisy images by (6)."""
 
 _LEAST_SIGNAL = 0.01
 """a of (1), where s²/a would grow beyond all bounds: there x_t says next to nothing of x."""
@@ -41,7 +49,7 @@ class Guess:
 
     Args:
         out: the prior's prediction, of the scheduler's kind. x0: the image it stands for. guided: x0 after (4).
-        twist: ln of how likely h is, given x_t, but for a constant [B]: −‖r‖² / 2 (τ² + g·u / ‖r‖²).
+        twist: ln of how likely h is, given x_t, but for a constant [B]: −½ rᵀΣ⁻¹r; (4b) has τ² + g·u / ‖r‖² for Σ.
     """
 
     out: Tensor
@@ -88,6 +96,37 @@ class GuidedUNet(RepresentationUNet):
     def set_strength(self, source: str, strength: float) -> None:
         """w of (4)."""
         cast(_Statistics, self._projection(source)).strength.fill_(strength)
+
+    @torch.no_grad()
+    def learn(self, source: str, images: Tensor, tolerance: float) -> Regression | None:
+        """(6) of a source from images of the prior [N,3,S,S], where the method asks for it; statistics are set before.
+
+        `tolerance` is τ². The noise is always the same.
+        """
+        own = cast(_Statistics, self._projection(source))
+        own.regression = None
+        if self.method not in REGRESSED:
+            return None
+        x, stream = self.space.encode(images), torch.Generator().manual_seed(0)
+        timesteps = range(self._process.steps)
+        logsnr = torch.stack([_logsnr(*self._process.levels(t)) for t in timesteps])
+
+        def guess(level: float) -> Tensor:
+            timestep = timesteps[int((logsnr - level).abs().argmin())]
+            a, s = (part.to(x) for part in self._process.levels(timestep))
+            noise = torch.randn(x.shape, generator=stream).to(x)
+            parts = []
+            for x_t in add_noise(x, noise, a, s).split(BATCH):
+                out = self._free(x_t, timestep)[:, : self.space.channels]
+                parts.append(self.space.decode(to_x0(self._process.kind, out, x_t, a, s)))
+            return torch.cat(parts)
+
+        def read(some: Tensor) -> Tensor:
+            h = torch.cat([self._sources[0].encode(few, source) for few in some.split(BATCH)])
+            return self.standardise(h, source)
+
+        own.regression = fit_regression(guess, read, images, tolerance)
+        return own.regression
 
     @torch.no_grad()
     def likelihood(self, images: Tensor, h: Tensor, source: str | Sequence[str] | None) -> Tensor:
@@ -151,15 +190,25 @@ class GuidedUNet(RepresentationUNet):
             out = self._free(x_t, timestep).float()
             x0 = to_x0(self._process.kind, out[:, : self.space.channels], x_t, a, s)
             at = x0 if through else x0.detach().requires_grad_()
-            r = wanted - self.standardise(self._sources[0][source](self.space.decode(at)), source)
-            losses = torch.autograd.grad(-r.square().sum() / 2, (at, x_t) if through else (at,))
+            image = self.space.decode(at)
+            z = self.standardise(self._sources[0][source](image), source)
+            if own.regression is None:
+                r = wanted - z
+                weighed = r.detach()
+            else:
+                r, weighed = own.regression(wanted, z, image, _logsnr(a, s).view(-1))
+            losses = torch.autograd.grad(-(r * weighed).sum(), (at, x_t) if through else (at,))
         g = losses[0]
         u = losses[1] * (s**2 / a.clamp(min=_LEAST_SIGNAL)) if through else s**2 * g
-        r2, along = r.detach().square().sum(1), (g * u).flatten(1).sum(1)
-        variance = own.tolerance + along.clamp(min=0) / r2.clamp(min=1e-12)
+        far, along = (r.detach() * weighed).sum(1), (g * u).flatten(1).sum(1)
+        if own.regression is None:  # (4b)
+            variance = own.tolerance + along.clamp(min=0) / far.clamp(min=1e-12)
+            gain, far = 1 / variance, far / variance
+        else:  # (4)
+            gain = (far / along.clamp(min=1e-12)).clamp(max=1)
         # a trained denoiser's V is not quite a covariance: where it would lead away from h it is not followed
-        gain = torch.where(along > 0, own.strength / variance, 0).view(-1, 1, 1, 1)
-        return Guess(out.detach(), x0.detach(), x0.detach() + gain * u, -r2 / (2 * variance))
+        gain = torch.where(along > 0, own.strength * gain, 0).view(-1, 1, 1, 1)
+        return Guess(out.detach(), x0.detach(), x0.detach() + gain * u, -far / 2)
 
     def _free(self, x_t: Tensor, timestep: Tensor) -> Tensor:
         """What the prior puts out."""
@@ -185,12 +234,13 @@ class GuidedUNet(RepresentationUNet):
 
 
 class _Statistics(torch.nn.Module):
-    """Of one source: what standardises it, τ² and w."""
+    """Of one source: what standardises it, τ², w, and (6) where the method has it."""
 
     mean: Tensor
     std: Tensor
     tolerance: Tensor
     strength: Tensor
+    regression: Regression | None
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -198,3 +248,9 @@ class _Statistics(torch.nn.Module):
         self.register_buffer("std", torch.ones(dim))
         self.register_buffer("tolerance", torch.ones(()))
         self.register_buffer("strength", torch.ones(()))
+        self.register_module("regression", None)
+
+
+def _logsnr(a: Tensor, s: Tensor) -> Tensor:
+    """λ = ln(a² / s²), within ±40 where one of them is 0."""
+    return 2 * (a.clamp(min=2e-9).log() - s.clamp(min=2e-9).log())

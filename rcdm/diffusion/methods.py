@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 METHODS = {
-    "dps": "gradients through the denoiser",
-    "mpgd": "the gradient at its guess alone: faster, farther from h",
-    "tds": "particles that are weighed and drawn again: slower, exact as they become many",
+    "regression": "by what noisy images say of h, which is learnt from images of the prior first",
+    "tds": "as regression, with particles that are weighed and drawn again: slower, exact as they become many",
+    "dps": "by what the network says of the denoiser's guess: nothing to learn, loses what h says quietly",
+    "mpgd": "as dps, but no gradient goes through the denoiser: faster, farther from h",
 }
 """Name -> what it does; papers and formulas are in `guidance`."""
+
+METHOD = "regression"
+"""Where nobody says."""
 
 PARTICLES = 8
 """Of each draw, where nobody says."""

@@ -87,17 +87,17 @@ class Process:
         self.scheduler = scheduler
         self.kind: str = "flow_prediction" if flow else scheduler.config.prediction_type
         self._flow = flow or self.kind == "flow_prediction"
-        self._steps: int = scheduler.config.num_train_timesteps
+        self.steps: int = scheduler.config.num_train_timesteps
 
     def levels(self, timestep: Tensor | float) -> tuple[Tensor, Tensor]:
         """a and s at one timestep, whole or between two (there λ is interpolated, as samplers do)."""
         t = float(timestep)
         if self._flow:  # diffusers counts a flow's noise in thousandths
-            s = torch.tensor(t / self._steps)
+            s = torch.tensor(t / self.steps)
             return 1 - s, s
         if t != int(t):
             low, share = math.floor(t), t - math.floor(t)
-            lambdas = self.logsnr()[[low, min(low + 1, self._steps - 1)]]
+            lambdas = self.logsnr()[[low, min(low + 1, self.steps - 1)]]
             return levels_of((1 - share) * lambdas[0] + share * lambdas[1])
         a = self.scheduler.alphas_cumprod[int(t)].sqrt()
         return a, (1 - a**2).sqrt()

@@ -24,6 +24,9 @@ D = 12
 
 SOURCE, TOLERANCE = "f/output", 0.1
 
+IMAGES = 256
+"""That the regression is fitted on."""
+
 
 class Unbounded(PixelSpace):
     """Pixels that may be anything: the clamp would cut off the tails of a normal distribution."""
@@ -71,6 +74,8 @@ def pipeline(covariance: Tensor, encoder: Tensor, method: str, particles: int = 
     sources = Sources({"f": (network, Preprocessing(2))}, [SOURCE], {"f": {}})
     unet = GuidedUNet(prior, Process(scheduler), sources, method, particles)
     unet.set_tolerance(SOURCE, TOLERANCE)
+    spread, stream = torch.linalg.cholesky(covariance), torch.Generator().manual_seed(1)
+    unet.learn(SOURCE, (torch.randn(IMAGES, D, generator=stream) @ spread.T).view(-1, 3, 2, 2), TOLERANCE)
     pipe = GuidedPipeline(unet, scheduler, sources)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -115,7 +120,7 @@ def compare(method: str, n: int, *, particles: int = 8, steps: int = 20, numbers
 if __name__ == "__main__":
     print("| method | numbers in h | steps | draws | error of the mean (chance) | of the covariance (chance) |")
     print("|---|---|---|---|---|---|")
-    cases = [("prior", 8), ("mpgd", 1), ("dps", 1), ("tds", 1), ("tds", 4), ("tds", 16), ("tds", 64)]
+    cases = [("prior", 8), ("mpgd", 1), ("dps", 1), ("regression", 1), ("tds", 4), ("tds", 16), ("tds", 64)]
     for numbers in (1, 2):
         for method, particles in cases:
             for steps in (20, 100):

@@ -46,7 +46,7 @@ def test_the_command_asks_both_and_knows_what_it_has_asked(tiny_checkpoint, tmp_
     asked += ["--device", "cpu", "--out", str(tmp_path)]
     cli.main(asked)
     record = json.loads((tmp_path / "retention.json").read_text())
-    assert set(record["cross_check"]) == {BACKBONE} and record["guidance"]["method"] == "dps"
+    assert set(record["cross_check"]) == {BACKBONE} and record["guidance"]["method"] == "regression"
     assert "their intervals meet in" in record["summary"] and "retention-cross-check.png" in record["figures"]
     assert "--prior" in record["command"] and record["settings"]["checkpoint"] == str(tiny_checkpoint)
     capsys.readouterr()
