@@ -210,7 +210,7 @@ class GuidedUNet(RepresentationUNet):
         gain = torch.where(along > 0, own.strength * gain, 0).view(-1, 1, 1, 1)
         return Guess(out.detach(), x0.detach(), x0.detach() + gain * u, -far / 2)
 
-    def _free(self, x_t: Tensor, timestep: Tensor) -> Tensor:
+    def _free(self, x_t: Tensor, timestep: Tensor | float) -> Tensor:
         """What the prior puts out."""
         (out,) = super().forward(x_t, timestep, return_dict=False)
         return cast(Tensor, out)

@@ -34,7 +34,7 @@ SIDE, GAIN = 8, 3.0
 """Pixels of x̂ along a side, and what they are multiplied by: about as wide as a standardised number then."""
 
 PENALTIES = np.logspace(-1, 5, 13)
-FOLDS = 5
+FOLDS = 20
 
 
 class Regression(nn.Module):
@@ -88,15 +88,15 @@ def fit_regression(
     directions = min(DIRECTIONS, z.shape[1], (len(z) - 1) // 2)
     basis = torch.linalg.svd(z - z.mean(0), full_matrices=False).Vh[:directions].T.contiguous()
     found = [_regressed(_features(read(at) @ basis, at), z @ basis, tolerance) for at in map(guess, LEVELS)]
-    pieces = [torch.stack([cast(Tensor, one[i]) for one in found]).to(z) for i in range(3)]
-    return Regression(basis, *pieces, [one[3] for one in found])
+    intercept, weight, covariance = (torch.stack([cast(Tensor, one[i]) for one in found]).to(z) for i in range(3))
+    return Regression(basis, intercept, weight, covariance, [one[3] for one in found])
 
 
 def _regressed(features: Tensor, z: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor, float]:
     """φ [N,F], z [N,K] -> c, B, Σ, and the share of z's variance that is explained on images held out."""
     x, y = features.double().cpu().numpy(), z.double().cpu().numpy()
     chosen = RidgeCV(PENALTIES).fit(x, y)  # leaves one out
-    left = y - cross_val_predict(Ridge(chosen.alpha_), x, y, cv=FOLDS).reshape(y.shape)
+    left = y - cross_val_predict(Ridge(chosen.alpha_), x, y, cv=min(FOLDS, len(x))).reshape(y.shape)
     explained = 1 - float(np.square(left).sum() / np.square(y - y.mean(0)).sum())
     covariance = torch.from_numpy(ledoit_wolf(left, assume_centered=True)[0]) + tolerance * torch.eye(y.shape[1])
     weight = torch.from_numpy(np.atleast_2d(chosen.coef_).T.copy())
