@@ -43,8 +43,8 @@ MOVED = 16
 PRIOR_STEPS = 10
 """Of those images: this is waited for."""
 
-TRIED, TRIED_STEPS = 4, 20
-"""Draws for each strength that is tried, all with the same noise, and their steps."""
+TRIED, TRIED_STEPS = 16, 20
+"""One of 16 of those images is drawn again with each strength that is tried, with the same noise, in so many steps."""
 
 STRENGTHS = {"regression": (2.0, 1.0), "tds": (1.0,), "dps": (1.0, 0.5, 2.0), "mpgd": (1.0, 0.5, 2.0)}
 """w of (4) and (4b) in `guidance`, in the order in which they are tried; the first that comes near enough is taken.
@@ -71,8 +71,8 @@ class Reached:
     tolerance: float
     target: float
     cycle_error: float
-    n: int = TRIED
-    images: int = FEWEST
+    n: int
+    images: int
 
     def in_words(self) -> str:
         """One line."""
@@ -239,18 +239,18 @@ def _hold(pipe: GuidedPipeline, images: Tensor, source: str) -> Reached:
     unet.set_tolerance(source, tolerance)
     unet.learn(source, images, tolerance)
     target = float(square.sum(1).mean() / apart)
-    tried: dict[float, float] = {}
+    again, tried = len(images) // TRIED, dict[float, float]()
     for strength in STRENGTHS[pipe.method]:
         if tried and min(tried.values()) <= target:
             break
         unet.set_strength(source, strength)
-        seeds = range(_FIRST_SEED + len(images), _FIRST_SEED + len(images) + TRIED)
-        drawn = pipe.draw(h[:TRIED], source, seeds, num_inference_steps=TRIED_STEPS)
-        error = (unet.standardise(_encode(pipe, drawn, source), source) - given[:TRIED]).square().sum(1)
+        seeds = range(_FIRST_SEED + len(images), _FIRST_SEED + len(images) + again)
+        drawn = pipe.draw(h[:again], source, seeds, num_inference_steps=TRIED_STEPS)
+        error = (unet.standardise(_encode(pipe, drawn, source), source) - given[:again]).square().sum(1)
         tried[strength] = float(error.mean() / apart)
     best = min(tried, key=lambda strength: tried[strength])
     unet.set_strength(source, best)
-    return Reached(best, tolerance, target, tried[best], images=len(images))
+    return Reached(best, tolerance, target, tried[best], again, len(images))
 
 
 def _affordable(pipe: GuidedPipeline) -> int:

@@ -60,7 +60,9 @@ def world() -> tuple[Tensor, Tensor, Tensor]:
     return covariance, encoder, torch.tensor([3.0, 1.0])
 
 
-def pipeline(covariance: Tensor, encoder: Tensor, method: str, particles: int = 8) -> GuidedPipeline:
+def pipeline(
+    covariance: Tensor, encoder: Tensor, method: str, particles: int = 8, images: int = IMAGES
+) -> GuidedPipeline:
     """Guided draws of that world: `strength` 1, `tolerance` TOLERANCE, nothing standardised."""
     SPACES["unbounded"] = Unbounded
     scheduler = DDPMScheduler(
@@ -75,7 +77,7 @@ def pipeline(covariance: Tensor, encoder: Tensor, method: str, particles: int = 
     unet = GuidedUNet(prior, Process(scheduler), sources, method, particles)
     unet.set_tolerance(SOURCE, TOLERANCE)
     spread, stream = torch.linalg.cholesky(covariance), torch.Generator().manual_seed(1)
-    unet.learn(SOURCE, (torch.randn(IMAGES, D, generator=stream) @ spread.T).view(-1, 3, 2, 2), TOLERANCE)
+    unet.learn(SOURCE, (torch.randn(images, D, generator=stream) @ spread.T).view(-1, 3, 2, 2), TOLERANCE)
     pipe = GuidedPipeline(unet, scheduler, sources)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -101,14 +103,16 @@ def posterior(covariance: Tensor, encoder: Tensor, h: Tensor) -> tuple[Tensor, T
     return exact @ encoder.T @ h / TOLERANCE, exact
 
 
-def compare(method: str, n: int, *, particles: int = 8, steps: int = 20, numbers: int = 2) -> tuple[float, float]:
+def compare(
+    method: str, n: int, *, particles: int = 8, steps: int = 20, numbers: int = 2, images: int = IMAGES
+) -> tuple[float, float]:
     """How far mean and covariance of n draws are from the exact ones, in units of the posterior (0 and 0).
 
     By chance alone: √(D / n) and √(D (D + 1) / n). `numbers`: how many numbers h has. `method` "prior" is without h.
     """
     covariance, encoder, h = world()
     encoder, h = encoder[:numbers], h[:numbers]
-    pipe = pipeline(covariance, encoder, "dps" if method == "prior" else method, particles)
+    pipe = pipeline(covariance, encoder, "dps" if method == "prior" else method, particles, images)
     own = drawn_from(pipe, covariance, steps)
     mean, exact = (torch.zeros(D), own) if method == "prior" else posterior(own, encoder, h)
     given = (None, None) if method == "prior" else (h.expand(n, -1), SOURCE)
@@ -120,16 +124,18 @@ def compare(method: str, n: int, *, particles: int = 8, steps: int = 20, numbers
 if __name__ == "__main__":
     print("| method | numbers in h | steps | draws | error of the mean (chance) | of the covariance (chance) |")
     print("|---|---|---|---|---|---|")
-    cases = [("prior", 8), ("mpgd", 1), ("dps", 1), ("regression", 1), ("tds", 4), ("tds", 16), ("tds", 64)]
+    cases = [("prior", 8, 0), ("mpgd", 1, 0), ("dps", 1, 0), ("regression", 1, IMAGES), ("regression", 1, 4000)]
+    cases += [("tds", particles, IMAGES) for particles in (1, 4, 16, 64)]
     for numbers in (1, 2):
-        for method, particles in cases:
+        for method, particles, images in cases:
             for steps in (20, 100):
                 n = 1000 if method == "tds" else 4000
-                mean, spread = compare(method, n, particles=particles, steps=steps, numbers=numbers)
-                name = f"tds, {particles} particles" if method == "tds" else method
+                options = {"particles": particles, "steps": steps, "numbers": numbers, "images": images or IMAGES}
+                mean, spread = compare(method, n, **options)
+                name = {"regression": f"regression, {images} images", "tds": f"tds, {particles} particles"}
                 chance = ((D / n) ** 0.5, (D * (D + 1) / n) ** 0.5)
                 print(
-                    f"| {name} | {numbers} | {steps} | {n} | {mean:.2f} ({chance[0]:.2f}) "
+                    f"| {name.get(method, method)} | {numbers} | {steps} | {n} | {mean:.2f} ({chance[0]:.2f}) "
                     f"| {spread:.2f} ({chance[1]:.2f}) |",
                     flush=True,
                 )
