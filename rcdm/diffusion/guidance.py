@@ -4,7 +4,7 @@ The prior is p(x), the likelihood N(z; z(x), τ² I), where z is h standardised:
 x̂ the prior's guess at x_t = a x + s ε, r what is missing and V its covariance, each adds a multiple of u:
 
     regression  r of z from what x_t says of it, whose covariance is Σ ((6) of `regression`)
-                x̂ + w u min(1, rᵀΣ⁻¹r / g·u),  g = (∂/∂x̂) −½ rᵀΣ⁻¹r,  u = (s²/a) (∂x̂/∂x_t)ᵀ g                 (4)
+                x̂ + u min(w, rᵀΣ⁻¹r / g·u),  g = (∂/∂x̂) −½ rᵀΣ⁻¹r,  u = (s²/a) (∂x̂/∂x_t)ᵀ g                 (4)
     tds         as regression; particles then weigh and resample (`particles`; Wu et al. 2023, arXiv 2306.17775)
     dps         r = z − z(x̂), through the denoiser (Chung et al. 2023, arXiv 2209.14687)
                 x̂ + w u ‖r‖² / (τ² ‖r‖² + g·u),  g = Jᵀ r,  J = ∂z/∂x̂,  u as above                           (4b)
@@ -203,11 +203,11 @@ class GuidedUNet(RepresentationUNet):
         far, along = (r.detach() * weighed).sum(1), (g * u).flatten(1).sum(1)
         if own.regression is None:  # (4b)
             variance = own.tolerance + along.clamp(min=0) / far.clamp(min=1e-12)
-            gain, far = 1 / variance, far / variance
+            gain, far = own.strength / variance, far / variance
         else:  # (4)
-            gain = (far / along.clamp(min=1e-12)).clamp(max=1)
+            gain = torch.minimum(far / along.clamp(min=1e-12), own.strength)
         # a trained denoiser's V is not quite a covariance: where it would lead away from h it is not followed
-        gain = torch.where(along > 0, own.strength * gain, 0).view(-1, 1, 1, 1)
+        gain = torch.where(along > 0, gain, 0).view(-1, 1, 1, 1)
         return Guess(out.detach(), x0.detach(), x0.detach() + gain * u, -far / 2)
 
     def _free(self, x_t: Tensor, timestep: Tensor | float) -> Tensor:

@@ -46,7 +46,7 @@ PRIOR_STEPS = 10
 TRIED, TRIED_STEPS = 16, 20
 """One of 16 of those images is drawn again with each strength that is tried, with the same noise, in so many steps."""
 
-STRENGTHS = {"regression": (2.0, 1.0), "tds": (1.0,), "dps": (1.0, 0.5, 2.0), "mpgd": (1.0, 0.5, 2.0)}
+STRENGTHS = {"regression": (2.0,), "tds": (1.0,), "dps": (1.0, 0.5, 2.0), "mpgd": (1.0, 0.5, 2.0)}
 """w of (4) and (4b) in `guidance`, in the order in which they are tried; the first that comes near enough is taken.
 
 With 1 a draw of 40 steps stays behind what (4) asks for: mean abs(R − probe) on 24 images x 4 draws of `sprites-32`
