@@ -138,19 +138,22 @@ def test_with_many_images_draws_are_those_of_the_posterior():
     assert mean < few[0] / 2 and spread < few[1] / 1.5 and spread < through[1] / 1.4
 
 
-def test_a_covariance_that_is_too_small_leads_to_h_and_not_beyond():
+def test_the_strength_makes_steps_longer_and_none_goes_past_h():
     covariance, encoder, h = gw.world()
-    encoder, h = encoder[:1], h[:1]
+    encoder, h, weight = encoder[:1], h[:1], torch.cat([torch.eye(1), torch.zeros(gw.D, 1)]).expand(L, -1, -1)
     pipe = gw.pipeline(covariance, encoder, "regression")
-    weight = torch.cat([torch.eye(1), torch.zeros(gw.D, 1)]).expand(L, -1, -1)
-    pipe.unet.projections[gw.SOURCE].regression = Regression(
-        torch.eye(1), torch.zeros(L, 1), weight, torch.full((L, 1, 1), 1e-3)
-    )
-    guided = pipe.unet.guess(random(4, 3, 2, 2), 500, h.expand(4, -1), gw.SOURCE).guided
-    assert torch.allclose(guided.flatten(1) @ encoder.T, h.expand(4, -1), atol=1e-3)
-    pipe.unet.set_strength(gw.SOURCE, 0.5)
-    half = pipe.unet.guess(random(4, 3, 2, 2), 500, h.expand(4, -1), gw.SOURCE)
-    assert torch.allclose(half.guided, (half.x0 + guided) / 2, atol=1e-4)
+
+    def step(variance: float, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
+        spread = torch.full((L, 1, 1), variance)
+        own = Regression(torch.eye(1), torch.zeros(L, 1), weight, spread)
+        pipe.unet.projections[gw.SOURCE].regression = own
+        pipe.unet.set_strength(gw.SOURCE, strength)
+        guess = pipe.unet.guess(random(4, 3, 2, 2), 500, h.expand(4, -1), gw.SOURCE)
+        return guess.guided - guess.x0, guess.guided.flatten(1) @ encoder.T
+
+    assert torch.allclose(step(1e3, 2)[0], 2 * step(1e3, 1)[0], atol=1e-5)
+    for strength in (1, 2):  # it is said to be known better than it is
+        assert torch.allclose(step(1e-3, strength)[1], h.expand(4, -1), atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["dps", "mpgd"])
