@@ -12,7 +12,7 @@ x̂ the prior's guess at x_t = a x + s ε, r what is missing and V its covarianc
 
 Where x given x_t is normal with covariance V, Tweedie's formula makes (s²/a) (∂x̂/∂x_t)ᵀ = V, and the exact answer is
 Kalman's, x̂ + V Jᵀ (τ² I + J V Jᵀ)⁻¹ r. (4) has the matrix that is inverted from images; (4b) puts a number, its value
-along r, in its place; mpgd puts s² I in place of V. The factor w is 1 where nothing is known; `guided` finds it.
+along r, in its place; mpgd puts s² I in place of V. The factor w is 1 in theory; `guided` says which is taken.
 """
 
 from __future__ import annotations
