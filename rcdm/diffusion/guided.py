@@ -1,7 +1,7 @@
 """A pipeline that needed no training: a prior, guided to images whose representation is the given one.
 
 How closely it is held to h is said by the source itself: as closely as h of an image and of the same image moved by a
-pixel agree (τ² of `guidance`). How near draws come to that, with the strength w of STRENGTHS that comes nearest, is kept.
+pixel agree (τ² of `guidance`). How near draws come to that, with the nearest strength of STRENGTHS, is kept.
 """
 
 from __future__ import annotations
