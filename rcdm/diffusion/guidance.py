@@ -98,15 +98,15 @@ class GuidedUNet(RepresentationUNet):
         cast(_Statistics, self._projection(source)).strength.fill_(strength)
 
     @torch.no_grad()
-    def learn(self, source: str, images: Tensor, tolerance: float) -> Regression | None:
-        """(6) of a source from images of the prior [N,3,S,S], where the method asks for it; statistics are set before.
+    def learn(self, source: str, images: Tensor, h: Tensor) -> None:
+        """(6) of a source from images of the prior [N,3,S,S] and their raw h [N,D], where the method asks for it.
 
-        `tolerance` is τ². The noise is always the same.
+        Statistics and τ² are set before. The noise is always the same.
         """
         own = cast(_Statistics, self._projection(source))
         own.regression = None
         if self.method not in REGRESSED:
-            return None
+            return
         x, stream = self.space.encode(images), torch.Generator().manual_seed(0)
         timesteps = range(self._process.steps)
         logsnr = torch.stack([_logsnr(*self._process.levels(t)) for t in timesteps])
@@ -122,11 +122,10 @@ class GuidedUNet(RepresentationUNet):
             return torch.cat(parts)
 
         def read(some: Tensor) -> Tensor:
-            h = torch.cat([self._sources[0].encode(few, source) for few in some.split(BATCH)])
-            return self.standardise(h, source)
+            said = torch.cat([self._sources[0].encode(few, source) for few in some.split(BATCH)])
+            return self.standardise(said, source)
 
-        own.regression = fit_regression(guess, read, images, tolerance)
-        return own.regression
+        own.regression = fit_regression(guess, read, self.standardise(h, source), float(own.tolerance))
 
     @torch.no_grad()
     def likelihood(self, images: Tensor, h: Tensor, source: str | Sequence[str] | None) -> Tensor:

@@ -49,8 +49,7 @@ TRIED, TRIED_STEPS = 16, 20
 STRENGTHS = {"regression": (2.0,), "tds": (1.0,), "dps": (1.0, 0.5, 2.0), "mpgd": (1.0, 0.5, 2.0)}
 """w of (4) and (4b) in `guidance`, in the order in which they are tried; the first that comes near enough is taken.
 
-With 1 a draw of 40 steps stays behind what (4) asks for: mean abs(R − probe) on 24 images x 4 draws of `sprites-32`
-0.36 with 1, 0.24 with 2, 0.23 with 3 (simclr/backbone), 0.30, 0.21, 0.20 (its projector). Particles need the exact 1.
+With 1 a draw of 40 steps stays behind what (4) asks for, on the drawn world. Particles need the exact 1.
 """
 
 _FIRST_SEED = 2**31
@@ -237,7 +236,7 @@ def _hold(pipe: GuidedPipeline, images: Tensor, source: str) -> Reached:
         raise ValueError(f"{source} says the same of every image, or what is no number: nothing can be drawn from it.")
     tolerance = _rounded(max(float(square.mean()), 1e-6))
     unet.set_tolerance(source, tolerance)
-    unet.learn(source, images, tolerance)
+    unet.learn(source, images, h)
     target = float(square.sum(1).mean() / apart)
     again, tried = len(images) // TRIED, dict[float, float]()
     for strength in STRENGTHS[pipe.method]:

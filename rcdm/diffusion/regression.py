@@ -13,8 +13,7 @@ images are normal, f is linear and the denoiser exact, (6) is p(z | x_t) itself,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -42,7 +41,6 @@ class Regression(nn.Module):
 
     Args:
         basis: directions of standardised h [D,K]. intercept: c [L,K]. weight: B [L,F,K]. covariance: Σ [L,K,K].
-        explained: share of the variance of z that is predicted on images held out, at each level.
     """
 
     basis: Tensor
@@ -50,11 +48,8 @@ class Regression(nn.Module):
     weight: Tensor
     covariance: Tensor
 
-    def __init__(
-        self, basis: Tensor, intercept: Tensor, weight: Tensor, covariance: Tensor, explained: Sequence[float] = ()
-    ) -> None:
+    def __init__(self, basis: Tensor, intercept: Tensor, weight: Tensor, covariance: Tensor) -> None:
         super().__init__()
-        self.explained = tuple(explained)
         for name, value in (
             ("basis", basis), ("intercept", intercept), ("weight", weight), ("covariance", covariance)
         ):  # fmt: skip
@@ -77,30 +72,27 @@ class Regression(nn.Module):
 
 
 def fit_regression(
-    guess: Callable[[float], Tensor], read: Callable[[Tensor], Tensor], images: Tensor, tolerance: float
+    guess: Callable[[float], Tensor], read: Callable[[Tensor], Tensor], z: Tensor, tolerance: float
 ) -> Regression:
-    """Images of the prior [N,3,S,S] -> (6); N at least 10.
+    """Standardised h of images of the prior [N,D] -> (6); N at least 10.
 
     `guess(λ)` is what the prior makes of the same images with noise of that level, [N,3,S,S] in [-1,1]; `read` says
     standardised h [N,D] of images; `tolerance` is τ², how much h varies where the image is known: Σ is larger by it.
     """
-    z = read(images)
     directions = min(DIRECTIONS, z.shape[1], (len(z) - 1) // 2)
     basis = torch.linalg.svd(z - z.mean(0), full_matrices=False).Vh[:directions].T.contiguous()
     found = [_regressed(_features(read(at) @ basis, at), z @ basis, tolerance) for at in map(guess, LEVELS)]
-    intercept, weight, covariance = (torch.stack([cast(Tensor, one[i]) for one in found]).to(z) for i in range(3))
-    return Regression(basis, intercept, weight, covariance, [one[3] for one in found])
+    return Regression(basis, *(torch.stack(pieces).to(z) for pieces in zip(*found, strict=True)))
 
 
-def _regressed(features: Tensor, z: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor, float]:
-    """φ [N,F], z [N,K] -> c, B, Σ, and the share of z's variance that is explained on images held out."""
+def _regressed(features: Tensor, z: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+    """φ [N,F], z [N,K] -> c, B, Σ."""
     x, y = features.double().cpu().numpy(), z.double().cpu().numpy()
     chosen = RidgeCV(PENALTIES).fit(x, y)  # leaves one out
     left = y - cross_val_predict(Ridge(chosen.alpha_), x, y, cv=min(FOLDS, len(x))).reshape(y.shape)
-    explained = 1 - float(np.square(left).sum() / np.square(y - y.mean(0)).sum())
     covariance = torch.from_numpy(ledoit_wolf(left, assume_centered=True)[0]) + tolerance * torch.eye(y.shape[1])
     weight = torch.from_numpy(np.atleast_2d(chosen.coef_).T.copy())
-    return torch.from_numpy(np.atleast_1d(chosen.intercept_)), weight, covariance, explained
+    return torch.from_numpy(np.atleast_1d(chosen.intercept_)), weight, covariance
 
 
 def _features(z: Tensor, images: Tensor) -> Tensor:

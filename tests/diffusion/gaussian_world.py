@@ -77,7 +77,8 @@ def pipeline(
     unet = GuidedUNet(prior, Process(scheduler), sources, method, particles)
     unet.set_tolerance(SOURCE, TOLERANCE)
     spread, stream = torch.linalg.cholesky(covariance), torch.Generator().manual_seed(1)
-    unet.learn(SOURCE, (torch.randn(images, D, generator=stream) @ spread.T).view(-1, 3, 2, 2), TOLERANCE)
+    seen = (torch.randn(images, D, generator=stream) @ spread.T).view(-1, 3, 2, 2)
+    unet.learn(SOURCE, seen, sources.encode(seen, SOURCE))
     pipe = GuidedPipeline(unet, scheduler, sources)
     pipe.set_progress_bar_config(disable=True)
     return pipe
