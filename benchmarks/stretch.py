@@ -1,10 +1,11 @@
-"""What a decoder in training draws: held-out error aside, the numbers of its log, at several scales of guidance.
+"""What a decoder in training draws: held-out error aside, the numbers of its log, with several kinds of guidance.
 
 Of held-out images: how often the class of a draw is that of its image, by a judge that no source is (with how often it
 sees real images right), cycle error and MRR, KID; at the first scale also what image, source and noise decide of the
-pixels. Prints a line per source and scale, and writes all as JSON; `--grid` draws ten images beside their draws.
+pixels. Prints a line per source and guidance, and writes all as JSON; `--grid` draws ten images beside their draws.
 Scales above 1 are also tried within an interval of noise levels alone, where one is given, and away from a weaker
 version of the denoiser in place of the unconditional one (autoguidance, Karras et al. 2024, arXiv 2406.02507).
+`--strengths` guides by the regression of the checkpoint, in place of a scale.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--strengths", type=float, nargs="*", default=[])
     parser.add_argument("--interval", type=float, nargs=2, metavar="LN_SNR", help="lowest and highest")
     parser.add_argument("--weaker", help="checkpoint of an earlier or smaller denoiser for the same sources")
     parser.add_argument("--out", type=Path, default=Path("stretch.json"))
@@ -53,13 +55,13 @@ def main() -> None:
     found: dict[str, Any] = {"images": len(images), "judge": judge.name, "real": real.to_json(), "scales": {}}
     print(f"{judge.name} sees real images right in {real.value:.2f} (N {len(images)})", flush=True)
     seeds = list(range(SEEDS)) * len(images)
-    for way, scale in ways(pipe, options):
+    for way, guidance in ways(pipe, options):
         draws = []
         for source in pipe.sources.names:
             begun = time.monotonic()
             h = encode_all(pipe, images, source)
             rows = h.repeat_interleave(SEEDS, 0)
-            drawn = pipe.draw(rows, source, seeds, num_inference_steps=options.steps, guidance_scale=scale).cpu()
+            drawn = pipe.draw(rows, source, seeds, num_inference_steps=options.steps, **guidance).cpu()
             draws.append(drawn.flatten(1).unflatten(0, (len(images), SEEDS)))
             numbers = measured(pipe, judge, source, h, drawn, images, labels)
             numbers["seconds_per_image"] = (time.monotonic() - begun) / len(drawn)
@@ -73,8 +75,8 @@ def main() -> None:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def ways(pipe: rcdm.RCDMPipeline, options: argparse.Namespace) -> Iterator[tuple[str, float]]:
-    """Name and scale of each kind of guidance; the pipeline guides in that way until the next is asked for."""
+def ways(pipe: rcdm.RCDMPipeline, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """Name and options of each kind of guidance; the pipeline guides in that way until the next is asked for."""
     weak = None if options.weaker is None else rcdm.load(options.weaker).unet
     strong, both = pipe.unet, pipe.unet.with_and_without
 
@@ -82,17 +84,20 @@ def ways(pipe: rcdm.RCDMPipeline, options: argparse.Namespace) -> Iterator[tuple
         return strong(x, t, h, source).sample, weak(x, t, h, source).sample
 
     for scale in options.scales:
-        yield f"{scale:g}", scale
+        given = {"guidance_scale": scale}
+        yield f"{scale:g}", given
         if scale == 1:
             continue
         if options.interval is not None:
             pipe.use_guidance({}, options.interval)
-            yield f"{scale:g} in {options.interval[0]:g} … {options.interval[1]:g}", scale
+            yield f"{scale:g} in {options.interval[0]:g} … {options.interval[1]:g}", given
             pipe.use_guidance({})
         if weak is not None:
             strong.with_and_without = away_from_weak
-            yield f"{scale:g} away from {Path(options.weaker).name}", scale
+            yield f"{scale:g} away from {Path(options.weaker).name}", given
             strong.with_and_without = both
+    for strength in options.strengths:
+        yield f"by regression {strength:g}", {"guidance_strength": strength}
 
 
 def measured(pipe: Any, judge: Evaluator, source: str, h: Any, drawn: Any, images: Any, labels: Any) -> dict[str, Any]:
@@ -109,11 +114,14 @@ def measured(pipe: Any, judge: Evaluator, source: str, h: Any, drawn: Any, image
 
 
 def grid(pipe: Any, images: Any, labels: Any, options: argparse.Namespace) -> bytes:
-    """An image of each class, and four draws from the first source at the last scale."""
+    """An image of each class, and four draws from the first source with the last guidance."""
     first = [int((labels == c).nonzero()[0]) for c in labels.unique()]
-    source, scale = pipe.sources.names[0], options.scales[-1]
+    source = pipe.sources.names[0]
+    guidance = (
+        {"guidance_strength": options.strengths[-1]} if options.strengths else {"guidance_scale": options.scales[-1]}
+    )
     h = encode_all(pipe, images[first], source).repeat_interleave(4, 0)
-    drawn = pipe.draw(h, source, list(range(4)) * len(first), num_inference_steps=options.steps, guidance_scale=scale)
+    drawn = pipe.draw(h, source, list(range(4)) * len(first), num_inference_steps=options.steps, **guidance)
     pictures = torch.cat([images[first][:, None], drawn.cpu().unflatten(0, (len(first), 4))], 1).flatten(0, 1)
     columns = ["given", *(f"seed {k}" for k in range(4))]
     return grid_png(im.to_pil(pictures), [""] * len(first), columns, pixels=96)

@@ -30,6 +30,7 @@ _ROOMS = {
     "Preprocessing": "networks.preprocessing",
     "RCDMPipeline": "diffusion.pipeline",
     "RCDMPipelineOutput": "diffusion.pipeline",
+    "Regressor": "diffusion.regressor",
     "RepresentationSource": "networks.representation",
     "RepresentationUNet": "diffusion.unet",
     "Sources": "networks.sources",

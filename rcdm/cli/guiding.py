@@ -35,6 +35,8 @@ def refuse_prior(options: argparse.Namespace) -> None:
             raise ValueError(f"{read.split()[0]} says how a file is read that is given with --backbone and --prior.")
         return
     refuse_method(options.method, options.particles)
+    if options.guidance_strength is not None:
+        raise ValueError("--guidance-strength is for a trained decoder: leave it out with --prior.")
     find(options.prior)
     if options.backbone is None and (known := sources_in(find(options.checkpoint))):
         refuse_unknown(options.source, known)
@@ -64,15 +66,18 @@ def pipeline_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
 
 
 def checkpoint_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
-    """The pipeline of the checkpoint `name`, with the sampler and the scale of guidance of the options."""
+    """The pipeline of the checkpoint `name`, with the sampler and the guidance of the options."""
     import rcdm
 
     return _led(options, rcdm.load(name, device=options.device, scheduler=options.scheduler))
 
 
 def _led(options: argparse.Namespace, pipe: RCDMPipeline) -> RCDMPipeline:
-    if options.guidance_scale is not None:
-        pipe.use_guidance(options.guidance_scale, pipe.config.guidance_interval)
+    scale, strength = options.guidance_scale, options.guidance_strength
+    if scale is not None or strength is not None:
+        asked = options.source or pipe.sources.names
+        strengths = dict.fromkeys(asked, strength or 0.0)
+        pipe.use_guidance(1 if scale is None else scale, pipe.config.guidance_interval, strengths)
     if getattr(options, "full_resolution", False):
         pipe.register_to_config(full_resolution=True)
     return pipe

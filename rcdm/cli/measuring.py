@@ -40,8 +40,8 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     pipe = pipeline_of(options, options.checkpoint)
     dataset = load_dataset(options.data or _known(pipe.config.trained_on), pipe.image_size)
     sizes = {f.name: getattr(options, f.name) for f in dataclasses.fields(EvaluationSize)}
-    if options.guidance_scale is not None:
-        announce(f"all draws are at guidance {options.guidance_scale:g}, as --guidance-scale says: none is chosen")
+    if options.guidance_scale is not None or options.guidance_strength is not None:
+        announce("all draws are guided as the options say: no guidance is chosen")
         sizes["guidance_images"] = 0
     parts = Parts(folder / "evaluation.parts", identity_of(pipe))
     if len(parts):

@@ -87,14 +87,21 @@ def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None)
 
 
 def add_guidance_option(parser: argparse.ArgumentParser) -> None:
-    """Another scale of guidance than the checkpoint's own."""
+    """Other guidance than the checkpoint's own."""
     parser.add_argument(
         "--guidance-scale",
         type=float,
         metavar="SCALE",
         default=None,
-        help="how strongly draws are held to the representation, 1 is off; the checkpoint's own, per source, if not "
-        "given",
+        help="how strongly draws are held to the representation, 1 is off; where neither this nor a strength is given, "
+        "the checkpoint's own, per source",
+    )
+    parser.add_argument(
+        "--guidance-strength",
+        type=float,
+        metavar="STRENGTH",
+        default=None,
+        help="guide by the regression that `rcdm evaluate` learns, of h on noisy images; 0 is off",
     )
 
 

@@ -49,7 +49,7 @@ def draw_grid(options: argparse.Namespace) -> None:
                     **drawing,
                 )
                 drawn.append(im.to_pil(images))
-                about = {"guidance_scale": pipe.guidance_of(source), **_similarity(pipe, photo, source, images)}
+                about = {**pipe.guidance_of(source).to_json(), **_similarity(pipe, photo, source, images)}
                 if len(seeds) > 1:
                     kept = kept_by_draws(attributes, attributes.read(images), unconditional)
                     about["kept_by_draws"] = {name: number.to_json() for name, number in kept.items()}

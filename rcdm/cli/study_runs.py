@@ -87,6 +87,7 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
         ("data", options.data),
         ("scheduler", options.scheduler),
         ("guidance-scale", options.guidance_scale),
+        ("guidance-strength", options.guidance_strength),
     ):
         if value is not None:
             words += [f"--{option}", str(value)]

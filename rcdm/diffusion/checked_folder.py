@@ -34,6 +34,8 @@ class PipelineIndex(Fields):
     trained_on: Word = ""
     guidance_scales: Annotated[dict[Word, Annotated[float, Field(ge=0, le=100)]], Field(max_length=1000)] = Field({})
     guidance_interval: Annotated[list[Number], Field(max_length=2, min_length=2)] | None = None
+    guidance_strengths: Annotated[dict[Word, Annotated[float, Field(ge=0, le=100)]], Field(max_length=1000)] = Field({})
+    regressor: tuple[Literal["rcdm"], Literal["Regressor"]] | tuple[None, None] = (None, None)
     full_resolution: bool = False
 
 
@@ -49,6 +51,16 @@ class UNetConfig(Fields):
     embedding_channels: Count | None = None
     timestep_scale: Number = 1.0
     coarse_size: Annotated[int, Field(ge=0, le=256)] = 0
+
+
+class RegressorConfig(Fields):
+    """regressor/config.json: the arguments of Regressor."""
+
+    sources: Annotated[
+        dict[Word, Annotated[list[Count], Field(max_length=2, min_length=2)]], Field(min_length=1, max_length=1000)
+    ]
+    image_size: Count
+    levels: Annotated[int, Field(ge=2, le=100)]
 
 
 class SchedulerBounds(BaseModel):
@@ -128,6 +140,16 @@ def check_unet(folder: Path, build: Callable[..., torch.nn.Module]) -> list[Path
             blank = build(**config)
     except Exception as error:  # of the many parts of a network
         raise ValueError(f"{file} describes no network that can be built: {reason(error)}") from error
+    check_fit(blank, shapes_of(weights), folder / WEIGHTS)
+    return weights
+
+
+def check_regressor(folder: Path, build: Callable[..., torch.nn.Module]) -> list[Path]:
+    """The weights' files of the folder `regressor`. Raises ValueError where `build(**config)` is not what they hold."""
+    config = read_fields(folder / "config.json", RegressorConfig).model_dump()
+    with torch.device("meta"):
+        blank = build(**config)
+    weights = _weights(folder)
     check_fit(blank, shapes_of(weights), folder / WEIGHTS)
     return weights
 

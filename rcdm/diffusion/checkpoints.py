@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,18 @@ def load(name: str | Path, *, device: torch.device | str | None = None, schedule
 
 
 def save_guidance(pipe: RCDMPipeline, folder: Path) -> None:
-    """Write the scales and the interval of guidance of a pipeline into a checkpoint's folder, and nothing else."""
+    """Write the guidance of a pipeline, and what it needs, into a checkpoint's folder, and nothing else.
+
+    A regression that draws are not guided by is left out.
+    """
+    shutil.rmtree(folder / "regressor", ignore_errors=True)
+    regressor = pipe.regressor if pipe.config.guidance_strengths else None
+    if regressor is not None:
+        regressor.save_pretrained(folder / "regressor")
     index = folder / "model_index.json"
     content = json.loads(index.read_text())
-    content |= {name: pipe.config[name] for name in ("guidance_scales", "guidance_interval")}
+    content |= {name: pipe.config[name] for name in ("guidance_scales", "guidance_interval", "guidance_strengths")}
+    content["regressor"] = ["rcdm", "Regressor"] if regressor is not None else [None, None]
     partial = index.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     partial.replace(index)

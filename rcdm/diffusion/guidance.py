@@ -17,24 +17,22 @@ along r, in its place; mpgd puts s² I in place of V. The factor w is 1 in theor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from rcdm.diffusion.image_space import ImageSpace
 from rcdm.diffusion.methods import METHODS, PARTICLES, refuse_method
-from rcdm.diffusion.process import Process, add_noise, prediction, to_x0
-from rcdm.diffusion.regression import Regression, fit_regression
+from rcdm.diffusion.process import Process, prediction, to_x0
+from rcdm.diffusion.regression import Regression, learn_regression, logsnr_of
 from rcdm.diffusion.unet import RepresentationUNet, RepresentationUNetOutput
 from rcdm.networks.sources import Sources, runs
 
 MOST_PIXELS = 2**20
 """That a network is fed at once, as their activations are kept for the gradient."""
-
-BATCH = 32
-"""Images at once, where no gradient is asked for."""
 
 REGRESSED = ("regression", "tds")
 """Methods that predict h from noisy images by (6)."""
@@ -56,6 +54,64 @@ class Guess:
     x0: Tensor
     guided: Tensor
     twist: Tensor
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Where h draws a guess, B images.
+
+    Args:
+        out, x0: as in Guess. u: as in (4). far: rᵀΣ⁻¹r [B]. along: g·u [B].
+    """
+
+    out: Tensor
+    x0: Tensor
+    u: Tensor
+    far: Tensor
+    along: Tensor
+
+    def guess(self, strength: Tensor) -> Guess:
+        """(4) with w, one for all or one each [B]."""
+        return self.moved(torch.minimum(self.far / self.along.clamp(min=1e-12), strength), self.far)
+
+    def moved(self, gain: Tensor, far: Tensor) -> Guess:
+        """x̂ + gain u. A trained denoiser's V is not quite a covariance: where it leads away from h, x̂ itself."""
+        gain = torch.where(self.along > 0, gain, 0).view(-1, 1, 1, 1)
+        return Guess(self.out, self.x0, self.x0 + gain * self.u, -far / 2)
+
+
+def pulled(
+    process: Process,
+    space: ImageSpace,
+    say: Callable[[Tensor], Tensor],
+    missing: Callable[[Tensor], tuple[Tensor, Tensor]],
+    x_t: Tensor,
+    a: Tensor,
+    s: Tensor,
+    through: bool = True,
+) -> Pull:
+    """What h adds to a denoiser's guess at x_t = a x + s ε [B,C,S,S].
+
+    `say` is the denoiser's output at x_t; `missing` gives r [B,K], which gradients flow through, and Σ⁻¹ r of an image.
+    Without `through`, mpgd's u.
+    """
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_(through)
+        out = say(x_t).float()
+        x0 = to_x0(process.kind, out[:, : space.channels], x_t, a, s)
+        at = x0 if through else x0.detach().requires_grad_()
+        r, weighed = missing(space.decode(at))
+        losses = torch.autograd.grad(-(r * weighed).sum(), (at, x_t) if through else (at,))
+    g = losses[0]
+    u = losses[1] * (s**2 / a.clamp(min=_LEAST_SIGNAL)) if through else s**2 * g
+    far, along = (r.detach() * weighed).sum(1), (g * u).flatten(1).sum(1)
+    return Pull(out.detach(), x0.detach(), u, far, along)
+
+
+def pieces(size: int, rows: slice) -> list[slice]:
+    """Rows in pieces that fit the memory, where a network is fed images of `size` pixels and keeps its activations."""
+    step = max(1, MOST_PIXELS // size**2)
+    return [slice(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step)]
 
 
 class GuidedUNet(RepresentationUNet):
@@ -107,25 +163,15 @@ class GuidedUNet(RepresentationUNet):
         own.regression = None
         if self.method not in REGRESSED:
             return
-        x, stream = self.space.encode(images), torch.Generator().manual_seed(0)
-        timesteps = range(self._process.steps)
-        logsnr = torch.stack([_logsnr(*self._process.levels(t)) for t in timesteps])
-
-        def guess(level: float) -> Tensor:
-            timestep = timesteps[int((logsnr - level).abs().argmin())]
-            a, s = (part.to(x) for part in self._process.levels(timestep))
-            noise = torch.randn(x.shape, generator=stream).to(x)
-            parts = []
-            for x_t in add_noise(x, noise, a, s).split(BATCH):
-                out = self._free(x_t, timestep)[:, : self.space.channels]
-                parts.append(self.space.decode(to_x0(self._process.kind, out, x_t, a, s)))
-            return torch.cat(parts)
-
-        def read(some: Tensor) -> Tensor:
-            said = torch.cat([self._sources[0].encode(few, source) for few in some.split(BATCH)])
-            return self.standardise(said, source)
-
-        own.regression = fit_regression(guess, read, self.standardise(h, source), float(own.tolerance))
+        own.regression = learn_regression(
+            self._process,
+            self.space,
+            lambda x_t, timestep, _: self._free(x_t, timestep),
+            lambda some: self.standardise(self._sources[0].encode(some, source), source),
+            images,
+            self.standardise(h, source),
+            float(own.tolerance),
+        )
 
     @torch.no_grad()
     def likelihood(self, images: Tensor, h: Tensor, source: str | Sequence[str] | None) -> Tensor:
@@ -172,7 +218,7 @@ class GuidedUNet(RepresentationUNet):
         parts = [
             self._guess(sample[rows], steps[rows], h[rows], name)
             for name, together in runs(names)
-            for rows in self._pieces(name, together)
+            for rows in pieces(self._sources[0][name].preprocessing.size, together)
         ]
         out, x0, guided, twist = (
             torch.cat([getattr(p, name) for p in parts]) for name in ("out", "x0", "guided", "twist")
@@ -182,32 +228,22 @@ class GuidedUNet(RepresentationUNet):
     def _guess(self, x_t: Tensor, timestep: Tensor, h: Tensor, source: str) -> Guess:
         own = cast(_Statistics, self._projection(source))
         wanted = self.standardise(h[:, : len(own.mean)], source)
-        through = self.method != "mpgd"
         a, s = self._levels(timestep, x_t)
-        with torch.enable_grad():
-            x_t = x_t.detach().requires_grad_(through)
-            out = self._free(x_t, timestep).float()
-            x0 = to_x0(self._process.kind, out[:, : self.space.channels], x_t, a, s)
-            at = x0 if through else x0.detach().requires_grad_()
-            image = self.space.decode(at)
+
+        def missing(image: Tensor) -> tuple[Tensor, Tensor]:
             z = self.standardise(self._sources[0][source](image), source)
-            if own.regression is None:
-                r = wanted - z
-                weighed = r.detach()
-            else:
-                r, weighed = own.regression(wanted, z, image, _logsnr(a, s).view(-1))
-            losses = torch.autograd.grad(-(r * weighed).sum(), (at, x_t) if through else (at,))
-        g = losses[0]
-        u = losses[1] * (s**2 / a.clamp(min=_LEAST_SIGNAL)) if through else s**2 * g
-        far, along = (r.detach() * weighed).sum(1), (g * u).flatten(1).sum(1)
-        if own.regression is None:  # (4b)
-            variance = own.tolerance + along.clamp(min=0) / far.clamp(min=1e-12)
-            gain, far = own.strength / variance, far / variance
-        else:  # (4)
-            gain = torch.minimum(far / along.clamp(min=1e-12), own.strength)
-        # a trained denoiser's V is not quite a covariance: where it would lead away from h it is not followed
-        gain = torch.where(along > 0, gain, 0).view(-1, 1, 1, 1)
-        return Guess(out.detach(), x0.detach(), x0.detach() + gain * u, -far / 2)
+            if own.regression is not None:
+                return own.regression(wanted, z, image, logsnr_of(a, s).view(-1))
+            r = wanted - z
+            return r, r.detach()
+
+        pull = pulled(
+            self._process, self.space, lambda x: self._free(x, timestep), missing, x_t, a, s, self.method != "mpgd"
+        )
+        if own.regression is not None:
+            return pull.guess(own.strength)
+        variance = own.tolerance + pull.along.clamp(min=0) / pull.far.clamp(min=1e-12)  # (4b)
+        return pull.moved(own.strength / variance, pull.far / variance)
 
     def _free(self, x_t: Tensor, timestep: Tensor | float) -> Tensor:
         """What the prior puts out."""
@@ -226,11 +262,6 @@ class GuidedUNet(RepresentationUNet):
         source = self._named(source)
         return [source] * n if isinstance(source, str) else list(source)
 
-    def _pieces(self, source: str, rows: slice) -> list[slice]:
-        size = self._sources[0][source].preprocessing.size
-        step = max(1, MOST_PIXELS // size**2)
-        return [slice(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step)]
-
 
 class _Statistics(torch.nn.Module):
     """Of one source: what standardises it, τ², w, and (6) where the method has it."""
@@ -248,8 +279,3 @@ class _Statistics(torch.nn.Module):
         self.register_buffer("tolerance", torch.ones(()))
         self.register_buffer("strength", torch.ones(()))
         self.register_module("regression", None)
-
-
-def _logsnr(a: Tensor, s: Tensor) -> Tensor:
-    """λ = ln(a² / s²), within ±40 where one of them is 0."""
-    return 2 * (a.clamp(min=2e-9).log() - s.clamp(min=2e-9).log())

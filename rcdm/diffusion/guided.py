@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rcdm.diffusion.checkpoints import best_device
 from rcdm.diffusion.guidance import REGRESSED, Guess, GuidedUNet
+from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.methods import METHOD, PARTICLES, refuse_method
 from rcdm.diffusion.particles import twisted
@@ -100,9 +101,20 @@ class GuidedPipeline(RCDMPipeline):
         guidance_scales: dict[str, float] | None = None,
         guidance_interval: list[float] | None = None,
         full_resolution: bool = False,
+        guidance_strengths: dict[str, float] | None = None,
+        regressor: None = None,
     ) -> None:
         super().__init__(
-            unet, scheduler, sources, default_steps, trained_on, guidance_scales, guidance_interval, full_resolution
+            unet,
+            scheduler,
+            sources,
+            default_steps,
+            trained_on,
+            guidance_scales,
+            guidance_interval,
+            full_resolution,
+            guidance_strengths,
+            regressor,
         )
         self.register_to_config(prior=prior)
         self.guidance: dict[str, Reached] = {}
@@ -138,12 +150,12 @@ class GuidedPipeline(RCDMPipeline):
         h: Tensor | None,
         source: str | Sequence[str] | None,
         steps: int,
-        guidance_scale: float | list[float],
+        guidance: Sequence[Guidance],
         report: Callable[[int, int, dict[str, Tensor]], None],
     ) -> Tensor:
         if self.method != "tds" or h is None:
-            return super()._denoise(streams, h, source, steps, guidance_scale, report)
-        if guidance_scale != 1:
+            return super()._denoise(streams, h, source, steps, guidance, report)
+        if any(one.scale != 1 for one in guidance):
             raise ValueError("Particles weigh draws for what they are: leave guidance_scale at 1 with tds.")
         if type(self.scheduler).__name__ != "DDPMScheduler":
             raise ValueError("Particles take the steps of the sampler ddpm: leave the scheduler out with tds.")

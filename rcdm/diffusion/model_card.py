@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from rcdm.diffusion.checked_folder import read_metrics
+from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.networks.checked_files import read_object
 
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
@@ -34,8 +36,10 @@ def complete_folder(
     """Give a saved pipeline what lies beside its weights: that of the folder it was loaded from, or a new card.
 
     `about` says: `sources` (their names), `networks` (name -> config.json), `data`, `has_unconditional`. A card that is
-    there already stays; its tables follow metrics.json.
+    there already stays; its tables follow metrics.json. No file says where on this machine it was loaded from.
     """
+    for config in (*folder.glob("*.json"), *folder.glob("*/*.json")):
+        _forget_place(config)
     for file in (origin / beside for beside in _BESIDE if origin is not None and origin.resolve() != folder.resolve()):
         if file.is_dir():
             shutil.copytree(file, folder / file.name, dirs_exist_ok=True)
@@ -46,6 +50,12 @@ def complete_folder(
         _new_card(name, size, parameters, about, folder / "training.json").save(card)
     if metrics := read_metrics(folder):
         card.write_text(_with_tables(card.read_text(), metrics))
+
+
+def _forget_place(config: Path) -> None:
+    content = read_object(config)
+    if content.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _new_card(name: str, size: int, parameters: int, about: Mapping[str, Any], training: Path) -> ModelCard:
@@ -114,11 +124,11 @@ def _with_tables(card: str, metrics: Mapping[str, Any]) -> str:
 
 
 def _led_and_plain(sources: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of a table: a source that is guided says how much, and stands there without guidance, too."""
+    """The rows of a table: a source that is guided says how, and stands there without guidance, too."""
     rows: dict[str, Any] = {}
     for name, own in sources.items():
-        scale = own.get("guidance_scale", 1)
-        rows[name if scale == 1 else f"{name}, guidance {scale:g}"] = own
+        words = Guidance(own.get("guidance_scale", 1), own.get("guidance_strength", 0)).in_words()
+        rows[f"{name}, {words}" if words else name] = own
         if "unguided" in own:
             rows[f"{name}, guidance 1"] = {**own, **own["unguided"]}
     return rows

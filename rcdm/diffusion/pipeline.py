@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from torch import Tensor
 from rcdm.data import images as im
 from rcdm.diffusion.checked_folder import check_pipeline
 from rcdm.diffusion.given_representation import checked
-from rcdm.diffusion.guidance_scales import UNGUIDED, GuidanceScales
+from rcdm.diffusion.guidance_settings import UNGUIDED, Guidance, GuidanceSettings
 from rcdm.diffusion.model_card import complete_folder
 from rcdm.diffusion.process import Process, first_noise, network_input, scheduler_named
+from rcdm.diffusion.regressor import Regressor
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import Sources
 
@@ -35,7 +35,7 @@ class RCDMPipelineOutput(BaseOutput):
     images: list[Image.Image] | Tensor
 
 
-class RCDMPipeline(GuidanceScales, DiffusionPipeline):
+class RCDMPipeline(GuidanceSettings, DiffusionPipeline):
     """Draws images from a representation (Bordes, Balestriero & Vincent 2022, arXiv 2112.09164).
 
     Args:
@@ -43,12 +43,13 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
         sources: the frozen networks that turn images into representations.
         default_steps: number of denoising steps when a call names none.
         trained_on: name of the data that the denoiser learnt from.
-        guidance_scales: source -> scale of guidance when a call names none; 1, which is off, for others.
-        guidance_interval: lowest and highest ln SNR at which it acts (arXiv 2404.07724); None: everywhere.
+        guidance_scales, guidance_interval, guidance_strengths: as in `use_guidance`.
         full_resolution: whether photographs reach a source at its own size, or through that of the drawn images.
+        regressor: what guidance by regression needs; None where it was never learnt.
     """
 
     model_cpu_offload_seq = "sources->unet"
+    _optional_components = ["regressor"]  # noqa: RUF012 (as diffusers has it)
 
     def __init__(
         self,
@@ -60,16 +61,18 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
         guidance_scales: dict[str, float] | None = None,
         guidance_interval: list[float] | None = None,
         full_resolution: bool = False,
+        guidance_strengths: dict[str, float] | None = None,
+        regressor: Regressor | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_modules(sources=sources)
         parts = {"unet": unet, "scheduler": scheduler, "sources": sources}
+        self.register_modules(**parts)
+        self.use_regressor(regressor)
         ours = {name: type(part) for name, part in parts.items() if type(part).__module__.startswith("rcdm.")}
         # under the names that stay: a checkpoint must not depend on where a class lives
         self.register_to_config(**{name: ("rcdm", kind.__name__) for name, kind in ours.items()})
         self.register_to_config(default_steps=default_steps, trained_on=trained_on, full_resolution=full_resolution)
-        self.use_guidance(guidance_scales or {}, guidance_interval)
+        self.use_guidance(guidance_scales or {}, guidance_interval, guidance_strengths or {})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RCDMPipeline:
@@ -120,8 +123,6 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
 
     def _save(self, folder: Path, name: str, **kwargs: Any) -> None:
         super().save_pretrained(str(folder), **kwargs)
-        for config in (*folder.glob("*.json"), *folder.glob("*/*.json")):
-            _forget_place(config)
         origin = self.config._name_or_path if "_name_or_path" in self.config else None
         complete_folder(
             folder,
@@ -197,6 +198,7 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
         seeds: Sequence[int] = (0,),
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_strength: float | None = None,
         output_type: str = "pil",
         batch_size: int = 64,
         callback_on_step_end: Callable[[RCDMPipeline, int, int, dict[str, Tensor]], Any] | None = None,
@@ -205,10 +207,10 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
 
         Give `images` or `representation` [B,D] (raw), with the `source` it comes from (one name, or one per row); give
         neither for unconditional draws, one per seed. The noise of an image depends on its seed and the image shape
-        alone. `guidance_scale` 1 is off, None the checkpoint's own for each source. `callback_on_step_end(pipe, step,
-        timestep, tensors)` receives, after each step of each batch, `sample` (noisy), `denoised` (the present guess, in
-        [-1,1]) and `index` (which images of the output these are). Raises ValueError for arguments that do not fit
-        together.
+        alone. `guidance_scale` 1 is off, and so is `guidance_strength` 0; where neither is named, both are the
+        checkpoint's own for each source. `callback_on_step_end(pipe, step, timestep, tensors)` receives, after each
+        step of each batch, `sample` (noisy), `denoised` (the present guess, in [-1,1]) and `index` (which images of the
+        output these are). Raises ValueError for arguments that do not fit together.
         """
         if output_type not in ("pil", "pt"):
             raise ValueError(f"output_type must be 'pil' or 'pt', and is {output_type!r}.")
@@ -224,6 +226,7 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
             [seed for _, seed in jobs],
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_strength=guidance_strength,
             batch_size=batch_size,
             callback_on_step_end=callback_on_step_end,
         )
@@ -240,6 +243,7 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
         *,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_strength: float | None = None,
         batch_size: int = 64,
         callback_on_step_end: Callable[[RCDMPipeline, int, int, dict[str, Tensor]], Any] | None = None,
     ) -> Tensor:
@@ -263,8 +267,8 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
                         callback_on_step_end(self, step, timestep, {**tensors, "index": index})
 
                 own = [int(seeds[i]) for i in index]
-                scale = self.scale_of(h, names, guidance_scale)
-                drawn.append(self.draw_batch(own, h, names, steps, scale, report))
+                guidance = self.guidance_for(len(own), h, names, guidance_scale, guidance_strength)
+                drawn.append(self.draw_batch(own, h, names, steps, guidance, report))
                 bar.n = calls * len(drawn)
                 bar.refresh()
         return torch.cat(drawn)
@@ -275,16 +279,16 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
         h: Tensor | None,
         source: str | Sequence[str] | None,
         steps: int,
-        guidance_scale: float | list[float],
+        guidance: Sequence[Guidance],
         report: Callable[[int, int, dict[str, Tensor]], None],
     ) -> Tensor:
         """One batch of draws [B,3,S,S] in [-1,1]; image i from row i of h [B,D], or of None, and seed i.
 
-        `guidance_scale` is that of all, or one each. `report(step, timestep, tensors)` is called after each step.
-        Whoever keeps or shares draws wraps this.
+        `guidance` is that of each image. `report(step, timestep, tensors)` is called after each step. Whoever keeps or
+        shares draws wraps this.
         """
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return self._denoise(streams, h, source, steps, guidance_scale, report)
+        return self._denoise(streams, h, source, steps, guidance, report)
 
     def _conditioning(
         self,
@@ -313,7 +317,7 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
         h: Tensor | None,
         source: str | Sequence[str] | None,
         steps: int,
-        guidance_scale: float | list[float],
+        guidance: Sequence[Guidance],
         report: Callable[[int, int, dict[str, Tensor]], None],
     ) -> Tensor:
         """One batch: noise from one CPU stream per image -> [B,3,S,S] in [-1,1]."""
@@ -326,20 +330,10 @@ class RCDMPipeline(GuidanceScales, DiffusionPipeline):
         x, process = first_noise(scheduler, noise), Process(scheduler)
         for step, timestep in enumerate(scheduler.timesteps):
             x_t = network_input(scheduler, x, timestep)
-            if h is not None and guidance_scale != 1 and self.guides_at(process, timestep):
-                out = self.guided_prediction(x_t, timestep, h, source, guidance_scale)
-            else:
-                out = self.unet(x_t, timestep, h, source).sample.float()
+            out = self.guided_prediction(process, x_t, timestep, h, source, guidance)
             denoised = space.decode(process.x0(out[:, : space.channels], x_t, timestep))
             if "learned" not in (scheduler.config.get("variance_type") or ""):
                 out = out[:, : space.channels]  # the others are a variance that this scheduler does not read
             x = scheduler.step(out, timestep, x, **extra).prev_sample
             report(step, int(timestep), {"sample": x, "denoised": denoised})
         return space.decode(x)
-
-
-def _forget_place(config: Path) -> None:
-    """Take out of a config where on this machine it was loaded from."""
-    content = json.loads(config.read_text())
-    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
-        config.write_text(json.dumps(content, indent=2) + "\n")

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, pixels_of
@@ -37,12 +38,20 @@ def draw_each(
     source: str,
     seeds: Sequence[int],
     num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
+    guidance: Guidance | None = None,
 ) -> Tensor:
-    """K draws of every row of h [N,D], raw -> [N·K,3,S,S]; the noises are those of `noises`."""
-    rows = h.repeat_interleave(len(seeds), 0)
-    noise = noises(len(h), seeds)
-    return pipe.draw(rows, source, noise, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    """K draws of every row of h [N,D], raw -> [N·K,3,S,S]; the noises are those of `noises`.
+
+    Where no guidance is given, it is that of the source.
+    """
+    return pipe.draw(
+        h.repeat_interleave(len(seeds), 0),
+        source,
+        noises(len(h), seeds),
+        num_inference_steps=num_inference_steps,
+        guidance_scale=None if guidance is None else guidance.scale,
+        guidance_strength=None if guidance is None else guidance.strength,
+    )
 
 
 def noises(n: int, seeds: Sequence[int]) -> list[int]:

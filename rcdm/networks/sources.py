@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, cast, overload
+from typing import Annotated, Any, TypeVar, cast, overload
 
 import torch
 from diffusers import ModelMixin
@@ -21,9 +21,11 @@ from rcdm.networks.checked_files import Fields, read_fields
 from rcdm.networks.representation import OpenNetwork, Preprocessing, RepresentationSource, SSLNetwork
 from rcdm.networks.source_folder import digest, load_network, read_config, save_network
 
+Named = TypeVar("Named", bound=Hashable)
 
-def runs(names: Sequence[str]) -> Iterator[tuple[str, slice]]:
-    """Neighbours of one name, together: each name with the slice of its rows."""
+
+def runs(names: Sequence[Named]) -> Iterator[tuple[Named, slice]]:
+    """Neighbours of one name, or of what else is equal, together: each name with the slice of its rows."""
     start = 0
     for name, group in groupby(names):
         stop = start + len(list(group))

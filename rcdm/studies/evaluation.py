@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rcdm.data.dataset_protocol import Dataset
-from rcdm.diffusion.guidance_scales import unguided
+from rcdm.diffusion.guidance_settings import OFF, unguided
 from rcdm.diffusion.guided import GuidedPipeline
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
@@ -53,9 +53,9 @@ def evaluate(
     draws against training images. `differences` and `agreement` are those of `studies.retention`. Raises ValueError
     for too few images, before anything is drawn. `shares`: of the variance of the pixels, those that image, source and
     seed decide, and `seed_told`, as in `measures.shares`.
-    First a scale of guidance is chosen for every source on images after the gallery (`guidance`, as
-    `studies.guidance_scale` has it), and left with the pipeline: all draws are at it (`guidance_scale`), and what they
-    are worth without guidance is in `unguided`.
+    First guidance is chosen for every source on images after the gallery (`guidance`, as `studies.guidance_scale` has
+    it; its regression is learnt on the images of the probes), and left with the pipeline: all draws are guided so
+    (`guidance_scale`, `guidance_strength`), and what they are worth without is in `unguided`.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
@@ -91,7 +91,7 @@ def evaluate(
     kept = retained(sources=pipe.sources.names, probe_images=probe_images).numbers
     for source, of_attributes in kept["sources"].items():
         numbers[source]["retention"] = of_attributes
-    if led := list(pipe.config.guidance_scales):
+    if led := list(pipe.guided_sources):
         on_progress("the same without guidance")
         with unguided(pipe):
             _beside(numbers, retained(sources=led).numbers["sources"])
@@ -106,9 +106,9 @@ def _followed(pipe: RCDMPipeline, h: Tensor, source: str, steps: int | None) -> 
     def found(drawn: Tensor) -> dict[str, Any]:
         return {name: number.to_json() for name, number in faithfulness_of(pipe, h, drawn, source).items()}
 
-    drawn, scale = pipe.draw(h, source, seeds, num_inference_steps=steps), pipe.guidance_of(source)
-    numbers = found(drawn) | {"guidance_scale": scale}
-    if scale != 1:
+    drawn, guidance = pipe.draw(h, source, seeds, num_inference_steps=steps), pipe.guidance_of(source)
+    numbers = found(drawn) | guidance.to_json()
+    if guidance != OFF:
         numbers["unguided"] = found(pipe.draw(h, source, seeds, num_inference_steps=steps, guidance_scale=1))
     return drawn, numbers
 
@@ -146,11 +146,12 @@ def _guided_by_truth(
     steps: int | None,
     on_progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Choose a scale for every source, on held-out images that nothing is reported of; nothing where there are none."""
+    """Choose guidance for every source, on held-out images that nothing is reported of; none where there are none."""
     others = dataset.held_out(size.gallery + size.guidance_images).images[size.gallery :].cpu()
-    if len(others) < 2 or not pipe.unet.config.has_unconditional or isinstance(pipe, GuidedPipeline):
-        on_progress("no scale of guidance is chosen: no further held-out images, or a denoiser that cannot be guided")
+    if len(others) < 2 or isinstance(pipe, GuidedPipeline):
+        on_progress("no guidance is chosen: no further held-out images, or a prior that is guided already")
         return {}
+    pipe.use_regressor(None)  # one of another denoiser, perhaps
     found = guidance_scale.study(
         pipe,
         others,
@@ -160,10 +161,13 @@ def _guided_by_truth(
         attributes=attributes,
         num_inference_steps=steps,
         on_progress=on_progress,
+        **({} if pipe.unet.config.has_unconditional else {"scales": "1"}),
     )
-    pipe.use_guidance(
-        {source: own["scale"] for source, own in found.numbers["sources"].items()}, pipe.config.guidance_interval
+    chosen = found.numbers["sources"]
+    scales, strengths = (
+        {source: own[f"guidance_{name}"] for source, own in chosen.items()} for name in ("scale", "strength")
     )
+    pipe.use_guidance(scales, pipe.config.guidance_interval, strengths)
     return {"guidance": dict(found.numbers)}
 
 

@@ -23,6 +23,6 @@ class EvaluationSize:
     )
     probe_images: int = _size(4096, "training images that the probes learn from")
     guidance_images: int = _size(
-        64, "further held-out images, on which the scale of guidance is chosen; 0: the checkpoint's own stays"
+        64, "further held-out images, on which guidance is chosen; 0: the checkpoint's own stays"
     )
-    guidance_draws: int = _size(8, "draws of each of these, per source and scale")
+    guidance_draws: int = _size(8, "draws of each of these, per source and guidance")

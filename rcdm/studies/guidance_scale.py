@@ -1,4 +1,4 @@
-"""How strongly should draws be held to the representation? Scales of guidance, chosen by what a probe reads."""
+"""How strongly should draws be held to the representation? Guidance, chosen by what a probe reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
+from rcdm.diffusion.guidance_settings import OFF, Guidance
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.process import Process
+from rcdm.diffusion.regressor import DEAR, learn_regressor
 from rcdm.figures import general
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, Look, figure
@@ -31,7 +34,10 @@ UNSTABLE = 0.9
 """Retention above which calibration is a ratio of two small numbers, and is not counted."""
 
 SHOWN = 4
-"""Images whose draws are shown at every scale."""
+"""Images whose draws are shown with every guidance."""
+
+LEARNT_FROM = 1024
+"""Images of `reference` that regression learns from."""
 
 _RING: Any = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": "0.3", "linewidth": 0}
 
@@ -45,31 +51,35 @@ def study(
     reference: Tensor | Sequence[Image.Image],
     attributes: Attributes | None = None,
     scales: str = "1 1.5 2 3",
+    strengths: str = "1 2",
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
-    """Draw every image with every seed at each scale, and compare what the draws keep with what a probe reads.
+    """Draw every image with every seed and each guidance, and compare what the draws keep with what a probe reads.
 
     A denoiser that had too little training follows h too little: guidance mends that, and too much of it makes draws
-    agree on what h does not say. Numbers: `sources` -> source -> `scale`, the chosen one, and `tried`: scale -> `off`
-    (mean |R − R² of the probe| over the attributes), `gain` (that at scale 1 minus it, paired on images and noise),
-    `uncalibrated` (attributes of at most 0.9 retention whose calibration leaves 0.8–1.25, and of how many),
-    `cycle_error` and `retention`. Chosen is the scale with the smallest `off` among those with no more uncalibrated
-    attributes than scale 1; scale 1 unless the interval of the gain lies above 0. The images chose it, so what is
-    reported at it should be of others. Image i and seed k share their noise over sources and scales.
-    The probe learns on `reference`. Raises ValueError for fewer than 20 of these, for fewer than two images or seeds,
-    for scales that are none, and for a denoiser that cannot be guided.
+    agree on what h does not say. By a scale, 1 is off; by regression, each of `strengths` (learnt on `reference` where
+    the pipeline has none, and kept with it). Numbers: `sources` -> source -> `guidance_scale` and `guidance_strength`,
+    the chosen ones, and `tried`: guidance in words, or `off` -> `off` (mean |R − R² of the probe| over the attributes),
+    `gain` (that without guidance minus it, paired on images and noise), `uncalibrated` (attributes of at most 0.9
+    retention whose calibration leaves 0.8–1.25, and of how many), `cycle_error` and `retention`. Chosen is the guidance
+    with the smallest `off` among those with no more uncalibrated attributes than without; none unless the interval of
+    the gain lies above 0. The images chose it, so what is reported with it should be of others. Image i and seed k
+    share their noise over sources and guidance. The probe learns on `reference`. Raises ValueError for fewer than 20 of
+    these, for fewer than two images or seeds, for numbers that are none, and for a denoiser that cannot be guided.
     """
-    tried = _scales(scales)
+    tried = _tries(scales, strengths)
     if len(images) < 2 or len(seeds) < 2:
-        raise ValueError("A scale of guidance is chosen on at least 2 images, better 64, and 2 seeds, better 8.")
+        raise ValueError("Guidance is chosen on at least 2 images, better 64, and 2 seeds, better 8.")
     if len(reference) < FEWEST_TO_LEARN:
         raise ValueError(
-            f"The scale is chosen by what a probe reads, which needs at least {FEWEST_TO_LEARN} reference images, "
+            f"Guidance is chosen by what a probe reads, which needs at least {FEWEST_TO_LEARN} reference images, "
             f"better 2000, and got {len(reference)}."
         )
-    if not pipe.unet.config.has_unconditional:
-        raise ValueError("This denoiser never learned to draw without a representation: it cannot be guided.")
+    if any(one.scale != 1 for one in tried) and not pipe.unet.config.has_unconditional:
+        raise ValueError("This denoiser never learned to draw without a representation: set scales to 1.")
+    if any(one.strength for one in tried):
+        _learn(pipe, reference, sources, on_progress)
     attributes = attributes or attributes_of(pipe)
     given = attributes.read(pixels_of(pipe, images))
     numbers: dict[str, Any] = {}
@@ -80,14 +90,14 @@ def study(
         h = encode_all(pipe, images, source)
         readings, _ = probed(pipe, attributes, reference, images, given, source)
         probe = {name: reading["probe"] for name, reading in readings.items()}
-        found: dict[float, _Tried] = {}
-        for scale in tried:
-            on_progress(f"{source} at guidance {scale:g}")
-            drawn = draw_each(pipe, h, source, seeds, num_inference_steps, scale)
-            found[scale] = _tried(pipe, attributes, source, h, drawn, given, probe, len(seeds))
+        found: dict[Guidance, _Tried] = {}
+        for guidance in tried:
+            on_progress(f"{source}: {_words(guidance)}")
+            drawn = draw_each(pipe, h, source, seeds, num_inference_steps, guidance)
+            found[guidance] = _tried(pipe, attributes, source, h, drawn, given, probe, len(seeds))
             for i, image in enumerate(shown):
                 grid += [image, *im.to_pil(drawn[i * len(seeds) : i * len(seeds) + min(len(seeds), SHOWN)])]
-                rows.append(f"{source}, image {i}, guidance {scale:g}")
+                rows.append(f"{source}, image {i}, {_words(guidance)}")
         numbers[source] = _chosen(found)
     columns = ("given", *(f"draw {k}" for k in range(min(len(seeds), SHOWN))))
     result = {"sources": numbers, "images": len(images), "draws": len(seeds)}
@@ -96,7 +106,7 @@ def study(
 
 @dataclass(frozen=True)
 class _Tried:
-    """What a scale makes of a source.
+    """What one guidance makes of a source.
 
     Args:
         off: the images it is taken over [n] -> mean |R − R² of the probe| over the attributes.
@@ -139,73 +149,100 @@ def _tried(
     return _Tried(off, wrong, len(ratios), len(h), numbers)
 
 
-def _chosen(found: Mapping[float, _Tried]) -> dict[str, Any]:
-    """The scale that is taken, with what was tried."""
-    plain = found[1.0]
-    gains = {scale: _gain(plain, one) for scale, one in found.items()}
-    offs = {scale: bootstrap(one.off, one.n) for scale, one in found.items()}
-    allowed = [scale for scale, one in found.items() if one.wrong <= plain.wrong]
-    best = min(allowed, key=lambda scale: offs[scale].value)
+def _chosen(found: Mapping[Guidance, _Tried]) -> dict[str, Any]:
+    """The guidance that is taken, with what was tried."""
+    plain = found[OFF]
+    gains = {guidance: _gain(plain, one) for guidance, one in found.items()}
+    offs = {guidance: bootstrap(one.off, one.n) for guidance, one in found.items()}
+    allowed = [guidance for guidance, one in found.items() if one.wrong <= plain.wrong]
+    best = min(allowed, key=lambda guidance: offs[guidance].value)
     tried = {
-        f"{scale:g}": {
-            "off": offs[scale].to_json(),
-            "gain": gains[scale].to_json(),
+        _words(guidance): {
+            "off": offs[guidance].to_json(),
+            "gain": gains[guidance].to_json(),
             "uncalibrated": [one.wrong, one.counted],
             **one.numbers,
         }
-        for scale, one in found.items()
+        for guidance, one in found.items()
     }
-    return {"scale": best if gains[best].low > 0 else 1.0, "tried": tried}
+    return {**(best if gains[best].low > 0 else OFF).to_json(), "tried": tried}
 
 
 def _gain(plain: _Tried, one: _Tried) -> Number:
     return bootstrap(lambda i: plain.off(i) - one.off(i), one.n, null=0.0)
 
 
-def _scales(text: str) -> list[float]:
-    """The numbers of a text, 1 first. ValueError where they are none."""
+def _learn(
+    pipe: RCDMPipeline,
+    reference: Tensor | Sequence[Image.Image],
+    sources: Sequence[str],
+    on_progress: Callable[[str], None],
+) -> None:
+    """Give the pipeline a regressor that has all of these sources, where it has none."""
+    if pipe.regressor is not None and all(source in pipe.regressor for source in sources):
+        return
+    images = pixels_of(pipe, reference[:LEARNT_FROM]).to(pipe.device)
+    pipe.use_regressor(learn_regressor(pipe.unet, pipe.sources, Process(pipe.scheduler), images, sources, on_progress))
+
+
+def _words(guidance: Guidance) -> str:
+    return guidance.in_words() or "off"
+
+
+def _tries(scales: str, strengths: str) -> list[Guidance]:
+    """What is tried, none first."""
+    by_scale = [Guidance(scale=scale) for scale in _numbers("scales", scales)]
+    by_regression = [Guidance(strength=strength) for strength in _numbers("strengths", strengths)]
+    return list(dict.fromkeys([OFF, *by_scale, *by_regression]))
+
+
+def _numbers(what: str, text: str) -> list[float]:
+    """The numbers of a text, perhaps none. ValueError where they are none."""
     try:
-        scales = sorted({float(word) for word in text.replace(",", " ").split()})
+        numbers = sorted({float(word) for word in text.replace(",", " ").split()})
     except ValueError:
-        scales = []
-    if not scales or not all(0 <= scale <= 100 for scale in scales):
-        raise ValueError(
-            f"scales are numbers from 0 to 100 with spaces between, such as '1 1.5 2 3', and not {text[:80]!r}."
-        )
-    return [1.0, *(scale for scale in scales if scale != 1)]
+        numbers = [-1.0]
+    if not all(0 <= number <= 100 for number in numbers):
+        raise ValueError(f"{what} are numbers from 0 to 100 with spaces between, such as '1 2', and not {text[:80]!r}.")
+    return numbers
 
 
 def _summary(result: Mapping[str, Any]) -> str:
-    """A line per source and scale, and what is chosen."""
+    """A line per source and guidance, and what is chosen."""
     lines = [
         f"Guidance on {result['images']} images x {result['draws']} draws: mean |retention − R² of the probe| (95 %), "
-        "gain over guidance 1 (95 %), attributes with calibration outside 0.8–1.25, cycle error"
+        "gain over none (95 %), attributes with calibration outside 0.8–1.25, cycle error"
     ]
     for source, own in result["sources"].items():
-        for scale, one in own["tried"].items():
+        for words, one in own["tried"].items():
             off, gain, (wrong, counted) = one["off"], one["gain"], one["uncalibrated"]
             lines.append(
-                f"{source:24} {scale:>4} {off['value']:.3f} ({off['low']:.3f} … {off['high']:.3f})  "
+                f"{source:24} {words:>14} {off['value']:.3f} ({off['low']:.3f} … {off['high']:.3f})  "
                 f"{gain['value']:+.3f} ({gain['low']:+.3f} … {gain['high']:+.3f})  {wrong} of {counted}  "
-                f"{one['cycle_error']['value']:.3f}" + ("  chosen" if float(scale) == own["scale"] else "")
+                f"{one['cycle_error']['value']:.3f}" + ("  chosen" if words == chosen_words(own) else "")
             )
     return "\n".join(lines)
 
 
+def chosen_words(own: Mapping[str, Any]) -> str:
+    """What was chosen for a source, as `tried` names it."""
+    return _words(Guidance(own["guidance_scale"], own["guidance_strength"]))
+
+
 def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure]:
-    """Distance from the probe against the scale, a line per source; the chosen one is ringed."""
-    drawn = figure(DOUBLE / 2, 2.2)
+    """Distance from the probe for each guidance, a line per source; the chosen one is ringed."""
+    drawn = figure(DOUBLE / 2, 2.4)
     axes = drawn.subplots()
     for source, own in result.numbers["sources"].items():
-        look, offs = looks[source], {float(scale): one["off"] for scale, one in own["tried"].items()}
-        scales = sorted(offs)
-        values = [offs[scale]["value"] for scale in scales]
-        axes.plot(scales, values, color=look.colour, linestyle=look.line, label=source, **look.point)
-        chosen = offs[own["scale"]]
-        reach = [[chosen["value"] - chosen["low"]], [chosen["high"] - chosen["value"]]]
-        axes.errorbar(own["scale"], chosen["value"], reach, color=look.colour, elinewidth=0.8)
-        axes.plot(own["scale"], chosen["value"], **_RING)
-    axes.set_xlabel("scale of guidance (1: off)")
+        look, words = looks[source], list(own["tried"])
+        offs = [one["off"] for one in own["tried"].values()]
+        values = [off["value"] for off in offs]
+        axes.plot(words, values, color=look.colour, linestyle=look.line, label=source, **look.point)
+        k = words.index(chosen_words(own))
+        reach = [[values[k] - offs[k]["low"]], [offs[k]["high"] - values[k]]]
+        axes.errorbar(words[k], values[k], reach, color=look.colour, elinewidth=0.8)
+        axes.plot(words[k], values[k], **_RING)
+    axes.tick_params(axis="x", rotation=30)
     axes.set_ylabel("mean |retention − probe R²|")
     drawn.legend(loc="outside right upper")
     return {"": drawn} | general.images(result)
@@ -215,17 +252,22 @@ STUDY = Study(
     "guidance",
     __doc__,
     study,
-    options=(Option("scales", "scales of guidance to try; 1 is always among them"),),
+    options=(
+        Option("scales", "scales of guidance to try, 1 is off"),
+        Option("strengths", "strengths of guidance by regression to try, 0 is off"),
+    ),
     objects=("attributes",),
     figures=_figures,
     captions={
         "": "Distance of retention in the draws from what a small network reads from the same representation (R²), "
-        "mean over the attributes, against the scale of guidance; ringed: the chosen scale, with its interval.",
-        "images": "Draws of the first images at every scale; a column has one noise.",
+        "mean over the attributes, for each guidance; ringed: the chosen one, with its interval.",
+        "images": "Draws of the first images with each guidance; a column has one noise.",
     },
     images=64,
     samples=8,
     fewest=2,
-    cost=lambda pictures, numbers, settings: pictures * len(_scales(settings["scales"])),
+    cost=lambda pictures, numbers, settings: (
+        pictures * sum(DEAR if one.strength else 1 for one in _tries(settings["scales"], settings["strengths"]))
+    ),
     shared=True,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from rcdm.diffusion.guidance_scales import in_words
+from rcdm.diffusion.guidance_settings import in_words
 from rcdm.figures import general
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import STYLE, Look, looks

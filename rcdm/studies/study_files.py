@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import rcdm
+from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.guided import GuidedPipeline, as_json
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
@@ -177,10 +178,13 @@ def kept_draws(pipe: RCDMPipeline, whose: str = "") -> Iterator[None]:
     """Inside, every batch that the pipeline draws is a part, kept in float16; `whose` tells a second pipeline apart."""
     draw_batch = pipe.draw_batch
 
-    def kept(seeds: Any, h: Any, source: Any, steps: int, guidance_scale: Any, report: Any) -> Tensor:
-        inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, "guidance": guidance_scale}
+    def kept(seeds: Any, h: Any, source: Any, steps: int, guidance: Sequence[Guidance], report: Any) -> Tensor:
+        held = [one.to_json() for one in guidance]
+        inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, "guidance": held}
         inputs |= {"whose": whose} if whose else {}
-        drawn = part("draws", inputs, lambda: draw_batch(seeds, h, source, steps, guidance_scale, report).half())
+        if pipe.regressor is not None and any(one.strength for one in guidance):
+            inputs["regressor"] = weights_digest(pipe.regressor)
+        drawn = part("draws", inputs, lambda: draw_batch(seeds, h, source, steps, guidance, report).half())
         return drawn.to(pipe.device).float()
 
     pipe.draw_batch = kept  # type: ignore[method-assign]
@@ -216,7 +220,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
         "images": {"n": len(run.images), "sha256": _digest(run.images), "names": list(run.names)},
         "seeds": list(run.seeds),
         "full_resolution": pipe.config.full_resolution,
-        "guidance": {name: pipe.guidance_of(name) for name in run.sources if pipe.guidance_of(name) != 1},
+        "guidance": {name: word for name, word in pipe.guided_sources.items() if name in run.sources},
         "steps": run.steps or pipe.config.default_steps if study.draws else None,
         "options": options,
         "data": {name: {"n": len(value), "sha256": _digest(value)} for name, value in run.extras.items()},

@@ -33,7 +33,7 @@ def columns_figure(given: Image.Image, columns: Sequence[Column], seeds: Sequenc
         figure = Figure(figsize=(width, height), dpi=DPI)
         for place, column in enumerate(columns):
             top = height - row * place
-            name = column.source + (f"\nguidance {column.guidance:g}" if column.guidance != 1 else "")
+            name = column.source + (f"\n{column.guidance}" if column.guidance else "")
             figure.text(0.1 / width, (top - _TITLE - cell / 2) / height, name, rotation=90, ha="center", va="center",
                         fontsize=7)  # fmt: skip
             titles = ["given", *(f"#{seed}  {value:.2f}" for seed, value in zip(seeds, column.similarity, strict=True))]

@@ -59,7 +59,7 @@ class Column:
 
     `similarity`: to the given representation, one per image. `mean` and `spread` of the draws, the latter as in the
     study `samples`. `phi`: attribute -> φ of every draw, as lists. `foreign`: the draws are less similar to what was
-    given than those of 95 % of held-out images are; None where that is not known. `guidance`: its scale, 1 is off.
+    given than those of 95 % of held-out images are; None where that is not known. `guidance`: in words.
     """
 
     source: str
@@ -70,7 +70,7 @@ class Column:
     spread: Image.Image | None = None
     phi: dict[str, list[list[float]]] = field(default_factory=dict)
     foreign: bool | None = None
-    guidance: float = 1.0
+    guidance: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor) -> Column:
     alike = similarity(again, encoded.expand_as(again)).tolist()
     floor = loaded.similarity_floor(source)
     foreign = None if floor is None else sum(alike) / len(alike) < floor
-    column = Column(source, im.to_pil(drawn), alike, foreign=foreign, guidance=pipe.guidance_of(source))
+    held = pipe.guidance_of(source).in_words()
+    column = Column(source, im.to_pil(drawn), alike, foreign=foreign, guidance=held)
     if len(drawn) < 2:
         return column
     deviation = drawn.std(0, correction=1).mean(0, keepdim=True).clamp(max=1)  # [1,H,W]

@@ -167,7 +167,7 @@ def numbers_of(columns: list[Column]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for column in columns:
         kept = {name: number.to_json() for name, number in column.kept.items()}
-        numbers[column.source] = {"guidance_scale": column.guidance, "similarity": column.similarity, "kept": kept}
+        numbers[column.source] = {"guidance": column.guidance, "similarity": column.similarity, "kept": kept}
         if column.foreign is not None:
             numbers[column.source]["foreign"] = column.foreign
     return numbers

@@ -45,7 +45,7 @@ class _Column(BaseModel):
     mean: Picture
     spread: Picture
     foreign: bool | None = None
-    guidance: float = Field(1.0, ge=0, le=100)
+    guidance: str = Field("", max_length=200)
 
 
 class _Drawing(BaseModel):
@@ -82,7 +82,7 @@ def shipped(loaded: Loaded) -> Result | None:
     sources = tuple(column.source for column in columns)
     fits = about.example in EXAMPLES and all(name in loaded.pipe.sources.names for name in sources)
     counts = {len(images) for column in columns for images in (column.images, column.similarity)}
-    fits = fits and all(column.guidance == loaded.pipe.guidance_of(column.source) for column in columns)
+    fits = fits and all(column.guidance == loaded.pipe.guidance_of(column.source).in_words() for column in columns)
     if not fits or len(counts) != 1 or about.weights != _weights(loaded):
         return None
     picture = im.decode(EXAMPLES[about.example])
@@ -93,7 +93,8 @@ def shipped(loaded: Loaded) -> Result | None:
 
 
 def _weights(loaded: Loaded) -> str:
-    return weights_digest(loaded.pipe.unet)
+    regressor = [] if loaded.pipe.regressor is None else [loaded.pipe.regressor]
+    return weights_digest(loaded.pipe.unet, *regressor)
 
 
 def _column(column: Column) -> dict[str, Any]:

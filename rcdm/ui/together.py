@@ -69,17 +69,14 @@ class SharedCalls:
         finally:
             _here.shared = None
 
-    @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Inside, the others wait for the calls of this job."""
+    def expect(self, job: bool) -> None:
+        """The others wait from now on for the calls of the job of this thread, or no more."""
+        if job == getattr(_here, "expected", False):
+            return
+        _here.expected = job
         with self._changed:
-            self._drawing += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._drawing -= 1
-                self._changed.notify_all()
+            self._drawing += 1 if job else -1
+            self._changed.notify_all()
 
     def wait_for(self, call: _Call) -> None:
         """Add a call of the job of this thread, and return when it is done."""
@@ -126,11 +123,12 @@ def drawing() -> Iterator[None]:
         yield
         return
     _here.drawing = True
+    shared.expect(True)
     try:
-        with shared.drawing():
-            yield
+        yield
     finally:
         _here.drawing = False
+        shared.expect(False)
 
 
 def share(pipe: Any) -> None:
@@ -152,13 +150,19 @@ def share(pipe: Any) -> None:
 
 
 def call(network: Callable[..., Any], x: Tensor, timestep: Tensor | float | int, embedding: Tensor) -> Tensor:
-    """`network(x, timestep, class_labels=embedding).sample`, [B,C,H,W]; in a job perhaps with the images of others."""
+    """`network(x, timestep, class_labels=embedding).sample`, [B,C,H,W]; in a job perhaps with the images of others.
+
+    With a gradient it is made alone, and nobody waits for its like: where draws are guided by regression.
+    """
     shared: SharedCalls | None = getattr(_here, "shared", None)
+    if shared is not None and torch.is_grad_enabled():
+        shared.expect(False)
     if shared is None or torch.is_grad_enabled():
         out: Tensor = network(x, timestep, class_labels=embedding).sample
         return out
     asked = _Call(network, x, timestep, embedding)
     with drawing():
+        shared.expect(True)
         shared.wait_for(asked)
     if asked.error is not None:
         raise asked.error

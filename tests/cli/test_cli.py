@@ -18,6 +18,8 @@ from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.diffusion.model_card import markdown_tables
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.process import Process
+from rcdm.diffusion.regressor import learn_regressor
 from rcdm.studies import NAMES, STUDIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +69,31 @@ def test_sample_guides_a_prior_to_a_file_that_nobody_trained_for(photo, tiny_che
     assert report["guidance"]["method"] == "mpgd" and about["strength"] > 0 and about["target"] > 0
     again = sample(photo, tiny_checkpoint, out, *network, "--method", "mpgd", "--samples", "2", "--steps", "2")
     assert again["draws"] == report["draws"] and again["guidance"] == report["guidance"]
+
+
+def test_guidance_is_the_checkpoints_own_unless_an_option_names_it(photo, tiny_checkpoint, tmp_path, capsys):
+    source = "tiny/backbone"
+    pipe = rcdm.load(tiny_checkpoint, device="cpu")
+    reference = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pipe.use_regressor(learn_regressor(pipe.unet, pipe.sources, Process(pipe.scheduler), reference, [source]))
+    pipe.use_guidance({}, None, {source: 50.0})
+    pipe.save_pretrained(tmp_path / "led")
+
+    def drawn(checkpoint: Path, *options: str) -> dict:
+        found = sample(photo, checkpoint, tmp_path / "a.png", "--samples", "2", "--source", source, *options)
+        return found["draws"][0] | {"note": found["note"]}
+
+    own, off = drawn(tmp_path / "led"), drawn(tmp_path / "led", "--guidance-scale", "1")
+    assert own["guidance_strength"] == 50 and own["guidance_scale"] == 1 and "regression 50" in own["note"]
+    assert off["guidance_strength"] == 0 and "regression" not in off["note"]
+    assert own["similarity"] != off["similarity"] == drawn(tiny_checkpoint)["similarity"]
+    assert own["similarity"] == drawn(tmp_path / "led", "--guidance-strength", "50")["similarity"]
+    with pytest.raises(SystemExit):
+        drawn(tiny_checkpoint, "--guidance-strength", "1")
+    assert "no regression of" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        drawn(tiny_checkpoint, "--guidance-strength", "1", "--prior", str(tiny_checkpoint))
+    assert "leave it out with --prior" in capsys.readouterr().err
 
 
 def test_without_a_file_a_prior_is_guided_by_the_networks_of_the_checkpoint(photo, tiny_checkpoint, tmp_path, capsys):

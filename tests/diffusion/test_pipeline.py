@@ -11,7 +11,7 @@ from torch import Tensor
 import rcdm
 from rcdm.data import images as im
 from rcdm.diffusion.checkpoints import save_guidance
-from rcdm.diffusion.guidance_scales import unguided
+from rcdm.diffusion.guidance_settings import Guidance, unguided
 from rcdm.measures.faithfulness import faithfulness_of
 
 BACKBONE, PROJECTOR, _ = TINY_SOURCES
@@ -115,7 +115,7 @@ def test_the_scale_of_the_checkpoint_is_used_where_no_call_names_one(pipe):
     pipe.use_guidance({BACKBONE: 3.0})
     assert torch.equal(draw(pipe, photos(2)), led) and not torch.allclose(plain, led, atol=0.01)
     assert torch.equal(draw(pipe, photos(2), guidance_scale=1), plain)
-    assert pipe.guidance_of(BACKBONE) == 3 and pipe.guidance_of(PROJECTOR) == 1
+    assert pipe.guidance_of(BACKBONE) == Guidance(3) and pipe.guidance_of(PROJECTOR) == Guidance()
     assert torch.equal(
         draw(pipe, photos(2), source=PROJECTOR), draw(pipe, photos(2), source=PROJECTOR, guidance_scale=1)
     )
@@ -150,7 +150,7 @@ def test_guidance_is_saved_with_the_checkpoint(pipe, tmp_path: Path):
     copy.use_guidance({BACKBONE: 2.0})
     save_guidance(copy, tmp_path / "copy")
     again = rcdm.load(tmp_path / "copy", device="cpu")
-    assert again.guidance_of(BACKBONE) == 2 and again.config.guidance_interval is None
+    assert again.guidance_of(BACKBONE) == Guidance(2) and again.config.guidance_interval is None
     assert torch.allclose(draw(again, photos(1)), draw(copy, photos(1)), atol=1e-5)
     assert f"guidance 2 for {BACKBONE}" in again.guided_in_words
     copy.use_guidance({})

@@ -135,7 +135,7 @@ def draw_exactly(pipe, steps: int = 12) -> tuple[Tensor, list[Tensor], Tensor]:
     streams = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     original, pipe.__dict__["unet"] = pipe.unet, exact
     try:
-        drawn = pipe._denoise(streams, None, None, steps, 1.0, lambda i, t, kept: previews.append(kept["denoised"]))
+        drawn = pipe._denoise(streams, None, None, steps, [], lambda i, t, kept: previews.append(kept["denoised"]))
     finally:
         pipe.__dict__["unet"] = original
     return drawn, previews, image

@@ -188,10 +188,9 @@ def result_of(study: str) -> StudyResult:
         }
         return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"networks": {"simclr": variants, "empty": {}}})
     if study == "guidance":
-        tried = {"1": {"off": number(0.2)}, "2": {"off": number(0.1)}}
-        return StudyResult(
-            noise(2, 8), ("r",), ("given", "draw 0"), {"sources": {s: {"scale": 2.0, "tried": tried} for s in two}}
-        )
+        tried = {"off": {"off": number(0.2)}, "regression 2": {"off": number(0.1)}}
+        own = {"guidance_scale": 1.0, "guidance_strength": 2.0, "tried": tried}
+        return StudyResult(noise(2, 8), ("r",), ("given", "draw 0"), {"sources": dict.fromkeys(two, own)})
     found = {s: {"distance": ladder(6), "random": ladder(6), "drawn": ladder(6), "flips": ladder(6)} for s in two}
     return StudyResult(
         noise(6, 8), ("r",), tuple("abcdef"), {"strengths_of_255": [0, 1, 2, 4, 8, 16], "sources": found}

@@ -96,6 +96,27 @@ def test_outside_of_a_job_and_for_gradients_the_network_is_called_at_once() -> N
         assert _asker(network, 1.0)() == [12, 13, 14]
 
 
+def test_nobody_waits_for_a_job_that_calls_with_gradients_until_it_calls_without() -> None:
+    network, other, through = Adder(), Adder(), threading.Event()
+
+    def plain() -> list[float]:
+        found = _asker(network, 1.0)()
+        through.set()
+        return found
+
+    def led() -> list[float]:
+        with torch.enable_grad():
+            first = _asker(other, 2.0, calls=1)()
+        assert through.wait(10), "the other job waits for this one"
+        return [*first, *_asker(network, 3.0, calls=2)()]
+
+    shared = SharedCalls()
+    assert _at_once(shared, [plain, led]) == [[12, 13, 14], [24, 36, 37]]
+    assert shared._drawing == 0
+    assert _at_once(shared, [_asker(network, 1.0), _asker(network, 2.0)]) == [[12, 13, 14], [24, 25, 26]]
+    assert network.sizes[-3:] == [4, 4, 4], "they share calls as before"
+
+
 def test_lanes_share_the_jobs_and_the_cores() -> None:
     cores = torch.get_num_threads()
     meet = threading.Barrier(2)  # broken by its timeout where calls are made one after the other
@@ -163,11 +184,12 @@ def _draw_at_once(engine: Engine, jobs: list[Job]) -> list[Any]:
         found[i] = list(engine.run(engine.settings.checkpoint, jobs[i]))[-1][0]  # type: ignore[index]
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(jobs))]
-    with engine._shared.drawing():  # holds the first calls back until all of them are there
-        for thread in threads:
-            thread.start()
-        while engine._shared._drawing < 1 + len(jobs):
-            time.sleep(0.01)
+    engine._shared.expect(True)  # holds the first calls back until all of them are there
+    for thread in threads:
+        thread.start()
+    while engine._shared._drawing < 1 + len(jobs):
+        time.sleep(0.01)
+    engine._shared.expect(False)
     for thread in threads:
         thread.join(30)
     return found
