@@ -137,7 +137,10 @@ class GuidanceSettings:
     def guided_in_words(self) -> str:
         """A sentence about the guidance that draws have where no call names one; empty where it is off."""
         words = in_words(self.guided_sources, self.sources.names)
-        return f"Draws are held to the representation by {words}." if words else ""
+        if not words:
+            return ""
+        led = " By regression the network itself leads them, so similarity to what was given says little."
+        return f"Draws are held to the representation by {words}.{led * bool(self.config.guidance_strengths)}"
 
     def guidance_for(
         self, n: int, h: Tensor | None, source: str | Sequence[str] | None, scale: float | None, strength: float | None

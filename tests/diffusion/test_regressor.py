@@ -43,7 +43,7 @@ def led(pipe, learnt):
 
 def draw(pipe, n: int = 2, source=BACKBONE, **options) -> torch.Tensor:
     h = pipe.encode(photos(n), source)
-    return pipe.draw(h, source, range(n), num_inference_steps=3, **options)
+    return pipe.draw(h, source, range(n), num_inference_steps=8, **options)
 
 
 def test_a_denoiser_that_ignores_h_is_guided_as_a_prior_is(led):
@@ -73,7 +73,7 @@ def test_where_noise_is_all_there_is_nothing_is_led(led):
         found = led.guided_prediction(process, photos(2), timestep, h, BACKBONE, [Guidance(1, W)] * 2)
         with torch.no_grad():
             plain = led.unet(photos(2), timestep, h, BACKBONE).sample
-        assert torch.equal(found, plain) is (float(process.logsnr()[timestep]) < low)
+        assert torch.equal(found, plain) is (float(process.logsnr()[timestep]) < float(low))
     assert low == -4
 
 
@@ -142,12 +142,12 @@ def test_one_that_knows_all_of_h_is_left_alone():
 def test_a_led_draw_depends_on_its_seed_and_its_h_alone(led):
     names = [BACKBONE, PROJECTOR, LAYER]
     h = led.encode(photos(3), names)
-    together = led.draw(h, names, [1, 2, 3], num_inference_steps=3, guidance_strength=W)
+    together = led.draw(h, names, [1, 2, 3], num_inference_steps=8, guidance_strength=W)
     for i, name in enumerate(names):
         own = led.encode(photos(3)[i : i + 1], name)
-        alone = led.draw(own, name, [i + 1], num_inference_steps=3, guidance_strength=W)
-        assert torch.allclose(together[i : i + 1], alone, atol=0.01)
-        assert not torch.allclose(alone, led.draw(own, name, [i + 1], num_inference_steps=3), atol=0.01)
+        alone = led.draw(own, name, [i + 1], num_inference_steps=8, guidance_strength=W)
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-3)
+        assert not torch.allclose(alone, led.draw(own, name, [i + 1], num_inference_steps=8), atol=0.01)
 
 
 def test_what_a_call_names_is_all_the_guidance_there_is(led):
@@ -160,19 +160,22 @@ def test_what_a_call_names_is_all_the_guidance_there_is(led):
     assert torch.equal(draw(led, guidance_scale=3.0), scaled)
     assert torch.equal(draw(led, guidance_strength=W), strong)
     assert torch.equal(draw(led, guidance_strength=0), plain)
-    assert led.guided_in_words.endswith(f"guidance 3 and regression 50 for {BACKBONE}.")
+    assert f"guidance 3 and regression 50 for {BACKBONE}." in led.guided_in_words
+    assert "similarity" in led.guided_in_words
+    led.use_guidance({BACKBONE: 3.0})
+    assert "similarity" not in led.guided_in_words
 
 
 def test_in_one_batch_each_source_has_its_own_strength(led):
     names = [BACKBONE, LAYER, LAYER]
     led.use_guidance(strengths={LAYER: 1.0})
     h = led.encode(photos(3), names)
-    together = led.draw(h, names, [1, 2, 3], num_inference_steps=3)
+    together = led.draw(h, names, [1, 2, 3], num_inference_steps=8)
     for i, name in enumerate(names):
         own = led.encode(photos(3)[i : i + 1], name)
         strength = 1.0 if name == LAYER else 0.0
-        alone = led.draw(own, name, [i + 1], num_inference_steps=3, guidance_strength=strength)
-        assert torch.allclose(together[i : i + 1], alone, atol=0.01)
+        alone = led.draw(own, name, [i + 1], num_inference_steps=8, guidance_strength=strength)
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-3)
 
 
 def test_it_is_kept_with_the_checkpoint_and_draws_the_same(led, tiny_checkpoint, tmp_path):
