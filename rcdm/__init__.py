@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rcdm.diffusion.official.convert import from_official
     from rcdm.diffusion.official.sampler import SpacedDDIMScheduler, SpacedDDPMScheduler
     from rcdm.diffusion.pipeline import RCDMPipeline, RCDMPipelineOutput
+    from rcdm.diffusion.regressor import Regressor
     from rcdm.diffusion.unet import RepresentationUNet
     from rcdm.measures.readers import attributes_of
     from rcdm.networks.own_backbone import register
@@ -56,6 +57,7 @@ __all__ = [
     "Preprocessing",
     "RCDMPipeline",
     "RCDMPipelineOutput",
+    "Regressor",
     "RepresentationSource",
     "RepresentationUNet",
     "Sources",
