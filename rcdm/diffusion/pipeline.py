@@ -43,7 +43,7 @@ class RCDMPipeline(GuidanceSettings, DiffusionPipeline):
         sources: the frozen networks that turn images into representations.
         default_steps: number of denoising steps when a call names none.
         trained_on: name of the data that the denoiser learnt from.
-        guidance_scales, guidance_interval, guidance_strengths: as in `use_guidance`.
+        guidance_scales: source -> scale, as in `use_guidance`; so are `guidance_interval` and `guidance_strengths`.
         full_resolution: whether photographs reach a source at its own size, or through that of the drawn images.
         regressor: what guidance by regression needs; None where it was never learnt.
     """
