@@ -130,7 +130,7 @@ def _led_and_plain(sources: Mapping[str, Any]) -> dict[str, Any]:
         words = Guidance(own.get("guidance_scale", 1), own.get("guidance_strength", 0)).in_words()
         rows[f"{name}, {words}" if words else name] = own
         if "unguided" in own:
-            rows[f"{name}, guidance 1"] = {**own, **own["unguided"]}
+            rows[f"{name}, not guided"] = {**own, **own["unguided"]}
     return rows
 
 

@@ -50,7 +50,7 @@ def study(
     seeds: Sequence[int],
     reference: Tensor | Sequence[Image.Image],
     attributes: Attributes | None = None,
-    scales: str = "1 1.5 2 3",
+    scales: str = "1 1.5 2",
     strengths: str = "1 2",
     num_inference_steps: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,

@@ -138,7 +138,7 @@ def test_evaluate_chooses_on_other_images_and_reports_both(pipe, monkeypatch, tm
     assert (
         tables.count(f"| {BACKBONE}, regression 2 |")
         == tables.count(f"| {LAYER}, guidance 2 |")
-        == tables.count(f"| {BACKBONE}, guidance 1 |")
+        == tables.count(f"| {BACKBONE}, not guided |")
         == 2
     )
     assert tables.count(f"| {PROJECTOR} |") == 2
