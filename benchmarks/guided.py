@@ -26,7 +26,7 @@ from rcdm.diffusion.guided import STEPS
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.places import find
 from rcdm.diffusion.process import Process
-from rcdm.diffusion.regressor import learn_regressor
+from rcdm.diffusion.regressor import Regressor, learn_source
 from rcdm.measures.faithfulness import encode_all, faithfulness_of
 from rcdm.measures.metrics import bootstrap, variance
 from rcdm.measures.readers import attributes_of
@@ -138,7 +138,8 @@ def _row(
 def _lead(pipe: RCDMPipeline, name: str, n: int) -> None:
     """Learn the regression of a source on n training images, and guide by it."""
     images = load_dataset("sprites", pipe.image_size).batch(0, n).images
-    pipe.use_regressor(learn_regressor(pipe.unet, pipe.sources, Process(pipe.scheduler), images, [name]))
+    learnt = learn_source(pipe.unet, pipe.sources, Process(pipe.scheduler), images, name)
+    pipe.use_regressor(Regressor.of({name: learnt}, pipe.image_size))
     pipe.use_guidance(strengths={name: STRENGTH})
 
 

@@ -67,9 +67,10 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     print(write_metrics(metrics, folder), file=sys.stderr)
     announce("directions of attributes and main directions")
     print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
-    announce("the drawing that its page opens with")
-    loaded = Loaded(options.checkpoint, pipe)
-    print(draw(loaded, tuple(default_sources(pipe.sources.names)), folder), file=sys.stderr)
+    if options.guidance_scale is None and options.guidance_strength is None:
+        announce("the drawing that its page opens with")
+        loaded = Loaded(options.checkpoint, pipe)
+        print(draw(loaded, tuple(default_sources(pipe.sources.names)), folder), file=sys.stderr)
     parts.clear()
 
 

@@ -147,8 +147,11 @@ def check_unet(folder: Path, build: Callable[..., torch.nn.Module]) -> list[Path
 def check_regressor(folder: Path, build: Callable[..., torch.nn.Module]) -> list[Path]:
     """The weights' files of the folder `regressor`. Raises ValueError where `build(**config)` is not what they hold."""
     config = read_fields(folder / "config.json", RegressorConfig).model_dump()
-    with torch.device("meta"):
-        blank = build(**config)
+    try:
+        with torch.device("meta"):
+            blank = build(**config)
+    except Exception as error:  # of torch: names of modules, say
+        raise ValueError(f"{folder / 'config.json'} describes no regressor: {reason(error)}") from error
     weights = _weights(folder)
     check_fit(blank, shapes_of(weights), folder / WEIGHTS)
     return weights

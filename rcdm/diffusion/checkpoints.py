@@ -55,10 +55,13 @@ def save_guidance(pipe: RCDMPipeline, folder: Path) -> None:
 
     A regression that draws are not guided by is left out.
     """
-    shutil.rmtree(folder / "regressor", ignore_errors=True)
     regressor = pipe.regressor if pipe.config.guidance_strengths else None
+    place, beside = folder / "regressor", folder / "regressor.partial"
     if regressor is not None:
-        regressor.save_pretrained(folder / "regressor")
+        shutil.rmtree(beside, ignore_errors=True)
+        regressor.save_pretrained(beside)
+        shutil.rmtree(place, ignore_errors=True)
+        beside.rename(place)
     index = folder / "model_index.json"
     content = json.loads(index.read_text())
     content |= {name: pipe.config[name] for name in ("guidance_scales", "guidance_interval", "guidance_strengths")}
@@ -66,6 +69,8 @@ def save_guidance(pipe: RCDMPipeline, folder: Path) -> None:
     partial = index.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     partial.replace(index)
+    if regressor is None:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def best_device() -> str:

@@ -31,8 +31,8 @@ from rcdm.diffusion.regression import Regression, learn_regression, logsnr_of
 from rcdm.diffusion.unet import RepresentationUNet, RepresentationUNetOutput
 from rcdm.networks.sources import Sources, runs
 
-MOST_PIXELS = 2**20
-"""That a network is fed at once, as their activations are kept for the gradient."""
+MOST_PIXELS, MOST_DRAWN = 2**20, 2**16
+"""That a network is fed, and a denoiser draws, at once, as their activations are kept for the gradient."""
 
 REGRESSED = ("regression", "tds")
 """Methods that predict h from noisy images by (6)."""
@@ -108,9 +108,9 @@ def pulled(
     return Pull(out.detach(), x0.detach(), u, far, along)
 
 
-def pieces(size: int, rows: slice) -> list[slice]:
-    """Rows in pieces that fit the memory, where a network is fed images of `size` pixels and keeps its activations."""
-    step = max(1, MOST_PIXELS // size**2)
+def pieces(size: int, drawn: int, rows: slice) -> list[slice]:
+    """Rows in pieces that fit the memory, where images have `size` pixels for the network, `drawn` for the denoiser."""
+    step = max(1, min(MOST_PIXELS // size**2, MOST_DRAWN // drawn**2))
     return [slice(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step)]
 
 
@@ -218,7 +218,7 @@ class GuidedUNet(RepresentationUNet):
         parts = [
             self._guess(sample[rows], steps[rows], h[rows], name)
             for name, together in runs(names)
-            for rows in pieces(self._sources[0][name].preprocessing.size, together)
+            for rows in pieces(self._sources[0][name].preprocessing.size, self.image_size, together)
         ]
         out, x0, guided, twist = (
             torch.cat([getattr(p, name) for p in parts]) for name in ("out", "x0", "guided", "twist")
@@ -259,7 +259,7 @@ class GuidedUNet(RepresentationUNet):
         return a.to(like).view(-1, 1, 1, 1), s.to(like).view(-1, 1, 1, 1)
 
     def _names(self, n: int, source: str | Sequence[str] | None) -> list[str]:
-        source = self._named(source)
+        source = self.named(source)
         return [source] * n if isinstance(source, str) else list(source)
 
 

@@ -29,6 +29,10 @@ UNGUIDED = (
 )
 
 
+MOST = 100
+"""Scale and strength that a checkpoint may ask for."""
+
+
 @dataclass(frozen=True)
 class Guidance:
     """Of one draw.
@@ -60,6 +64,11 @@ def in_words(guidance: Mapping[str, str], sources: Collection[str]) -> str:
     return ", ".join(f"{words} for {source}" for source, words in guidance.items())
 
 
+def _refuse_number(what: str, number: float, off: float) -> None:
+    if not 0 <= number <= MOST:
+        raise ValueError(f"A {what} of guidance is a number from 0 to {MOST} ({off} is off), and is {number}.")
+
+
 class GuidanceSettings:
     """What a pipeline knows of guidance: `guidance_scales`, `guidance_interval`, `guidance_strengths` of its config."""
 
@@ -71,8 +80,17 @@ class GuidanceSettings:
     register_modules: Any
 
     def use_regressor(self, regressor: Regressor | None) -> None:
-        """Have guidance by regression at hand, or no more; which draws are guided by it `use_guidance` says."""
+        """Have guidance by regression at hand, or no more; which draws are guided by it `use_guidance` says.
+
+        Sources that it does not have are guided by it no more. Raises ValueError for one of other sizes.
+        """
+        if regressor is not None:
+            regressor.refuse_other(self.unet)
+            regressor = regressor.to(self.unet.device)
         self.register_modules(regressor=regressor)
+        before = self.config.get("guidance_strengths") or {}
+        left = {source: strength for source, strength in before.items() if regressor and source in regressor.names}
+        self.register_to_config(guidance_strengths=left)
         # under the name that stays, as for the other parts
         self.register_to_config(regressor=(None, None) if regressor is None else ("rcdm", "Regressor"))
 
@@ -107,21 +125,19 @@ class GuidanceSettings:
         for source, number in given.items():
             if source not in self.sources.names:
                 raise ValueError(f"There is no source {source!r} to guide; choose of {', '.join(self.sources.names)}.")
-            if not 0 <= number < math.inf:
-                raise ValueError(
-                    f"A {what} of guidance is a number from 0 on ({off} is off), and is {number} for {source}."
-                )
+            _refuse_number(what, number, off)
         return {source: float(number) for source, number in given.items() if number != off}
 
     def _refuse_unlearnt(self, sources: Collection[str]) -> None:
-        if missing := [source for source in sources if self.regressor is None or source not in self.regressor]:
+        if missing := [source for source in sources if self.regressor is None or source not in self.regressor.names]:
             raise ValueError(
                 f"This checkpoint has no regression of {', '.join(missing)} to guide by: `rcdm evaluate` learns it."
             )
 
     def _names(self, n: int, source: str | Sequence[str] | None) -> Sequence[str]:
-        """A source for each of n images; where none is named, the first."""
-        return [source or self.unet.sources[0]] * n if source is None or isinstance(source, str) else source
+        """A source for each of n images."""
+        source = self.unet.named(source)
+        return [source] * n if isinstance(source, str) else source
 
     def guidance_of(self, source: str) -> Guidance:
         """Of draws from this source where a call names nothing."""
@@ -151,6 +167,8 @@ class GuidanceSettings:
         names = self._names(n, source)
         if scale is None and strength is None:
             return [self.guidance_of(name) for name in names]
+        for what, number, off in (("scale", scale, 1), ("strength", strength, 0)):
+            _refuse_number(what, off if number is None else number, off)
         if strength:
             self._refuse_unlearnt(dict.fromkeys(names))
         return [Guidance(1.0 if scale is None else scale, strength or 0.0)] * n

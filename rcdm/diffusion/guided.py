@@ -6,7 +6,7 @@ pixel agree (τ² of `guidance`). How near draws come to that, with the nearest 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,10 @@ class GuidedPipeline(RCDMPipeline):
             "(`rcdm study retention`) before reading what varies as what h does not hold."
         )
         return f"{words} {super().caution}".strip()
+
+    def _refuse_unlearnt(self, sources: Collection[str]) -> None:
+        if sources:
+            raise ValueError("A guided prior has a strength of its own: leave guidance_strength out.")
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:
         """Raises ValueError: there is nothing that was learnt."""

@@ -38,7 +38,7 @@ def complete_folder(
     `about` says: `sources` (their names), `networks` (name -> config.json), `data`, `has_unconditional`. A card that is
     there already stays; its tables follow metrics.json. No file says where on this machine it was loaded from.
     """
-    for config in (*folder.glob("*.json"), *folder.glob("*/*.json")):
+    for config in (folder / "model_index.json", *folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json")):
         _forget_place(config)
     for file in (origin / beside for beside in _BESIDE if origin is not None and origin.resolve() != folder.resolve()):
         if file.is_dir():

@@ -214,7 +214,7 @@ class RCDMPipeline(GuidanceSettings, DiffusionPipeline):
         """
         if output_type not in ("pil", "pt"):
             raise ValueError(f"output_type must be 'pil' or 'pt', and is {output_type!r}.")
-        h = self._conditioning(images, representation, source, guidance_scale)
+        h = self._conditioning(images, representation, source, guidance_scale, guidance_strength)
         rows = range(1 if h is None else len(h))
         jobs = [(row, seed) for row in rows for seed in seeds]
         if h is not None:
@@ -296,13 +296,14 @@ class RCDMPipeline(GuidanceSettings, DiffusionPipeline):
         representation: Tensor | None,
         source: str | Sequence[str] | None,
         guidance_scale: float | None,
+        guidance_strength: float | None,
     ) -> Tensor | None:
         """What a call is to be conditioned on: [B,D] raw, or None."""
         if images is not None and representation is not None:
             raise ValueError("Give images or a representation, not both.")
         if images is None and representation is None:
-            if guidance_scale not in (None, 1):
-                raise ValueError("guidance_scale needs images or a representation.")
+            if guidance_scale not in (None, 1) or guidance_strength:
+                raise ValueError("guidance_scale and guidance_strength need images or a representation.")
             return None
         if source is None:
             raise ValueError(f"Say which source: one of {', '.join(self.sources.names)}.")

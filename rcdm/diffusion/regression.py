@@ -81,6 +81,17 @@ class Regression(nn.Module):
         )
         return cls(*(torch.zeros(shape) for shape in shapes))
 
+    def flat(self) -> Tensor:
+        """All its numbers, to be kept or sent; `blank(…).filled(flat)` has them again."""
+        return torch.cat([value.flatten() for value in self.state_dict().values()])
+
+    def filled(self, flat: Tensor) -> Regression:
+        """With the numbers of another one of the same shapes."""
+        own = self.state_dict()
+        parts = flat.split([value.numel() for value in own.values()])
+        self.load_state_dict({name: part.view_as(own[name]) for name, part in zip(own, parts, strict=True)})
+        return self
+
     def forward(self, wanted: Tensor, guessed: Tensor, images: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
         """How far h is from what is predicted, r [B,K], and Σ⁻¹ r [B,K].
 
@@ -147,7 +158,7 @@ def fit_regression(
     `guess(λ)` is what the prior makes of the same images with noise of that level, [N,3,S,S] in [-1,1]; `read` says
     standardised h [N,D] of images; `tolerance` is τ², how much h varies where the image is known: Σ is larger by it.
     """
-    directions = min(DIRECTIONS, z.shape[1], (len(z) - 1) // 2)
+    directions = directions_of(*z.shape)
     basis = torch.linalg.svd(z - z.mean(0), full_matrices=False).Vh[:directions].T.contiguous()
     found = [_regressed(_features(read(at) @ basis, at), z @ basis, tolerance) for at in map(guess, LEVELS)]
     c, weight, covariance = (torch.stack(pieces).to(z) for pieces in zip(*found, strict=True))
@@ -167,6 +178,11 @@ def _regressed(features: Tensor, z: Tensor, tolerance: float) -> tuple[Tensor, T
 def _features(z: Tensor, images: Tensor) -> Tensor:
     """φ [B,F]."""
     return torch.cat([z, GAIN * F.adaptive_avg_pool2d(images, min(SIDE, images.shape[-1])).flatten(1)], 1)
+
+
+def directions_of(n: int, dim: int) -> int:
+    """K: how many directions of h [n,dim] are predicted."""
+    return min(DIRECTIONS, dim, (n - 1) // 2)
 
 
 def features_of(directions: int, image_size: int) -> int:

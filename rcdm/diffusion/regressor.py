@@ -67,12 +67,31 @@ class Regressor(ModelMixin, ConfigMixin):
         weights = check_regressor(folder, cls)
         found: Regressor = super().from_pretrained(str(folder), **kwargs)
         check_finite(found.state_dict(), weights[0])
+        for name in found.names:
+            if (found[name].levels.diff() <= 0).any() or torch.linalg.cholesky_ex(found[name].covariance).info.any():
+                raise ValueError(f"{weights[0]}: {name:.80} has falling levels, or no covariance: get the file again.")
         return found
+
+    def refuse_other(self, unet: RepresentationUNet) -> None:
+        """ValueError where it was learnt of images or representations of another size than a denoiser has."""
+        for name in self.names:
+            dim = unet.config.sources.get(name, 0)
+            own = len(self[name].basis), self.config.image_size
+            if own != (dim, unet.image_size):
+                raise ValueError(
+                    f"The regressor is for {own[0]} numbers of {name:.80} and {own[1]} px, the denoiser for {dim} and "
+                    f"{unet.image_size} px: `rcdm evaluate` learns it again."
+                )
 
     def __getitem__(self, source: str) -> Regression:
         found = self.regressions[_key(source)]
         assert isinstance(found, Regression)
         return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources that it has."""
+        return tuple(self.config.sources)
 
     def __contains__(self, source: str) -> bool:
         return _key(source) in self.regressions
@@ -95,12 +114,14 @@ class Regressor(ModelMixin, ConfigMixin):
         (6) was learnt at, that is all: x_t says next to nothing of h there, and a third of the steps get cheaper.
         """
         logsnr, parts = logsnr_of(*process.levels(timestep)), []
+        if not any(w and logsnr >= self[name].levels[0] for name, w in set(zip(source, strength, strict=True))):
+            return say(x_t, slice(None))
         for (name, w), together in runs(list(zip(source, strength, strict=True))):
             if w == 0 or logsnr < self[name].levels[0]:
                 parts.append(say(x_t[together], together).float())
                 continue
             wanted = unet.standardise(h[together, : len(self[name].basis)], name)
-            for rows in pieces(sources[name].preprocessing.size, together):
+            for rows in pieces(sources[name].preprocessing.size, unet.image_size, together):
                 own = slice(rows.start - together.start, rows.stop - together.start)
                 follow = _Follow(unet, sources[name], process, self[name], say, rows, w)
                 parts.append(follow(x_t[rows], timestep, wanted[own]))
@@ -135,35 +156,26 @@ class _Follow:
         return torch.cat([led, pull.out[:, space.channels :]], 1)  # a learned variance stays
 
 
-def learn_regressor(
-    unet: RepresentationUNet,
-    sources: Sources,
-    process: Process,
-    images: Tensor,
-    names: Sequence[str],
-    on_progress: Callable[[str], None] = lambda _: None,
-) -> Regressor:
-    """Images [N,3,S,S] in [-1,1] -> (6) of these sources and of this denoiser's guesses; N at least 10, better 500.
+def learn_source(
+    unet: RepresentationUNet, sources: Sources, process: Process, images: Tensor, source: str
+) -> Regression:
+    """Images [N,3,S,S] in [-1,1] -> (6) of a source and of this denoiser's guesses; N at least 10, better 1000.
 
     τ² is how much h changes where an image is moved by a pixel. Images are fed as the pipeline draws them.
     """
-    found: dict[str, Regression] = {}
-    for name in names:
-        on_progress(f"{name}: what noisy images say of it, learnt on {len(images)} images")
-        h = torch.cat([sources.encode(some, name) for some in images.split(BATCH)])
+    images = images.to(unet.device)
+    h = torch.cat([sources.encode(some, source) for some in images.split(BATCH)])
 
-        def say(x_t: Tensor, timestep: Tensor | float, rows: slice, name: str = name, h: Tensor = h) -> Tensor:
-            out: Tensor = unet(x_t, timestep, h[rows], name).sample
-            return out.float()
+    def say(x_t: Tensor, timestep: Tensor | float, rows: slice) -> Tensor:
+        out: Tensor = unet(x_t, timestep, h[rows], source).sample
+        return out.float()
 
-        def read(some: Tensor, name: str = name) -> Tensor:
-            return unet.standardise(sources.encode(some, name), name)
+    def read(some: Tensor) -> Tensor:
+        return unet.standardise(sources.encode(some, source), source)
 
-        z = unet.standardise(h, name)
-        moved = (read(images[:MOVED].roll(1, 3)) - z[:MOVED]).square().mean()
-        tolerance = max(float(moved), 1e-6)
-        found[name] = learn_regression(process, unet.space, say, read, images, z, tolerance)
-    return Regressor.of(found, unet.image_size).to(images.device)
+    z = unet.standardise(h, source)
+    moved = (read(images[:MOVED].roll(1, 3)) - z[:MOVED]).square().mean()
+    return learn_regression(process, unet.space, say, read, images, z, max(float(moved), 1e-6))
 
 
 def _key(source: str) -> str:

@@ -201,7 +201,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
 
     def _embed(self, representation: Tensor, source: str | Sequence[str] | None) -> tuple[Tensor, Tensor]:
         """[B,D] -> embedding [B,E] and coarse image [B,3,side,side]."""
-        source = self._named(source)
+        source = self.named(source)
         if isinstance(source, str):
             embedding, coarse = self._projection(source, width=representation.shape[1])(representation)
             return embedding, coarse
@@ -217,7 +217,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         embeddings, images = zip(*parts, strict=True)
         return torch.cat(embeddings), torch.cat(images)
 
-    def _named(self, source: str | Sequence[str] | None) -> str | Sequence[str]:
+    def named(self, source: str | Sequence[str] | None) -> str | Sequence[str]:
         """The only source where none is named. Raises ValueError where there are several."""
         if source is None and len(self.sources) == 1:
             source = self.sources[0]

@@ -9,16 +9,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rcdm.diffusion.guidance_settings import Guidance
+    from rcdm.diffusion.pipeline import RCDMPipeline
 
 Inputs = Mapping[str, Any]
 """Name -> a tensor, or what `repr` tells apart: numbers, strings, lists of them, None."""
@@ -103,6 +107,16 @@ def digest(inputs: Inputs) -> str:
             total.update(repr(value).encode())
         total.update(b"\n")
     return total.hexdigest()
+
+
+def guidance_inputs(pipe: RCDMPipeline, guidance: Sequence[Guidance]) -> dict[str, Any]:
+    """What draws that are guided so depend on, beside denoiser and sources: inputs of a part."""
+    led = pipe.regressor is not None and any(one.strength for one in guidance)
+    return {
+        "guidance": [one.to_json() for one in guidance],
+        "interval": pipe.config.guidance_interval,
+        "regressor": weights_digest(pipe.regressor) if led and pipe.regressor is not None else "",
+    }
 
 
 def weights_digest(*modules: nn.Module) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rcdm.data.dataset_protocol import Dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.judge import Evaluator
-from rcdm.measures.parts import keeping, part
+from rcdm.measures.parts import guidance_inputs, keeping, part
 from rcdm.measures.processes import over_processes
 
 BATCH = 64
@@ -130,6 +130,7 @@ def _of_draws(
                 return evaluator.features(pipe.draw(given, source, seeds, num_inference_steps=steps))
 
         inputs = {"h": given, "source": source, "seeds": seeds, "steps": steps, "evaluator": evaluator.digest}
+        inputs |= {} if source is None else guidance_inputs(pipe, [pipe.guidance_of(source)])
         return part("features", inputs, features).cpu()
 
     return over_processes(range(0, n, BATCH), compute)

@@ -13,15 +13,19 @@ from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.guidance_settings import OFF, Guidance
+from rcdm.diffusion.guided import GuidedPipeline
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import Process
-from rcdm.diffusion.regressor import DEAR, learn_regressor
+from rcdm.diffusion.regression import LEVELS, Regression, directions_of, features_of
+from rcdm.diffusion.regressor import DEAR, Regressor, learn_source
 from rcdm.figures import general
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, Look, figure
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import Number, bootstrap, cycle_error, variance
+from rcdm.measures.parts import part
+from rcdm.measures.processes import over_processes
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import FEWEST_TO_LEARN, draw_each, probed, retention_numbers
 from rcdm.studies.declared import Option
@@ -69,6 +73,9 @@ def study(
     these, for fewer than two images or seeds, for numbers that are none, and for a denoiser that cannot be guided.
     """
     tried = _tries(scales, strengths)
+    if isinstance(pipe, GuidedPipeline) and any(one.strength for one in tried):
+        on_progress("strengths are left out: a guided prior has one of its own")
+        tried = [one for one in tried if not one.strength]
     if len(images) < 2 or len(seeds) < 2:
         raise ValueError("Guidance is chosen on at least 2 images, better 64, and 2 seeds, better 8.")
     if len(reference) < FEWEST_TO_LEARN:
@@ -178,11 +185,30 @@ def _learn(
     sources: Sequence[str],
     on_progress: Callable[[str], None],
 ) -> None:
-    """Give the pipeline a regressor that has all of these sources, where it has none."""
-    if pipe.regressor is not None and all(source in pipe.regressor for source in sources):
+    """Give the pipeline the regressions of these sources that it lacks; each is a part, of one of the processes."""
+    known = {} if pipe.regressor is None else {name: pipe.regressor[name] for name in pipe.regressor.names}
+    missing = [source for source in sources if source not in known]
+    if not missing:
         return
-    images = pixels_of(pipe, reference[:LEARNT_FROM]).to(pipe.device)
-    pipe.use_regressor(learn_regressor(pipe.unet, pipe.sources, Process(pipe.scheduler), images, sources, on_progress))
+    images = pixels_of(pipe, reference[:LEARNT_FROM]).cpu()
+
+    def learnt(source: str) -> Tensor:
+        on_progress(f"{source}: what noisy images say of it, learnt on {len(images)} images")
+
+        def flat() -> Tensor:
+            return learn_source(pipe.unet, pipe.sources, Process(pipe.scheduler), images, source).flat()
+
+        return part("regression", {"images": images, "source": source}, flat)
+
+    for source, flat in zip(missing, over_processes(missing, learnt), strict=True):
+        known[source] = _blank(pipe, source, len(images)).filled(flat.cpu())
+    pipe.use_regressor(Regressor.of(known, pipe.image_size))
+
+
+def _blank(pipe: RCDMPipeline, source: str, n: int) -> Regression:
+    dim = pipe.unet.config.sources[source]
+    directions = directions_of(n, dim)
+    return Regression.blank(dim, directions, features_of(directions, pipe.image_size), len(LEVELS))
 
 
 def _words(guidance: Guidance) -> str:

@@ -23,7 +23,7 @@ from rcdm.diffusion.guided import GuidedPipeline, as_json
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import save
-from rcdm.measures.parts import Parts, digest, keeping, part, weights_digest
+from rcdm.measures.parts import Parts, digest, guidance_inputs, keeping, part, weights_digest
 from rcdm.measures.processes import agreed, first, several, sharing
 from rcdm.studies import STUDIES
 from rcdm.training.run_folder import alone_in
@@ -179,11 +179,8 @@ def kept_draws(pipe: RCDMPipeline, whose: str = "") -> Iterator[None]:
     draw_batch = pipe.draw_batch
 
     def kept(seeds: Any, h: Any, source: Any, steps: int, guidance: Sequence[Guidance], report: Any) -> Tensor:
-        held = [one.to_json() for one in guidance]
-        inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, "guidance": held}
+        inputs = {"h": h, "source": source, "seeds": seeds, "steps": steps, **guidance_inputs(pipe, guidance)}
         inputs |= {"whose": whose} if whose else {}
-        if pipe.regressor is not None and any(one.strength for one in guidance):
-            inputs["regressor"] = weights_digest(pipe.regressor)
         drawn = part("draws", inputs, lambda: draw_batch(seeds, h, source, steps, guidance, report).half())
         return drawn.to(pipe.device).float()
 
@@ -221,6 +218,7 @@ def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:
         "seeds": list(run.seeds),
         "full_resolution": pipe.config.full_resolution,
         "guidance": {name: word for name, word in pipe.guided_sources.items() if name in run.sources},
+        "guided_by": digest(guidance_inputs(pipe, [pipe.guidance_of(name) for name in run.sources]))[:12],
         "steps": run.steps or pipe.config.default_steps if study.draws else None,
         "options": options,
         "data": {name: {"n": len(value), "sha256": _digest(value)} for name, value in run.extras.items()},

@@ -56,6 +56,7 @@ class SharedCalls:
         self._lanes, self._threads = lanes, torch.get_num_threads()
         self._changed = threading.Condition()
         self._drawing = 0  # jobs that draw: that wait, are being answered, or will soon ask again
+        self._alone = 0  # jobs that draw by calls of their own
         self._waiting: list[_Call] = []
         self._answered = [0] * lanes  # jobs whose call is being made, per lane
 
@@ -63,19 +64,20 @@ class SharedCalls:
     def job(self) -> Iterator[None]:
         """Calls of a denoiser that are made inside, in this thread, are made together with those of other jobs."""
         _here.shared, _here.drawing = self, False
-        self._share_cores()
+        self.share_cores()
         try:
             yield
         finally:
             _here.shared = None
 
-    def expect(self, job: bool) -> None:
-        """The others wait from now on for the calls of the job of this thread, or no more."""
-        if job == getattr(_here, "expected", False):
+    def expect(self, job: bool, *, alone: bool = False) -> None:
+        """The others wait from now on for the calls of the job of this thread, or no more; `alone`, it goes on."""
+        before, _here.expected = getattr(_here, "expected", (False, False)), (job, alone)
+        if before == (job, alone):
             return
-        _here.expected = job
         with self._changed:
-            self._drawing += 1 if job else -1
+            self._drawing += job - before[0]
+            self._alone += alone - before[1]
             self._changed.notify_all()
 
     def wait_for(self, call: _Call) -> None:
@@ -91,7 +93,7 @@ class SharedCalls:
                 self._answered[lane] = len(calls)
                 self._changed.release()
                 try:
-                    self._share_cores()
+                    self.share_cores()
                     for batch in _batches(calls):
                         _answer(batch)
                 finally:
@@ -108,9 +110,9 @@ class SharedCalls:
         calls, self._waiting = self._waiting[:share], self._waiting[share:]
         return calls
 
-    def _share_cores(self) -> None:
+    def share_cores(self) -> None:
         """Let this thread compute on its part of the cores: the setting is one per thread."""
-        threads = max(1, self._threads // max(1, min(self._lanes, self._drawing)))
+        threads = max(1, self._threads // max(1, min(self._lanes, self._drawing) + self._alone))
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
@@ -156,7 +158,8 @@ def call(network: Callable[..., Any], x: Tensor, timestep: Tensor | float | int,
     """
     shared: SharedCalls | None = getattr(_here, "shared", None)
     if shared is not None and torch.is_grad_enabled():
-        shared.expect(False)
+        shared.expect(False, alone=True)
+        shared.share_cores()
     if shared is None or torch.is_grad_enabled():
         out: Tensor = network(x, timestep, class_labels=embedding).sample
         return out

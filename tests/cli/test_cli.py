@@ -19,7 +19,7 @@ from rcdm.data import sprites
 from rcdm.diffusion.model_card import markdown_tables
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import Process
-from rcdm.diffusion.regressor import learn_regressor
+from rcdm.diffusion.regressor import Regressor, learn_source
 from rcdm.studies import NAMES, STUDIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +75,8 @@ def test_guidance_is_the_checkpoints_own_unless_an_option_names_it(photo, tiny_c
     source = "tiny/backbone"
     pipe = rcdm.load(tiny_checkpoint, device="cpu")
     reference = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    pipe.use_regressor(learn_regressor(pipe.unet, pipe.sources, Process(pipe.scheduler), reference, [source]))
+    learnt = learn_source(pipe.unet, pipe.sources, Process(pipe.scheduler), reference, source)
+    pipe.use_regressor(Regressor.of({source: learnt}, 16))
     pipe.use_guidance({}, None, {source: 50.0})
     pipe.save_pretrained(tmp_path / "led")
 

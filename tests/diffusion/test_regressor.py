@@ -18,11 +18,15 @@ from rcdm.diffusion.guidance import GuidedUNet
 from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.process import Process
 from rcdm.diffusion.regression import learn_regression
-from rcdm.diffusion.regressor import Regressor, learn_regressor
+from rcdm.diffusion.regressor import Regressor, learn_source
 
 BACKBONE, PROJECTOR, LAYER = TINY_SOURCES
 W = 50.0
 """A strength that networks of random weights show."""
+
+
+def learn_all(unet, sources, process, images, names) -> Regressor:
+    return Regressor.of({name: learn_source(unet, sources, process, images, name) for name in names}, unet.image_size)
 
 
 def photos(n: int, seed: int = 5) -> torch.Tensor:
@@ -32,7 +36,7 @@ def photos(n: int, seed: int = 5) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def learnt(tiny_checkpoint) -> Regressor:
     pipe = rcdm.load(tiny_checkpoint, device="cpu")
-    return learn_regressor(pipe.unet, pipe.sources, Process(pipe.scheduler), photos(40, 6), TINY_SOURCES)
+    return learn_all(pipe.unet, pipe.sources, Process(pipe.scheduler), photos(40, 6), TINY_SOURCES)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_a_denoiser_that_ignores_h_is_guided_as_a_prior_is(led):
     unet.set_tolerance(BACKBONE, float((moved - led.unet.standardise(h, BACKBONE)).square().mean()))
     unet.learn(BACKBONE, images, h)
     unet.set_strength(BACKBONE, W)
-    led.use_regressor(learn_regressor(led.unet, led.sources, process, images, [BACKBONE]))
+    led.use_regressor(learn_all(led.unet, led.sources, process, images, [BACKBONE]))
     for timestep in (torch.tensor(600), torch.tensor(300), torch.tensor(20)):
         found = led.guided_prediction(process, photos(3), timestep, h[:3], BACKBONE, [Guidance(1, W)] * 3)
         guided, free = unet(photos(3), timestep, h[:3], BACKBONE).sample, unet(photos(3), timestep).sample
@@ -196,21 +200,37 @@ def test_it_is_kept_with_the_checkpoint_and_draws_the_same(led, tiny_checkpoint,
 
 def broken(folder: Path, harm: str) -> None:
     weights, config = (folder / "regressor" / name for name in ("diffusion_pytorch_model.safetensors", "config.json"))
-    if harm == "nan":
+    if harm in ("nan", "levels", "covariance", "other"):
         tensors = load_file(weights)
-        tensors[next(iter(tensors))][0, 0] = torch.nan
+        name = {"nan": "basis", "other": "basis"}.get(harm, harm)
+        for key in [key for key in tensors if key.endswith(name)]:
+            changed = {"nan": tensors[key] * torch.nan, "other": tensors[key][:-1]}.get(harm, 0 * tensors[key])
+            tensors[key] = changed.clone()
         save_file(tensors, weights)
+    if harm == "other":
+        about = json.loads(config.read_text())
+        about["sources"] = {name: [dim - 1, k] for name, (dim, k) in about["sources"].items()}
+        config.write_text(json.dumps(about))
     elif harm == "cut":
         weights.write_bytes(weights.read_bytes()[:-9])
-    else:
+    elif harm in ("huge", "kind", "empty"):
         about = json.loads(config.read_text())
-        about["sources"][BACKBONE] = [2**16, 2**16] if harm == "huge" else "all"
+        about["sources"]["" if harm == "empty" else BACKBONE] = "all" if harm == "kind" else [2**16, 2**16]
         config.write_text(json.dumps(about))
 
 
 @pytest.mark.parametrize(
     ("harm", "words"),
-    [("nan", "NaN or infinity"), ("cut", "no whole safetensors"), ("huge", "basis"), ("kind", f"sources.{BACKBONE}")],
+    [
+        ("nan", "NaN or infinity"),
+        ("cut", "no whole safetensors"),
+        ("huge", "basis"),
+        ("kind", f"sources.{BACKBONE}"),
+        ("empty", "describes no regressor"),
+        ("levels", "falling levels"),
+        ("covariance", "no covariance"),
+        ("other", "numbers of tiny"),
+    ],
 )
 def test_a_damaged_one_is_refused_with_the_file(led, tmp_path, harm, words):
     led.use_guidance(strengths={BACKBONE: W})
@@ -227,7 +247,7 @@ def test_a_source_that_was_not_learnt_is_refused(pipe):
             pipe.use_guidance(strengths=strengths)
     with pytest.raises(ValueError, match="no regression"):
         draw(pipe, guidance_strength=1.0)
-    pipe.use_regressor(learn_regressor(pipe.unet, pipe.sources, Process(pipe.scheduler), photos(12), [BACKBONE]))
+    pipe.use_regressor(learn_all(pipe.unet, pipe.sources, Process(pipe.scheduler), photos(12), [BACKBONE]))
     draw(pipe, guidance_strength=1.0)
     with pytest.raises(ValueError, match=f"no regression of {PROJECTOR}"):
         draw(pipe, source=PROJECTOR, guidance_strength=1.0)
@@ -241,7 +261,7 @@ def test_a_learned_variance_stays(tiny_checkpoint):
     arguments = unet_arguments(16, channels=(8, 16)) | {"out_channels": 6}
     unet = RepresentationUNet(sources.widths(), arguments, {"kind": "pixels"})
     process = Process(DDPMScheduler(prediction_type="v_prediction"))
-    regressor = learn_regressor(unet, pipe.sources, process, photos(12), [BACKBONE])
+    regressor = learn_all(unet, pipe.sources, process, photos(12), [BACKBONE])
     x, t, h = photos(2), torch.tensor(400), pipe.encode(photos(2), BACKBONE)
     say = lambda x_t, rows: unet(x_t, t, h[rows], BACKBONE).sample  # noqa: E731
     out = regressor.lead(unet, pipe.sources, process, x, t, h, [BACKBONE] * 2, [W] * 2, say)
@@ -249,3 +269,74 @@ def test_a_learned_variance_stays(tiny_checkpoint):
         plain = say(x, slice(None))
     assert out.shape == (2, 6, 16, 16) and torch.allclose(out[:, 3:], plain[:, 3:], atol=1e-5)
     assert not torch.allclose(out[:, :3], plain[:, :3], atol=1e-3)
+
+
+def test_what_a_new_regressor_does_not_have_is_guided_no_more(led, learnt):
+    led.use_guidance(strengths={BACKBONE: W, LAYER: W})
+    led.use_regressor(Regressor.of({LAYER: learnt[LAYER]}, 16))
+    assert led.guidance_of(BACKBONE) == Guidance() and led.guidance_of(LAYER) == Guidance(1, W)
+    led.use_regressor(None)
+    assert not led.guided_in_words and torch.equal(draw(led, source=LAYER), draw(led, source=LAYER, guidance_scale=1))
+
+
+def test_one_of_other_sizes_is_refused(pipe, learnt):
+    with pytest.raises(ValueError, match=r"16 px.*evaluate"):
+        pipe.use_regressor(Regressor.of({BACKBONE: learnt_of(8)}, 8))
+    with pytest.raises(ValueError, match=r"for 32 numbers of tiny/projector"):
+        pipe.use_regressor(Regressor.of({PROJECTOR: learnt[BACKBONE]}, 16))
+
+
+def learnt_of(pixels: int):
+    from rcdm.diffusion.regression import LEVELS, Regression, features_of
+
+    return Regression.blank(32, 4, features_of(4, pixels), len(LEVELS))
+
+
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf"), 101.0])
+def test_a_strength_that_means_nothing_is_refused(led, strength):
+    for ask in (lambda: draw(led, guidance_strength=strength), lambda: led.use_guidance(strengths=strength)):
+        with pytest.raises(ValueError, match="strength of guidance is a number from 0 to 100"):
+            ask()
+    with pytest.raises(ValueError, match="need images or a representation"):
+        led(seeds=[0], guidance_strength=1.0)
+
+
+def test_a_batch_is_cut_so_that_activations_fit_the_memory(led, monkeypatch):
+    seen, whole = [], draw(led, 5, guidance_strength=W)
+    forward = type(led.unet).forward
+
+    def noted(self, sample, *args, **kwargs):
+        if torch.is_grad_enabled():
+            seen.append(len(sample))
+        return forward(self, sample, *args, **kwargs)
+
+    monkeypatch.setattr(type(led.unet), "forward", noted)
+    monkeypatch.setattr("rcdm.diffusion.guidance.MOST_DRAWN", 2 * 16**2)
+    assert torch.allclose(draw(led, 5, guidance_strength=W), whole, atol=1e-3)
+    assert set(seen) == {2, 1}
+
+
+def test_a_regression_is_kept_as_one_row_of_numbers(learnt):
+    one = learnt[BACKBONE]
+    blank = type(one).blank(*one.basis.shape, one.weight.shape[1], len(one.levels))
+    again = blank.filled(one.flat())
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_study_learns_what_is_missing_and_keeps_the_rest(led, learnt):
+    led.use_regressor(Regressor.of({BACKBONE: learnt[BACKBONE]}, 16))
+    options = {"seeds": [0, 1], "reference": photos(24, 7), "scales": "", "strengths": "1", "num_inference_steps": 2}
+    found = rcdm.studies.STUDIES["guidance"](led, photos(3), sources=[BACKBONE, LAYER], **options)
+    assert list(found.numbers["sources"][LAYER]["tried"]) == ["off", "regression 1"]
+    assert set(led.regressor.names) == {BACKBONE, LAYER}
+    assert torch.equal(led.regressor[BACKBONE].weight, learnt[BACKBONE].weight)
+
+
+def test_a_guided_prior_has_a_strength_of_its_own(tiny_checkpoint):
+    pipe = rcdm.guided(tiny_checkpoint, make_tiny_sources().only([BACKBONE]))
+    with pytest.raises(ValueError, match="strength of its own"):
+        draw(pipe, guidance_strength=1.0)
+    said: list[str] = []
+    options = {"seeds": [0, 1], "reference": photos(24, 7), "scales": "", "num_inference_steps": 2}
+    found = rcdm.studies.STUDIES["guidance"](pipe, photos(3), sources=[BACKBONE], on_progress=said.append, **options)
+    assert list(found.numbers["sources"][BACKBONE]["tried"]) == ["off"] and "strengths are left out" in " ".join(said)

@@ -329,3 +329,9 @@ def test_a_drawing_says_what_its_decoder_can_draw(loaded: Loaded) -> None:
     words = " ".join(html.split())
     assert "can draw</b> hue." in words and "shape 1 of 1" in words and "chance 25 %" in words and "N 32" in words
     assert "can draw" not in sheet.sheet_html(PICTURE, [drawing.Column("a", [PICTURE] * 2)], (0, 1))
+
+
+def test_a_column_says_how_its_draws_were_guided() -> None:
+    plain, led = (drawing.Column("a", [PICTURE] * 2, [0.5, 0.5], guidance=words) for words in ("", "regression 2"))
+    assert "· regression 2" in " ".join(sheet.sheet_html(PICTURE, [led], (0, 1)).split())
+    assert "0.50 ·" not in sheet.sheet_html(PICTURE, [plain], (0, 1))
