@@ -69,7 +69,8 @@ def study(
     retention whose calibration leaves 0.8–1.25, and of how many), `cycle_error` and `retention`. Chosen is the guidance
     with the smallest `off` among those with no more uncalibrated attributes than without; none unless the interval of
     the gain lies above 0. The images chose it, so what is reported with it should be of others. Image i and seed k
-    share their noise over sources and guidance. The probe learns on `reference`. Raises ValueError for fewer than 20 of
+    share their noise over sources and guidance. The probe, the better of a ridge and a small network and at least 0,
+    learns on `reference`. Raises ValueError for fewer than 20 of
     these, for fewer than two images or seeds, for numbers that are none, and for a denoiser that cannot be guided.
     """
     tried = _tries(scales, strengths)
@@ -96,7 +97,7 @@ def study(
     for source in sources:
         h = encode_all(pipe, images, source)
         readings, _ = probed(pipe, attributes, reference, images, given, source)
-        probe = {name: reading["probe"] for name, reading in readings.items()}
+        probe = {name: max(reading["probe"], reading["ridge"], 0.0) for name, reading in readings.items()}
         found: dict[Guidance, _Tried] = {}
         for guidance in tried:
             on_progress(f"{source}: {_words(guidance)}")
