@@ -53,9 +53,9 @@ def load(name: str | Path, *, device: torch.device | str | None = None, schedule
 def save_guidance(pipe: RCDMPipeline, folder: Path) -> None:
     """Write the guidance of a pipeline, and what it needs, into a checkpoint's folder, and nothing else.
 
-    A regression that draws are not guided by is left out.
+    The regressor is kept where truth has refused it, too, for calls that ask for it.
     """
-    regressor = pipe.regressor if pipe.config.guidance_strengths else None
+    regressor = pipe.regressor
     place, beside = folder / "regressor", folder / "regressor.partial"
     if regressor is not None:
         shutil.rmtree(beside, ignore_errors=True)

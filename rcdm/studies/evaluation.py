@@ -168,8 +168,6 @@ def _guided_by_truth(
         {source: own[f"guidance_{name}"] for source, own in chosen.items()} for name in ("scale", "strength")
     )
     pipe.use_guidance(scales, pipe.config.guidance_interval, strengths)
-    if not pipe.config.guidance_strengths:
-        pipe.use_regressor(None)
     return {"guidance": dict(found.numbers)}
 
 

@@ -93,8 +93,9 @@ def shipped(loaded: Loaded) -> Result | None:
 
 
 def _weights(loaded: Loaded) -> str:
-    regressor = [] if loaded.pipe.regressor is None else [loaded.pipe.regressor]
-    return weights_digest(loaded.pipe.unet, *regressor)
+    pipe = loaded.pipe
+    led = [pipe.regressor] if pipe.regressor is not None and pipe.config.guidance_strengths else []
+    return weights_digest(pipe.unet, *led)
 
 
 def _column(column: Column) -> dict[str, Any]:

@@ -194,8 +194,12 @@ def test_it_is_kept_with_the_checkpoint_and_draws_the_same(led, tiny_checkpoint,
     again.use_guidance()
     save_guidance(again, tmp_path / "evaluated")
     plain = rcdm.load(tmp_path / "evaluated", device="cpu")
-    assert plain.regressor is None and not (tmp_path / "evaluated" / "regressor").exists()
     assert torch.equal(draw(plain), draw(led, guidance_scale=1))
+    assert torch.equal(draw(plain, guidance_strength=W), draw(led, guidance_strength=W))
+    again.use_regressor(None)
+    save_guidance(again, tmp_path / "evaluated")
+    assert rcdm.load(tmp_path / "evaluated", device="cpu").regressor is None
+    assert not (tmp_path / "evaluated" / "regressor").exists()
 
 
 def broken(folder: Path, harm: str) -> None:
