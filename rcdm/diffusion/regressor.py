@@ -46,7 +46,7 @@ class Regressor(ModelMixin, ConfigMixin):
         self.regressions = nn.ModuleDict(
             {
                 _key(name): Regression.blank(dim, directions, features_of(directions, image_size), levels)
-                for name, (dim, directions) in sources.items()
+                for name, (dim, directions) in sorted(sources.items())  # as in a file: digests go by this order
             }
         )
 

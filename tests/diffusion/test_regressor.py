@@ -19,6 +19,7 @@ from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.process import Process
 from rcdm.diffusion.regression import learn_regression
 from rcdm.diffusion.regressor import Regressor, learn_source
+from rcdm.measures.parts import weights_digest
 
 BACKBONE, PROJECTOR, LAYER = TINY_SOURCES
 W = 50.0
@@ -281,6 +282,12 @@ def test_what_a_new_regressor_does_not_have_is_guided_no_more(led, learnt):
     assert led.guidance_of(BACKBONE) == Guidance() and led.guidance_of(LAYER) == Guidance(1, W)
     led.use_regressor(None)
     assert not led.guided_in_words and torch.equal(draw(led, source=LAYER), draw(led, source=LAYER, guidance_scale=1))
+
+
+def test_its_digest_does_not_depend_on_whether_it_was_loaded(learnt, tmp_path):
+    turned = Regressor.of({name: learnt[name] for name in (PROJECTOR, LAYER, BACKBONE)}, 16)
+    turned.save_pretrained(tmp_path / "a")
+    assert weights_digest(Regressor.from_pretrained(tmp_path / "a")) == weights_digest(turned) == weights_digest(learnt)
 
 
 def test_one_of_other_sizes_is_refused(pipe, learnt):
