@@ -160,8 +160,8 @@ def test_guidance_is_saved_with_the_checkpoint(pipe, tmp_path: Path):
 @pytest.mark.parametrize(
     ("scales", "interval", "words"),
     [
-        ({"tiny/nothing": 2.0}, None, "no source"), ({BACKBONE: -1.0}, None, "from 0 on"),
-        ({BACKBONE: float("inf")}, None, "from 0 on"), ({BACKBONE: float("nan")}, None, "from 0 on"),
+        ({"tiny/nothing": 2.0}, None, "no source"), ({BACKBONE: -1.0}, None, "from 0 to 100"),
+        ({BACKBONE: float("inf")}, None, "from 0 to 100"), ({BACKBONE: float("nan")}, None, "from 0 to 100"),
         ({BACKBONE: 2.0}, (3.0, -3.0), "interval"), ({BACKBONE: 2.0}, (3.0,), "interval"),
     ],
 )  # fmt: skip

@@ -69,7 +69,7 @@ def test_the_bar_ends_when_the_drawing_does(pipe, monkeypatch, seeds, size, batc
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"guidance_scale": 2.0}, "guidance_scale needs"), ({"num_inference_steps": 0}, "at least 1"),
+    ({"guidance_scale": 2.0}, "guidance_strength need"), ({"num_inference_steps": 0}, "at least 1"),
     ({"seeds": []}, "at least one seed"), ({"output_type": "np"}, "'pil' or 'pt'"),
     ({"representation": torch.zeros(1, 32)}, "which source"),
 ])  # fmt: skip
