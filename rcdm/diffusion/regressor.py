@@ -93,9 +93,6 @@ class Regressor(ModelMixin, ConfigMixin):
         """The sources that it has."""
         return tuple(self.config.sources)
 
-    def __contains__(self, source: str) -> bool:
-        return _key(source) in self.regressions
-
     def lead(
         self,
         unet: RepresentationUNet,
@@ -113,11 +110,13 @@ class Regressor(ModelMixin, ConfigMixin):
         `say(x_t, rows)` is what it says without, of some rows. Where there is more noise than at the lowest level that
         (6) was learnt at, that is all: x_t says next to nothing of h there, and a third of the steps get cheaper.
         """
-        logsnr, parts = logsnr_of(*process.levels(timestep)), []
-        if not any(w and logsnr >= self[name].levels[0] for name, w in set(zip(source, strength, strict=True))):
+        logsnr, pairs = logsnr_of(*process.levels(timestep)), zip(source, strength, strict=True)
+        acting = [(name, w if w and logsnr >= self[name].levels[0] else 0.0) for name, w in pairs]
+        if not any(w for _, w in acting):
             return say(x_t, slice(None))
-        for (name, w), together in runs(list(zip(source, strength, strict=True))):
-            if w == 0 or logsnr < self[name].levels[0]:
+        parts = []
+        for (name, w), together in runs(acting):
+            if w == 0:
                 parts.append(say(x_t[together], together).float())
                 continue
             wanted = unet.standardise(h[together, : len(self[name].basis)], name)

@@ -74,18 +74,10 @@ def study(
     these, for fewer than two images or seeds, for numbers that are none, and for a denoiser that cannot be guided.
     """
     tried = _tries(scales, strengths)
+    _refuse(pipe, len(images), len(seeds), len(reference), tried)
     if isinstance(pipe, GuidedPipeline) and any(one.strength for one in tried):
         on_progress("strengths are left out: a guided prior has one of its own")
         tried = [one for one in tried if not one.strength]
-    if len(images) < 2 or len(seeds) < 2:
-        raise ValueError("Guidance is chosen on at least 2 images, better 64, and 2 seeds, better 8.")
-    if len(reference) < FEWEST_TO_LEARN:
-        raise ValueError(
-            f"Guidance is chosen by what a probe reads, which needs at least {FEWEST_TO_LEARN} reference images, "
-            f"better 2000, and got {len(reference)}."
-        )
-    if any(one.scale != 1 for one in tried) and not pipe.unet.config.has_unconditional:
-        raise ValueError("This denoiser never learned to draw without a representation: set scales to 1.")
     if any(one.strength for one in tried):
         _learn(pipe, reference, sources, on_progress)
     attributes = attributes or attributes_of(pipe)
@@ -110,6 +102,19 @@ def study(
     columns = ("given", *(f"draw {k}" for k in range(min(len(seeds), SHOWN))))
     result = {"sources": numbers, "images": len(images), "draws": len(seeds)}
     return StudyResult(grid, tuple(rows), columns, result, _summary(result))
+
+
+def _refuse(pipe: RCDMPipeline, images: int, seeds: int, reference: int, tried: Sequence[Guidance]) -> None:
+    """ValueError for too few of each, and for scales where the denoiser cannot be guided by one."""
+    if images < 2 or seeds < 2:
+        raise ValueError("Guidance is chosen on at least 2 images, better 64, and 2 seeds, better 8.")
+    if reference < FEWEST_TO_LEARN:
+        raise ValueError(
+            f"Guidance is chosen by what a probe reads, which needs at least {FEWEST_TO_LEARN} reference images, "
+            f"better 2000, and got {reference}."
+        )
+    if any(one.scale != 1 for one in tried) and not pipe.unet.config.has_unconditional:
+        raise ValueError("This denoiser never learned to draw without a representation: set scales to 1.")
 
 
 @dataclass(frozen=True)
@@ -286,8 +291,9 @@ STUDY = Study(
     objects=("attributes",),
     figures=_figures,
     captions={
-        "": "Distance of retention in the draws from what a small network reads from the same representation (R²), "
-        "mean over the attributes, for each guidance; ringed: the chosen one, with its interval.",
+        "": "Distance of retention in the draws from what a probe reads from the same representation (R², the better "
+        "of a ridge and a small network, at least 0), mean over the attributes, for each guidance; ringed: the chosen "
+        "one, with its interval.",
         "images": "Draws of the first images with each guidance; a column has one noise.",
     },
     images=64,
