@@ -7,11 +7,8 @@ three more channels. Zero is the mean image, and stands for no representation to
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import Ridge
 from torch import Tensor
 
 GAIN = 4.0
@@ -28,12 +25,22 @@ def coarse_map(standardised: Tensor, images: Tensor, side: int) -> Tensor:
 
     The penalty, per image, is the one of PENALTIES with the smallest error on an eighth of the images, left out.
     """
-    h = standardised.float().cpu().numpy()
-    pixels = F.adaptive_avg_pool2d(images.float(), side).flatten(1).cpu().numpy()
-    out = torch.arange(len(h)).numpy() % LEFT_OUT == 0
+    h, pixels = standardised.float().cpu(), F.adaptive_avg_pool2d(images.float(), side).flatten(1).cpu()
+    out = torch.arange(len(h)) % LEFT_OUT == 0
+    kept, moment = _moments(h[~out], pixels[~out])
+    h_out, pixels_out = h[out] - h[~out].mean(0), pixels[out] - pixels[~out].mean(0)
 
-    def fitted(penalty: float, rows: Any) -> Ridge:
-        return Ridge(penalty * len(h[rows]), solver="cholesky").fit(h[rows], pixels[rows])
+    def error(penalty: float) -> float:
+        return float((h_out @ _solved(kept, moment, penalty) - pixels_out).square().mean())
 
-    best = min(PENALTIES, key=lambda penalty: ((fitted(penalty, ~out).predict(h[out]) - pixels[out]) ** 2).mean())
-    return torch.from_numpy(fitted(best, slice(None)).coef_).float()
+    return _solved(*_moments(h, pixels), min(PENALTIES, key=error)).T.contiguous()
+
+
+def _moments(h: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Covariance of h [D,D] and of h with the pixels [D,P], in double."""
+    h, pixels = h - h.mean(0), pixels - pixels.mean(0)
+    return (h.T @ h).double() / len(h), (h.T @ pixels).double() / len(h)
+
+
+def _solved(covariance: Tensor, moment: Tensor, penalty: float) -> Tensor:
+    return torch.linalg.solve(covariance + penalty * torch.eye(len(covariance)), moment, left=True).float()

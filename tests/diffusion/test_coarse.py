@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY_SOURCES, make_tiny_sources
+from sklearn.linear_model import Ridge
 
 import rcdm
-from rcdm.diffusion.coarse import GAIN, coarse_map
+from rcdm.diffusion.coarse import GAIN, PENALTIES, coarse_map
 from rcdm.diffusion.image_space import PixelSpace
 from rcdm.diffusion.process import velocity_scheduler
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
@@ -69,6 +70,15 @@ def test_the_penalty_is_chosen_where_there_are_few_images():
     error = (new @ coarse_map(h, images, 1).T - truth[:, :, 0, 0]).square().mean()
     least = torch.linalg.lstsq(h, images[:, :, 0, 0]).solution
     assert error < 1.1 * truth[:, :, 0, 0].square().mean() < (new @ least - truth[:, :, 0, 0]).square().mean() / 5
+
+
+def test_the_map_is_that_of_a_ridge_regression_of_another_library_with_one_of_the_penalties():
+    generator = torch.Generator().manual_seed(0)
+    h, mixed = 3 + torch.randn(400, 40, generator=generator), torch.randn(40, 3 * 16, generator=generator)
+    images = torch.tanh(h @ mixed / 9).unflatten(1, (3, 4, 4))
+    found = coarse_map(h, images, SIDE)
+    for_each = [Ridge(len(h) * penalty).fit(h, images.flatten(1)).coef_ for penalty in PENALTIES]
+    assert min(abs(found - torch.from_numpy(own)).max() for own in for_each) < 1e-5
 
 
 @pytest.mark.parametrize("source", TINY_SOURCES)
