@@ -101,7 +101,7 @@ def add_guidance_option(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="STRENGTH",
         default=None,
-        help="guide by the regression that `rcdm evaluate` learns, of h on noisy images; 0 is off. "
+        help="guide by the regression of h on noisy images that `rcdm train` learns at its end; 0 is off. "
         "Where one of the two is given, the other is off unless it is given, too",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rcdm.diffusion.regression import FEWEST
 from rcdm.networks.reading import Reading
 
 
@@ -81,6 +82,11 @@ class TrainingConfig:
         "learn what narrow directions hold as soon as what wide ones do: for a representation of which a probe reads "
         "more than the draws keep",
     )
+    regressor_images: int = _option(
+        1024,
+        "training images on which the finished denoiser learns a regression of what its guesses miss of h: "
+        "`--guidance-strength 1` leads draws by it; 0: none",
+    )
     num_statistics_images: int = _option(4096, "images that fix mean and covariance of the representations")
     checkpointing_minutes: float = _option(5.0, "minutes between saved states")
     checkpointing_steps: int | None = _option(None, "save a state every so many steps, too")
@@ -104,6 +110,8 @@ class TrainingConfig:
         if self.resolution < 1 or self.resolution % (unit := self.patch_size * 2 ** (len(self.channels) - 1)):
             raise ValueError(f"resolution must be a multiple of {unit} with these channels, and is {self.resolution}.")
 
+        if self.regressor_images != 0 and self.regressor_images < FEWEST:
+            raise ValueError(f"regressor_images must be 0 or at least {FEWEST}, and is {self.regressor_images}.")
         if not 0 <= self.coarse_size <= self.resolution:
             raise ValueError(f"coarse_size must be from 0 to {self.resolution} pixels, and is {self.coarse_size}.")
 

@@ -26,6 +26,7 @@ from rcdm.networks.sources import Sources, share_networks
 from rcdm.training.budget import Budget
 from rcdm.training.config import TrainingConfig
 from rcdm.training.held_out_error import HELD_OUT, held_out_error
+from rcdm.training.leading import learn_to_lead
 from rcdm.training.loop import Loop
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
@@ -53,7 +54,7 @@ HARMLESS = (
     "output_dir", "sources_dir", "train_data_dir", "representations_dir", "cache_representations", "max_train_steps",
     "max_train_minutes", "checkpointing_minutes", "checkpointing_steps", "checkpoints_total_limit", "validation_steps",
     "num_validation_images", "resume_from_checkpoint", "report_to", "num_inference_steps", "share_sources", "compile",
-    "pretrained_model_name_or_path",
+    "pretrained_model_name_or_path", "regressor_images",
 )  # fmt: skip
 """Options that may change when a run is continued: how long it is, where things lie, what is looked at."""
 
@@ -292,6 +293,7 @@ class _Run(Loop):
                 if not lacks_room(error):
                     raise
                 raise ValueError(f"There is no room on the disk for the checkpoint. {remains(self.folder)}") from error
+            learn_to_lead(pipe, self.dataset, self.config.regressor_images, self.folder)
         self.accelerator.wait_for_everyone()
         return self.folder
 

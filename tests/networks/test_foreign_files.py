@@ -260,6 +260,7 @@ def test_a_denoiser_is_trained_on_a_file_and_needs_it_no_longer(tmp_path, monkey
     assert "layer3          256\n" in printed and "projector         8\n" in printed and "32 px" in printed
     options = ["--resolution", "16", "--channels", "8", "16", "--attention_resolutions", "4", "--max_train_steps", "1"]
     options += ["--train_batch_size", "4", "--num_statistics_images", "8", "--num_inference_steps", "2"]
+    options += ["--regressor_images", "12"]
     cli.main(
         [
             "train",

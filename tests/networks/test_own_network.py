@@ -163,6 +163,7 @@ def test_a_denoiser_is_trained_on_a_function_and_loaded_with_it(tmp_path, monkey
     monkeypatch.setattr("rcdm.networks.own_backbone.BACKBONES", backbones.BACKBONES)
     options = ["--resolution", "16", "--channels", "8", "16", "--attention_resolutions", "4", "--max_train_steps", "2"]
     options += ["--train_batch_size", "4", "--num_statistics_images", "16", "--num_inference_steps", "2"]
+    options += ["--regressor_images", "12"]
     cli.main(["train", "--backbone", "my_networks:brightness", "--output_dir", "run", *options])
     pipe = rcdm.load("run", device="cpu")
     assert pipe.sources == ("brightness/1", "brightness/output")

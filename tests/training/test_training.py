@@ -21,9 +21,11 @@ from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.coarse import coarse_map
 from rcdm.diffusion.official.convert import official_scheduler
 from rcdm.diffusion.official.loss import VariationalLoss
-from rcdm.diffusion.process import VelocityError, velocity_scheduler
+from rcdm.diffusion.process import Process, VelocityError, velocity_scheduler
+from rcdm.diffusion.regressor import learn_source
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import read_sources, runs
+from rcdm.training import leading
 from rcdm.training.config import TrainingConfig
 from rcdm.training.denoiser import _Run, train
 from rcdm.training.loop import Diverged
@@ -44,6 +46,7 @@ def tiny(sources_dir: Path, output_dir: Path, **changes) -> TrainingConfig:
         "sources_dir": str(sources_dir), "output_dir": str(output_dir), "resolution": 16, "channels": (8, 16),
         "attention_resolutions": (4,), "train_batch_size": 4, "max_train_steps": 8, "checkpointing_steps": 2,
         "num_statistics_images": 16, "validation_steps": 4, "num_validation_images": 4, "num_inference_steps": 2,
+        "regressor_images": 0,
     }  # fmt: skip
     return TrainingConfig(**(options | changes))
 
@@ -104,6 +107,42 @@ def test_a_run_that_starts_from_a_checkpoint_may_have_other_sources(sources_dir,
     assert {name.split(".")[1] for name in after.keys() - shared} == {"tiny/layer1"}
     assert all(torch.equal(before[name], after[name]) for name in shared)
     assert "tiny/layer1: learned anew" in caplog.text
+
+
+def test_what_draws_can_be_led_by_is_learnt_of_the_finished_denoiser_and_leads_none_unasked(
+    sources_dir, uninterrupted, tmp_path
+):
+    folder = train(tiny(sources_dir, tmp_path / "run", regressor_images=16))
+    assert same(folder, uninterrupted)
+    pipe, plain = rcdm.load(folder, device="cpu"), rcdm.load(uninterrupted, device="cpu")
+    assert pipe.regressor.names == pipe.sources.names and plain.regressor is None
+    images = load_dataset("sprites", 16).batch(0, 16).images
+    source = "tiny/projector"
+    own = learn_source(pipe.unet, pipe.sources, Process(pipe.scheduler), images, source)
+    assert all(
+        torch.equal(own.state_dict()[name], value) for name, value in pipe.regressor[source].state_dict().items()
+    )
+    h = pipe.encode(images[:2], source)
+    draws = [of.draw(h, source, [0, 1]) for of in (pipe, plain)]
+    assert torch.equal(*draws)
+    assert not torch.allclose(pipe.draw(h, source, [0, 1], guidance_strength=1), draws[0], atol=0.01)
+
+
+def test_a_checkpoint_is_complete_before_what_leads_its_draws_is_learnt(
+    sources_dir, uninterrupted, tmp_path, monkeypatch, caplog
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(leading, "learn_source", interrupted)
+        train(tiny(sources_dir, tmp_path / "run", regressor_images=16))
+    assert "is complete" in caplog.text and same(tmp_path / "run", uninterrupted)
+    assert rcdm.load(tmp_path / "run", device="cpu").regressor is None
+    with pytest.raises(ValueError, match="regressor_images must be 0 or at least 10"):
+        tiny(sources_dir, tmp_path, regressor_images=9)
+    few = {"train_data_dir": str(photographs(tmp_path / "data", 8)), "max_train_steps": 1, "regressor_images": 16}
+    assert rcdm.load(train(tiny(sources_dir, tmp_path / "few", **few)), device="cpu").regressor is None
 
 
 @pytest.mark.parametrize("cached", [False, True])
