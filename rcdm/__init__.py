@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rcdm.diffusion.official.sampler import SpacedDDIMScheduler, SpacedDDPMScheduler
     from rcdm.diffusion.pipeline import RCDMPipeline, RCDMPipelineOutput
     from rcdm.diffusion.regressor import Regressor
+    from rcdm.diffusion.spaced import SpacedDPMSolverScheduler
     from rcdm.diffusion.unet import RepresentationUNet
     from rcdm.measures.readers import attributes_of
     from rcdm.networks.own_backbone import register
@@ -37,6 +38,7 @@ _ROOMS = {
     "Sources": "networks.sources",
     "SpacedDDIMScheduler": "diffusion.official.sampler",
     "SpacedDDPMScheduler": "diffusion.official.sampler",
+    "SpacedDPMSolverScheduler": "diffusion.spaced",
     "attributes_of": "measures.readers",
     "from_official": "diffusion.official.convert",
     "guided": "diffusion.guided",
@@ -63,6 +65,7 @@ __all__ = [
     "Sources",
     "SpacedDDIMScheduler",
     "SpacedDDPMScheduler",
+    "SpacedDPMSolverScheduler",
     "attributes_of",
     "from_official",
     "guided",

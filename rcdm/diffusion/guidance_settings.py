@@ -131,7 +131,8 @@ class GuidanceSettings:
     def _refuse_unlearnt(self, sources: Collection[str]) -> None:
         if missing := [source for source in sources if self.regressor is None or source not in self.regressor.names]:
             raise ValueError(
-                f"This checkpoint has no regression of {', '.join(missing)} to guide by: `rcdm train` and `rcdm evaluate` learn it."
+                f"This checkpoint has no regression of {', '.join(missing)} to guide by: `rcdm evaluate` learns it, "
+                "and `rcdm train` at its end."
             )
 
     def _names(self, n: int, source: str | Sequence[str] | None) -> Sequence[str]:

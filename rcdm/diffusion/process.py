@@ -17,8 +17,10 @@ from typing import Any, Protocol
 
 import diffusers
 import torch
-from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import SchedulerMixin
 from torch import Tensor
+
+from rcdm.diffusion.spaced import SpacedDPMSolverScheduler
 
 Level = Tensor | float
 """a or s of (1): a number, or a tensor that broadcasts over x."""
@@ -130,8 +132,8 @@ def first_noise(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:
 
 
 def velocity_scheduler() -> SchedulerMixin:
-    """v-prediction, zero terminal SNR, trailing steps (Lin et al. 2023), DPM-Solver++ with x0 clipped to [-1,1]."""
-    return DPMSolverMultistepScheduler(
+    """v-prediction, zero terminal SNR (Lin et al. 2023), DPM-Solver++ in `spaced` steps, x0 clipped to [-1,1]."""
+    return SpacedDPMSolverScheduler(
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",

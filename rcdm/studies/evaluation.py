@@ -50,8 +50,9 @@ def evaluate(
     and `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws
     (`unconditional`), the retention of the `class` that it reads, and `sister` where the network of the source is of
     the evaluator's own family; `class_readers` read the class, too. With `realism_draws` KID and FID are of so many
-    draws against training images. `differences` and `agreement` are those of `studies.retention`. Raises ValueError
-    for too few images, before anything is drawn. `shares`: of the variance of the pixels, those that image, source and
+    draws against training images. `differences` and `agreement` are those of `studies.retention`, the
+    differences of a network whose levels are guided differently those without guidance. Raises ValueError for too few
+    images, before anything is drawn. `shares`: of the variance of the pixels, those that image, source and
     seed decide, and `seed_told`, as in `measures.shares`.
     First guidance is chosen for every source on images after the gallery (`guidance`, as `studies.guidance_scale` has
     it; its regression is learnt on the images of the probes), and left with the pipeline: all draws are guided so
@@ -91,11 +92,15 @@ def evaluate(
     kept = retained(sources=pipe.sources.names, probe_images=probe_images).numbers
     for source, of_attributes in kept["sources"].items():
         numbers[source]["retention"] = of_attributes
+    result |= {name: kept[name] for name in ("differences", "agreement") if name in kept}
     if led := list(pipe.guided_sources):
         on_progress("the same without guidance")
+        others = [name for name in pipe.sources.names if name.partition("/")[0] in kept.get("not_compared", {})]
         with unguided(pipe):
-            _beside(numbers, retained(sources=led).numbers["sources"])
-    result |= {name: kept[name] for name in ("differences", "agreement") if name in kept}
+            plain = retained(sources=list(dict.fromkeys([*led, *others]))).numbers
+        _beside(numbers, {source: plain["sources"][source] for source in led})
+        unlike = {network: plain["differences"][network] for network in kept.get("not_compared", {})}
+        result["differences"] = result.get("differences", {}) | unlike
     return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
 
 

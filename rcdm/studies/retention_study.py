@@ -19,6 +19,7 @@ from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import (
     FEWEST_TO_LEARN,
     agreement,
+    backbones_and_projectors,
     below_zero,
     cross_check,
     draw_each,
@@ -52,7 +53,8 @@ def study(
     `calibration_difference`, and, where `probe_images` [M,3,H,W] are given to train them on, `ridge` and `probe` (MLP).
     The null of retention is the same number for unconditional draws, where the denoiser can make them. `differences`:
     network -> attribute -> backbone minus projector, paired on images and noise, with `p` of a sign-flip test over
-    images and `p_holm`, corrected for all differences of the study. `agreement`: Spearman correlation of retention with
+    images and `p_holm`, corrected for all differences of the study; `not_compared`: network -> why, where draws of the
+    two levels are guided differently. `agreement`: Spearman correlation of retention with
     the R² of each probe over all sources and attributes. With `guided`, a second pipeline for the same sources that
     learnt nothing from them (`rcdm.guided`), `cross_check`: source -> attribute -> what both say (`trained`, `guided`),
     and whether they are `apart`: their intervals do not meet.
@@ -86,7 +88,14 @@ def study(
             on_progress(f"{source}, guided")
             second = attributes.read(draw_each(guided, h, source, seeds, num_inference_steps))
             checked[source] = cross_check(numbers[source], retention_numbers(second, {}, given, len(seeds)))
-    more = {"differences": gaps(within, given), "agreement": _agreement(within, errors, given), "cross_check": checked}
+    apart = _guided_apart(pipe, sources)
+    alike = {source: found for source, found in within.items() if source.partition("/")[0] not in apart}
+    more = {
+        "differences": gaps(alike, given),
+        "not_compared": apart,
+        "agreement": _agreement(within, errors, given),
+        "cross_check": checked,
+    }
     result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
     result |= {name: found for name, found in more.items() if found}
     grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
@@ -104,6 +113,15 @@ def refuse_too_few(images: int, seeds: int, probe_images: int | None) -> None:
         raise ValueError(
             f"Probes need at least {FEWEST_TO_LEARN} training images, better 2000, and got {probe_images}."
         )
+
+
+def _guided_apart(pipe: RCDMPipeline, sources: Sequence[str]) -> dict[str, str]:
+    """Network -> how its backbone and its projector are guided, where that is not alike."""
+    held = {
+        network: [pipe.guidance_of(source).in_words() or "not" for source in pair]
+        for network, pair in backbones_and_projectors(list(sources)).items()
+    }
+    return {network: f"guided: {of[0]}, and {of[1]}" for network, of in held.items() if of[0] != of[1]}
 
 
 def _agreement(
@@ -158,6 +176,11 @@ def _summary(result: dict[str, Any]) -> str:
             f"  {name:18} {d['value']:+.2f} ({d['low']:+.2f} … {d['high']:+.2f})  p {d['p_holm']:.4f}"
             for name, d in attributes.items()
         ]
+    lines += [
+        f"{network}, backbone − projector: left out, as their draws are not guided alike ({held}); --guidance-scale 1 "
+        "draws both without, --guidance-strength 1 leads both."
+        for network, held in result.get("not_compared", {}).items()
+    ]
     lines += _cross_check_in_words(result.get("cross_check", {}))
     for probe, rho in result.get("agreement", {}).items():
         name = {"ridge": "ridge", "probe": "MLP"}[probe]

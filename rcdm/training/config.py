@@ -76,7 +76,7 @@ class TrainingConfig:
     mixed_precision: str = _option("no", "no, bf16 or fp16")
     compile: bool = _option(False, "compile the denoiser: pays on a GPU, costs minutes on a CPU")
     seed: int = _option(0, "fixes images, noise and initial weights")
-    num_inference_steps: int = _option(20, "denoising steps in validation, and the default of the checkpoint")
+    num_inference_steps: int = _option(10, "denoising steps in validation, and the default of the checkpoint")
     whiten_representations: bool = _option(
         False,
         "learn what narrow directions hold as soon as what wide ones do: for a representation of which a probe reads "

@@ -13,8 +13,54 @@ from rcdm.diffusion.process import (
     scheduler_names,
     velocity_scheduler,
 )
+from rcdm.diffusion.spaced import SpacedDPMSolverScheduler, spaced
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 10, 20, 250, 999, 1000])
+def test_steps_begin_where_all_is_noise_and_lie_closer_where_less_is_left(n):
+    scheduler = velocity_scheduler()
+    scheduler.set_timesteps(n)
+    found = scheduler.timesteps
+    assert found.tolist() == spaced(1000, n) and len(found) == n and found[0] == 999 and found[-1] >= 0
+    gaps = -found.diff()
+    assert (gaps > 0).all() and (gaps.diff() <= 1).all()  # rounded
+    assert torch.equal(torch.tensor(spaced(1000, 1000)), torch.arange(1000).flip(0))
+    scheduler.set_timesteps(timesteps=[999, 500, 3])
+    assert scheduler.timesteps.tolist() == [999, 500, 3]
+
+
+def test_more_steps_than_levels_are_refused():
+    with pytest.raises(ValueError, match="at most 1000 steps, not 1001"):
+        velocity_scheduler().set_timesteps(1001)
+
+
+@pytest.mark.parametrize("n", [6, 10, 20])
+def test_few_spaced_steps_come_nearer_to_the_exact_flow_than_even_ones(n):
+    """Two narrow kinds of images, for which the best denoiser is known; the flow ends on one of them."""
+    centres, width = torch.tensor([-0.6, 0.5]), 0.05
+    noise = torch.linspace(-2.5, 2.5, 501, dtype=torch.float64)
+
+    def drawn(scheduler, steps: int) -> torch.Tensor:
+        scheduler.set_timesteps(steps)
+        x, process = noise.clone(), Process(scheduler)
+        for timestep in scheduler.timesteps:
+            a, s = (float(level) for level in process.levels(timestep))
+            spread = (a * width) ** 2 + s**2
+            share = torch.softmax(-((x[:, None] - a * centres) ** 2) / (2 * spread), 1)
+            each = centres + a * width**2 / spread * (x[:, None] - a * centres)
+            x0 = (share * each).sum(1)
+            v = a * (x - a * x0) / s - s * x0
+            x = scheduler.step(v, timestep, x).prev_sample
+        return x
+
+    plain = {"thresholding": False}
+    kind = DPMSolverMultistepScheduler
+    ours, even = (of.from_config(velocity_scheduler().config, **plain) for of in (SpacedDPMSolverScheduler, kind))
+    exact = drawn(kind.from_config(velocity_scheduler().config, **plain), 1000)
+    errors = [float((drawn(scheduler, n) - exact).abs().mean()) for scheduler in (ours, even)]
+    assert errors[0] < 0.8 * errors[1], errors
 
 
 def test_levels_at_a_timestep_are_those_that_training_adds():

@@ -72,6 +72,20 @@ def test_the_difference_is_that_of_the_two_retentions(pipe):
     assert {"ridge", "probe"} <= set(sources["tiny/backbone"]["colour"]) and "agreement" not in numbers
 
 
+def test_levels_that_are_guided_differently_are_not_compared(pipe):
+    """What led draws keep beyond others is no difference of the two representations."""
+    pipe.use_guidance({"tiny/backbone": 2.0})
+    numbers = retain(pipe, n=12)
+    assert "differences" not in numbers
+    assert numbers["not_compared"] == {"tiny": "guided: guidance 2, and not"}
+    options = {"sources": ["tiny/backbone", "tiny/projector"], "seeds": range(2), "attributes": COLOUR}
+    summary = STUDIES["retention"](pipe, world(4), **options).summary
+    assert "tiny, backbone − projector: left out" in summary and "--guidance-scale 1" in summary
+    pipe.use_guidance(2.0)
+    numbers = retain(pipe, n=12)
+    assert list(numbers["differences"]) == ["tiny"] and "not_compared" not in numbers
+
+
 def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
     n = 100
     given = {"kept": torch.randn(n, 1), "same": torch.randn(n, 1)}

@@ -143,7 +143,9 @@ def test_evaluate_chooses_on_other_images_and_reports_both(pipe, monkeypatch, tm
     )
     assert tables.count(f"| {PROJECTOR} |") == 2
     pipe.use_guidance()
-    plain = evaluate(pipe, dataset, EvaluationSize(4, 4, 2, 0, 30, 0))["sources"][BACKBONE]
+    whole = evaluate(pipe, dataset, EvaluationSize(4, 4, 2, 0, 30, 0))
+    assert metrics["differences"] == whole["differences"], "its projector is not led, so that these are without"
+    plain = whole["sources"][BACKBONE]
     for name in ("cycle_error", "mrr"):
         assert own[BACKBONE]["unguided"][name] == plain[name]
     for name, number in plain["retention"].items():
