@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import diffusers
 import torch
-from diffusers import SchedulerMixin
+from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
 from rcdm.diffusion.spaced import SpacedDPMSolverScheduler
@@ -143,9 +143,13 @@ def velocity_scheduler() -> SchedulerMixin:
 
 
 def scheduler_names(scheduler: SchedulerMixin) -> dict[str, str]:
-    """Short name -> class of diffusers, of every sampler for the denoiser that this scheduler belongs to."""
-    names = sorted(name for name in scheduler._compatibles if name not in _OF_OTHER_NETWORKS)
-    return {_short(name): name for name in names}
+    """Short name -> class of diffusers or of ours, of every sampler for the denoiser that this scheduler belongs to."""
+    names = {name for name in scheduler._compatibles if name not in _OF_OTHER_NETWORKS}
+    names |= {_SPACED} if DPMSolverMultistepScheduler.__name__ in names else set()
+    return {_short(name): name for name in sorted(names)}
+
+
+_SPACED = SpacedDPMSolverScheduler.__name__
 
 
 _OF_OTHER_NETWORKS = ("EDMEulerScheduler",)
@@ -172,7 +176,7 @@ def scheduler_named(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
     if type(scheduler).__name__ == chosen:
         return copy.deepcopy(scheduler)
     try:
-        return _with_noise_of(scheduler, getattr(diffusers, chosen))
+        return _with_noise_of(scheduler, SpacedDPMSolverScheduler if chosen == _SPACED else getattr(diffusers, chosen))
     except ImportError as error:
         raise ValueError(f"{name} needs a library that is not installed: {str(error).strip()}") from error
 

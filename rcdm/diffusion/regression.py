@@ -32,9 +32,6 @@ LEVELS = (-4.0, -2.5, -1.0, 0.5, 2.0, 4.0)
 DIRECTIONS = 64
 """Main directions of h at most; fewer than half of the images."""
 
-FEWEST = 10
-"""Images that it can be learnt on; 1000 are better."""
-
 SIDE, GAIN = 8, 3.0
 """Pixels of x̂ along a side, and what they are multiplied by: about as wide as a standardised number then."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rcdm.diffusion.regression import FEWEST
 from rcdm.networks.reading import Reading
+
+FEWEST = 10
+"""Images that a regression of guesses can be learnt on."""
 
 
 def _option(default: Any, text: str) -> Any:

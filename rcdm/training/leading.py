@@ -11,8 +11,8 @@ from rcdm.data.dataset_protocol import Dataset
 from rcdm.diffusion.checkpoints import save_guidance
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import Process
-from rcdm.diffusion.regression import FEWEST
 from rcdm.diffusion.regressor import Regressor, learn_source
+from rcdm.training.config import FEWEST
 
 log = logging.getLogger(__name__)
 

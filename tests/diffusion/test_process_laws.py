@@ -117,8 +117,14 @@ def test_a_named_sampler_keeps_signal_for_those_that_divide_by_it():
     assert float(found.min()) == float(found[-1]) == pytest.approx(least, rel=0.05)
     above = learnt.alphas_cumprod > 1.01 * least
     assert torch.allclose(found[above], learnt.alphas_cumprod[above], rtol=1e-3) and int(above.sum()) > 990
-    same = scheduler_named(learnt, "dpmsolver")
+    same = scheduler_named(learnt, "spaced-dpmsolver")
     assert same is not learnt and torch.equal(same.alphas_cumprod, learnt.alphas_cumprod)
+    even = scheduler_named(learnt, "dpmsolver")
+    even.set_timesteps(10)
+    assert type(even) is DPMSolverMultistepScheduler and even.timesteps.tolist() != spaced(1000, 10)
+    again = scheduler_named(even, "spaced-dpmsolver")
+    again.set_timesteps(10)
+    assert again.timesteps.tolist() == spaced(1000, 10)
     assert isinstance(scheduler_named(learnt, "EULER"), EulerDiscreteScheduler)
 
 
