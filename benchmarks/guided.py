@@ -184,6 +184,7 @@ def _trained(options: argparse.Namespace, name: str, way: str, minutes: float, s
             num_statistics_images=1024,
             num_inference_steps=8,
             validation_steps=10**9,
+            regressor_images=0,
             resume_from_checkpoint="latest" if saved_states(folder) else None,
         )
         loop.Clock = _CoreClock

@@ -62,6 +62,7 @@ def main() -> None:
         mixed_precision="bf16",
         compile=options.compile,
         validation_steps=10**9,
+        regressor_images=0,
         checkpointing_minutes=10**9,
         num_statistics_images=1024,
         cache_representations=False,

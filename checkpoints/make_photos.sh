@@ -30,5 +30,5 @@ resume=
 if compgen -G "$photos/checkpoint-*" > /dev/null; then resume="--resume_from_checkpoint latest"; fi
 rcdm train --train_data_dir "$data" --sources_dir "$backbones/sources" --share_sources --sources $names --resolution "$size" \
   --patch_size 2 --random_flip --mixed_precision bf16 --compile $denoiser --max_train_minutes "$denoiser_minutes" $resume \
-  --output_dir "$photos"
+  --regressor_images 0 --output_dir "$photos"  # what leads draws is learnt by `evaluate`
 rcdm evaluate "$photos" --data "$data" --evaluator "$backbones/evaluator/backbone"
