@@ -80,27 +80,7 @@ def evaluate(
         if evaluator is not None:
             numbers[source] |= judged.of_source(evaluator, source, h, drawn)
     result["shares"] = _shares(pipe, held_out[:SHARED_IMAGES], num_inference_steps, on_progress)
-    retained = partial(
-        retention_study.study,
-        pipe,
-        held_out[: size.retention_images],
-        seeds=range(size.retention_draws),
-        attributes=attributes,
-        num_inference_steps=num_inference_steps,
-        on_progress=lambda name: on_progress(f"retention: {name}"),
-    )
-    kept = retained(sources=pipe.sources.names, probe_images=probe_images).numbers
-    for source, of_attributes in kept["sources"].items():
-        numbers[source]["retention"] = of_attributes
-    result |= {name: kept[name] for name in ("differences", "agreement") if name in kept}
-    if led := list(pipe.guided_sources):
-        on_progress("the same without guidance")
-        others = [name for name in pipe.sources.names if name.partition("/")[0] in kept.get("not_compared", {})]
-        with unguided(pipe):
-            plain = retained(sources=list(dict.fromkeys([*led, *others]))).numbers
-        _beside(numbers, {source: plain["sources"][source] for source in led})
-        unlike = {network: plain["differences"][network] for network in kept.get("not_compared", {})}
-        result["differences"] = result.get("differences", {}) | unlike
+    result |= _retained(pipe, numbers, held_out, probe_images, attributes, size, num_inference_steps, on_progress)
     return {**result, "seconds": round(time.monotonic() - begun), "sources": numbers}
 
 
@@ -116,6 +96,41 @@ def _followed(pipe: RCDMPipeline, h: Tensor, source: str, steps: int | None) -> 
     if guidance != OFF:
         numbers["unguided"] = found(pipe.draw(h, source, seeds, num_inference_steps=steps, guidance_scale=1))
     return drawn, numbers
+
+
+def _retained(
+    pipe: RCDMPipeline,
+    numbers: dict[str, Any],
+    images: Tensor,
+    probe_images: Tensor,
+    attributes: Attributes,
+    size: EvaluationSize,
+    steps: int | None,
+    on_progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Put the retention of every source into its `numbers`; returns `differences` and `agreement`."""
+    retained = partial(
+        retention_study.study,
+        pipe,
+        images[: size.retention_images],
+        seeds=range(size.retention_draws),
+        attributes=attributes,
+        num_inference_steps=steps,
+        on_progress=lambda name: on_progress(f"retention: {name}"),
+    )
+    kept = retained(sources=pipe.sources.names, probe_images=probe_images).numbers
+    for source, of_attributes in kept["sources"].items():
+        numbers[source]["retention"] = of_attributes
+    result: dict[str, Any] = {name: kept[name] for name in ("differences", "agreement") if name in kept}
+    if led := list(pipe.guided_sources):
+        on_progress("the same without guidance")
+        others = [name for name in pipe.sources.names if name.partition("/")[0] in kept.get("not_compared", {})]
+        with unguided(pipe):
+            plain = retained(sources=list(dict.fromkeys([*led, *others]))).numbers
+        _beside(numbers, {source: plain["sources"][source] for source in led})
+        unlike = {network: plain["differences"][network] for network in kept.get("not_compared", {})}
+        result["differences"] = result.get("differences", {}) | unlike
+    return result
 
 
 def _beside(numbers: dict[str, Any], plain: Mapping[str, Any]) -> None:

@@ -54,10 +54,10 @@ def study(
     The null of retention is the same number for unconditional draws, where the denoiser can make them. `differences`:
     network -> attribute -> backbone minus projector, paired on images and noise, with `p` of a sign-flip test over
     images and `p_holm`, corrected for all differences of the study; `not_compared`: network -> why, where draws of the
-    two levels are guided differently. `agreement`: Spearman correlation of retention with
-    the R² of each probe over all sources and attributes. With `guided`, a second pipeline for the same sources that
-    learnt nothing from them (`rcdm.guided`), `cross_check`: source -> attribute -> what both say (`trained`, `guided`),
-    and whether they are `apart`: their intervals do not meet.
+    two levels are guided differently. `agreement`: Spearman correlation of retention with the R² of each probe over all
+    sources and attributes. With `guided`, a second pipeline for the same sources that learnt nothing from them
+    (`rcdm.guided`), `cross_check`: source -> attribute -> what both say (`trained`, `guided`), and whether they are
+    `apart`: their intervals do not meet.
     Image i and seed k share their noise over all sources: the noise of draw k of image i is that of seed
     `i * len(seeds) + k` after the first of `seeds`.
     Raises ValueError when there are fewer than two seeds or images, or too few images for probes.
@@ -88,19 +88,11 @@ def study(
             on_progress(f"{source}, guided")
             second = attributes.read(draw_each(guided, h, source, seeds, num_inference_steps))
             checked[source] = cross_check(numbers[source], retention_numbers(second, {}, given, len(seeds)))
-    apart = _guided_apart(pipe, sources)
-    alike = {source: found for source, found in within.items() if source.partition("/")[0] not in apart}
-    more = {
-        "differences": gaps(alike, given),
-        "not_compared": apart,
-        "agreement": _agreement(within, errors, given),
-        "cross_check": checked,
-    }
+    more = _differences(pipe, within, given) | {"agreement": _agreement(within, errors, given), "cross_check": checked}
     result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
     result |= {name: found for name, found in more.items() if found}
     grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
-    columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
-    return StudyResult(grid, rows, columns, result, _summary(result))
+    return StudyResult(grid, rows, ("given", *(f"draw {k}" for k in range(len(seeds)))), result, _summary(result))
 
 
 def refuse_too_few(images: int, seeds: int, probe_images: int | None) -> None:
@@ -113,6 +105,15 @@ def refuse_too_few(images: int, seeds: int, probe_images: int | None) -> None:
         raise ValueError(
             f"Probes need at least {FEWEST_TO_LEARN} training images, better 2000, and got {probe_images}."
         )
+
+
+def _differences(
+    pipe: RCDMPipeline, within: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """`differences` of the networks whose levels are guided alike, and `not_compared` of the others."""
+    apart = _guided_apart(pipe, list(within))
+    alike = {source: found for source, found in within.items() if source.partition("/")[0] not in apart}
+    return {"differences": gaps(alike, given), "not_compared": apart}
 
 
 def _guided_apart(pipe: RCDMPipeline, sources: Sequence[str]) -> dict[str, str]:

@@ -66,23 +66,29 @@ def _pairs(
     config: TrainingConfig, sources: Sources, dataset: Dataset, cache: RepresentationCache | None
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Every source's name, and representations [N,D] with coarse images [N,3,s,s], of which every other is mirrored."""
-    if cache is not None and isinstance(dataset, NumberedDataset):
-        n = min(dataset.n_train, REGRESSION_IMAGES)
-        rows = torch.linspace(0, dataset.n_train - 1, n, dtype=torch.float64).round().long()
-        coarse = torch.cat([_coarse(dataset.take(some).images, config) for some in rows.split(CHUNK)])
-        rows = rows.to(coarse.device)
-    else:
-        images = dataset.batch(0, config.num_statistics_images).images
-        coarse = _coarse(images, config)
-    flipped = torch.arange(len(coarse), device=coarse.device) % 2 == 1 if config.random_flip else None
-    if flipped is not None:
-        coarse = torch.where(flipped.view(-1, 1, 1, 1), coarse.flip(3), coarse)
+    if cache is None:
+        images = _mirrored(dataset.batch(0, config.num_statistics_images).images, config)
+        for name in sources.names:
+            h = torch.cat([sources.encode(chunk, name) for chunk in images.split(256)])
+            yield name, h, _coarse(images, config)
+        return
+    assert isinstance(dataset, NumberedDataset)  # what is kept goes by number
+    rows = torch.linspace(0, dataset.n_train - 1, min(dataset.n_train, REGRESSION_IMAGES), dtype=torch.float64)
+    rows = rows.round().long()
+    coarse = torch.cat([_coarse(dataset.take(some).images, config) for some in rows.split(CHUNK)])
+    coarse, rows = _mirrored(coarse, config), rows.to(coarse.device)
     for name in sources.names:
-        if cache is not None:
-            yield name, cache([name] * len(coarse), rows, flipped), coarse
-        else:
-            views = images if flipped is None else torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
-            yield name, torch.cat([sources.encode(chunk, name) for chunk in views.split(256)]), coarse
+        yield name, cache([name] * len(rows), rows, _odd(rows) if config.random_flip else None), coarse
+
+
+def _mirrored(images: Tensor, config: TrainingConfig) -> Tensor:
+    """Every other image mirrored, where the run mirrors images."""
+    return torch.where(_odd(images).view(-1, 1, 1, 1), images.flip(3), images) if config.random_flip else images
+
+
+def _odd(rows: Tensor) -> Tensor:
+    """Which places are odd, bool [N]."""
+    return torch.arange(len(rows), device=rows.device) % 2 == 1
 
 
 def _coarse(images: Tensor, config: TrainingConfig) -> Tensor:

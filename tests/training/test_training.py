@@ -25,7 +25,7 @@ from rcdm.diffusion.process import Process, VelocityError, velocity_scheduler
 from rcdm.diffusion.regressor import learn_source
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import read_sources, runs
-from rcdm.training import leading
+from rcdm.training import leading, statistics
 from rcdm.training.config import TrainingConfig
 from rcdm.training.denoiser import _Run, train
 from rcdm.training.loop import Diverged
@@ -148,6 +148,7 @@ def test_a_checkpoint_is_complete_before_what_leads_its_draws_is_learnt(
 @pytest.mark.parametrize("cached", [False, True])
 def test_coarse_images_are_the_regression_on_training_images(sources_dir, tmp_path, monkeypatch, cached):
     data = {"train_data_dir": str(photographs(tmp_path / "data", 40)), "random_flip": True} if cached else {}
+    monkeypatch.setattr(statistics, "CHUNK", 7)
     folder = train(tiny(sources_dir, tmp_path / "run", coarse_size=4, **data))
     unet = rcdm.load(folder, device="cpu").unet
     dataset, sources = load_dataset(data.get("train_data_dir", "sprites"), 16), read_sources(sources_dir)
