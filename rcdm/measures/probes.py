@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import RidgeCV
 from sklearn.neural_network import MLPRegressor
 from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
 
 from rcdm.measures.metrics import Number, accuracy, bootstrap, variance
+
+HIDDEN = 256
+"""Width of the one hidden layer of the small network that probes."""
 
 
 def ridge_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Number:
@@ -26,21 +32,50 @@ def mlp_probe(h: Tensor, phi: Tensor, h_test: Tensor, phi_test: Tensor) -> Numbe
 
 def ridge_prediction(h: Tensor, phi: Tensor, h_test: Tensor) -> Tensor:
     """What `ridge_probe` reads from h_test [M,D]: [M,P]."""
-    model = RidgeCV(alphas=(1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)).fit(h.numpy(), phi.numpy())
-    return _predict(model, h_test, phi.shape[1])
+    return ridge_model(h, phi)(h_test)
 
 
 def mlp_prediction(h: Tensor, phi: Tensor, h_test: Tensor) -> Tensor:
     """What `mlp_probe` reads from h_test [M,D]: [M,P]."""
+    return mlp_model(h, phi)(h_test)
+
+
+def ridge_model(h: Tensor, phi: Tensor) -> nn.Sequential:
+    """The reader of `ridge_probe`, learnt on h [N,D] and φ [N,P]: layers of the sizes D, P."""
+    model = RidgeCV(alphas=(1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)).fit(h.numpy(), phi.numpy())
+    coefficients = torch.from_numpy(model.coef_).reshape(phi.shape[1], h.shape[1])
+    return _filled([coefficients], [torch.as_tensor(model.intercept_).reshape(phi.shape[1])])
+
+
+def mlp_model(h: Tensor, phi: Tensor) -> nn.Sequential:
+    """The reader of `mlp_probe`, learnt on h [N,D] and φ [N,P]: layers of the sizes D, HIDDEN, P."""
     scale = phi.std(0).clamp(min=1e-6)
     model = MLPRegressor(
-        hidden_layer_sizes=(256,), early_stopping=True, max_iter=60, n_iter_no_change=5, random_state=0, alpha=1e-3
+        hidden_layer_sizes=(HIDDEN,), early_stopping=True, max_iter=60, n_iter_no_change=5, random_state=0, alpha=1e-3
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         target = (phi / scale).numpy()
         model.fit(h.numpy(), target[:, 0] if target.shape[1] == 1 else target)
-    return _predict(model, h_test, phi.shape[1]) * scale
+    first, last = (torch.from_numpy(weights).T for weights in model.coefs_)
+    hidden, out = (torch.from_numpy(biases) for biases in model.intercepts_)
+    return _filled([first, last * scale[:, None]], [hidden, out * scale])
+
+
+def layers(*sizes: int) -> nn.Sequential:
+    """Linear maps from each size to the next, with ReLU between, on the CPU and without gradients."""
+    steps: list[nn.Module] = []
+    for width, more in pairwise(sizes):
+        steps += [nn.Linear(width, more), nn.ReLU()]
+    return nn.Sequential(*steps[:-1]).requires_grad_(False)
+
+
+def _filled(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> nn.Sequential:
+    """`layers` with these weights [out,in] and biases [out]."""
+    model = layers(weights[0].shape[1], *map(len, biases))
+    every = [tensor.flatten() for pair in zip(weights, biases, strict=True) for tensor in pair]
+    vector_to_parameters(torch.cat(every).float(), model.parameters())
+    return model
 
 
 def linear_probe(
@@ -77,10 +112,6 @@ def logistic_regression(h: Tensor, labels: Tensor, classes: int, penalty: float)
     with torch.enable_grad():
         optimizer.step(closure)
     return model
-
-
-def _predict(model: RidgeCV | MLPRegressor, h: Tensor, width: int) -> Tensor:
-    return torch.from_numpy(model.predict(h.numpy())).float().reshape(len(h), width)
 
 
 def r_squared(predicted: Tensor, phi: Tensor) -> Number:

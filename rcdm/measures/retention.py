@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from scipy.stats import spearmanr
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -26,7 +26,8 @@ from rcdm.measures.metrics import (
     variance,
 )
 from rcdm.measures.parts import part
-from rcdm.measures.probes import mlp_prediction, r_squared, ridge_prediction
+from rcdm.measures.probes import HIDDEN, layers, mlp_model, r_squared, ridge_model
+from rcdm.measures.processes import over_processes
 
 FEWEST_TO_LEARN = 20
 """Training images that a probe needs at least: a tenth of them says when to stop."""
@@ -82,17 +83,32 @@ def probed(
     """
     h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
     phi = {name: value.cpu() for name, value in attributes.read(pixels_of(pipe, train)).items()}
-    readings: dict[str, dict[str, Any]] = {}
+    readings: dict[str, dict[str, Any]] = {name: {} for name in phi_test}
     errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
-    for name, truth in phi_test.items():
-        truth = truth.cpu()
-        own = {"h": h, "phi": phi[name], "h_test": h_test}
-        ridge = part("ridge", own, partial(ridge_prediction, h, phi[name], h_test))
-        mlp = part("mlp", own, partial(mlp_prediction, h, phi[name], h_test))
-        linear, bent = r_squared(ridge, truth), r_squared(mlp, truth)
-        readings[name] = {"ridge": linear.value, "probe": bent.value, "probe_interval": [bent.low, bent.high]}
-        errors["ridge"][name], errors["probe"][name] = ((p - truth).square().sum(1) for p in (ridge, mlp))
+    for (probe, name), model in _readers(h, {name: phi[name] for name in phi_test}):
+        truth, read = phi_test[name].cpu(), model(h_test)
+        number = r_squared(read, truth)
+        readings[name][probe] = number.value
+        if probe == "probe":
+            readings[name]["probe_interval"] = [number.low, number.high]
+        errors[probe][name] = (read - truth).square().sum(1)
     return readings, errors
+
+
+def _readers(h: Tensor, phi: Mapping[str, Tensor]) -> Iterator[tuple[tuple[str, str], nn.Module]]:
+    """(probe, attribute), and what this probe learnt to read of h [N,D]; the slow ones first, over the processes."""
+    fits = {"probe": (mlp_model, (HIDDEN,)), "ridge": (ridge_model, ())}
+    wanted = [(probe, name) for probe in fits for name in phi]
+
+    def learnt(one: tuple[str, str]) -> Tensor:
+        probe, name = one
+        own = {"h": h, "phi": phi[name]}
+        return part(probe, own, lambda: parameters_to_vector(fits[probe][0](h, phi[name]).parameters()))
+
+    for (probe, name), weights in zip(wanted, over_processes(wanted, learnt), strict=True):
+        model = layers(h.shape[1], *fits[probe][1], phi[name].shape[1])
+        vector_to_parameters(weights, model.parameters())
+        yield (probe, name), model
 
 
 def retention_numbers(

@@ -4,13 +4,18 @@ import warnings
 
 import pytest
 import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.neural_network import MLPRegressor
 
 from rcdm.measures.probes import (
+    HIDDEN,
     linear_probe,
     logistic_regression,
+    mlp_model,
     mlp_prediction,
     mlp_probe,
     r_squared,
+    ridge_model,
     ridge_prediction,
     ridge_probe,
 )
@@ -97,6 +102,22 @@ def test_probes_read_each_number_in_its_own_unit():
             assert r_squared(read[:, k : k + 1], phi[:300, k : k + 1]).value > 0.8
     one = mlp_prediction(h, phi[:, :1], h[:7])
     assert one.shape == (7, 1) and torch.equal(one, mlp_prediction(h, phi[:, :1], h[:7]))  # it repeats
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_what_a_probe_learnt_is_what_scikit_learn_predicts(width, monkeypatch):
+    """The layers that are kept of both probes, against the predictions of the library that learnt them."""
+    learnt = []
+    for kind in (RidgeCV, MLPRegressor):
+        fit = kind.fit
+        monkeypatch.setattr(kind, "fit", lambda self, x, y, fit=fit: learnt.append(fit(self, x, y)) or learnt[-1])
+    h, h_test = torch.randn(300, 6), torch.randn(40, 6)
+    phi = torch.cat([h[:, :1], 100 * h[:, 1:2].abs() + 7, -h[:, 2:3]], 1)[:, :width]
+    ridge, mlp = ridge_model(h, phi), mlp_model(h, phi)
+    theirs = [torch.as_tensor(model.predict(h_test.numpy())).reshape(40, width) for model in learnt]
+    torch.testing.assert_close(ridge(h_test), theirs[0].float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mlp(h_test), theirs[1].float() * phi.std(0), rtol=1e-4, atol=1e-4)
+    assert [len(layer.bias) for layer in mlp[::2]] == [HIDDEN, width] and len(ridge) == 1
 
 
 def test_a_probe_of_noise_is_held_back_by_its_penalty():

@@ -15,6 +15,8 @@ from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.parts import Parts, digest, json_part, keeping
+from rcdm.measures.readers import attributes_of
+from rcdm.measures.retention import probed
 from rcdm.training.run_folder import alone_in
 
 
@@ -88,7 +90,7 @@ def test_numbers_come_back_from_parts_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "probe"), [
-    ("retention", "rcdm.measures.retention.mlp_prediction"), ("levels", "rcdm.measures.levels.linear_probe"),
+    ("retention", "rcdm.measures.retention.mlp_model"), ("levels", "rcdm.measures.levels.linear_probe"),
     ("width", "rcdm.measures.levels.linear_probe"), ("invariance", "rcdm.measures.levels.linear_probe")])  # fmt: skip
 def test_probes_are_not_computed_again_after_an_interruption(name, probe, study, monkeypatch):
     module, _, function = probe.rpartition(".")
@@ -120,6 +122,23 @@ def test_probes_are_not_computed_again_after_an_interruption(name, probe, study,
     stop = -1
     study(name, *more, sources=sources)
     assert whole < len(calls) + 1 < 2 * whole, "finished probes were computed again"
+
+
+def test_a_probe_is_learnt_once_for_all_images_that_it_is_asked_about(pipe, tmp_path, monkeypatch):
+    attributes, learn = attributes_of(pipe), torch.rand(24, 3, 16, 16) * 2 - 1
+    asked = [torch.rand(5, 3, 16, 16) * 2 - 1 for _ in range(2)]
+
+    def readings(images):
+        found, _ = probed(pipe, attributes, learn, images, attributes.read(images), "tiny/backbone")
+        return [number[probe] for number in found.values() for probe in ("ridge", "probe")]
+
+    plain = [readings(images) for images in asked]
+    assert plain[0] != pytest.approx(plain[1], rel=0.01)
+    with keeping(Parts(tmp_path)):
+        first = readings(asked[0])
+        for name in ("mlp_model", "ridge_model"):
+            monkeypatch.setattr(f"rcdm.measures.retention.{name}", lambda *_: pytest.fail("learnt again"))
+        assert [*first, *readings(asked[1])] == pytest.approx([*plain[0], *plain[1]], rel=1e-3)
 
 
 def test_a_damaged_part_is_computed_again(tmp_path):

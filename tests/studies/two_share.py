@@ -11,7 +11,6 @@ from test_study_files import quick_save
 from rcdm import cli
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.judge import Evaluator
-from rcdm.measures.probes import ridge_prediction
 
 
 def work(checkpoint: str, evaluator: str, out: Path) -> int:
@@ -27,7 +26,6 @@ def work(checkpoint: str, evaluator: str, out: Path) -> int:
             RCDMPipeline, "_denoise", lambda s, streams, *m: drawn.append(len(streams)) or denoise(s, streams, *m)
         )
         patch.setattr("rcdm.cli.measuring.Evaluator", partial(Evaluator, n=500))
-        patch.setattr("rcdm.measures.retention.mlp_prediction", ridge_prediction)
         patch.setattr("rcdm.studies.study_files.save", quick_save)
         cli.main(["evaluate", checkpoint, *where, *sizes, *judged, "--data", "sprites"])
         cli.main(["study", "retention", *study, "--images", "34", "--samples", "2"])
