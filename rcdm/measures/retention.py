@@ -14,7 +14,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
-from rcdm.measures.faithfulness import encode_all, pixels_of
+from rcdm.measures.faithfulness import encode_all
 from rcdm.measures.metrics import (
     Number,
     bootstrap,
@@ -71,21 +71,20 @@ def read_unconditional(
 
 def probed(
     pipe: RCDMPipeline,
-    attributes: Attributes,
     train: Tensor | Sequence[Image.Image],
+    phi_train: Mapping[str, Tensor],
     test: Tensor | Sequence[Image.Image],
     phi_test: Mapping[str, Tensor],
     source: str,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Tensor]]]:
-    """Held-out R² of a ridge and an MLP probe from standardised h to φ by the same reader, and their errors.
+    """Held-out R² of a ridge and an MLP probe from standardised h to φ [N,P], of each attribute, and their errors.
 
-    Errors: probe -> attribute -> ‖φ − φ̂‖² of each test image [N].
+    Errors: probe -> attribute -> ‖φ − φ̂‖² of each test image [M].
     """
     h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
-    phi = {name: value.cpu() for name, value in attributes.read(pixels_of(pipe, train)).items()}
     readings: dict[str, dict[str, Any]] = {name: {} for name in phi_test}
     errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
-    for (probe, name), model in _readers(h, {name: phi[name] for name in phi_test}):
+    for (probe, name), model in _readers(h, {name: phi_train[name].cpu() for name in phi_test}):
         truth, read = phi_test[name].cpu(), model(h_test)
         number = r_squared(read, truth)
         readings[name][probe] = number.value

@@ -81,14 +81,14 @@ def study(
     if any(one.strength for one in tried):
         _learn(pipe, reference, sources, on_progress)
     attributes = attributes or attributes_of(pipe)
-    given = attributes.read(pixels_of(pipe, images))
+    given, learnt = (attributes.read(pixels_of(pipe, some)) for some in (images, reference))
     numbers: dict[str, Any] = {}
     grid: list[Image.Image] = []
     rows: list[str] = []
     shown = im.to_pil(pixels_of(pipe, images[:SHOWN]))
     for source in sources:
         h = encode_all(pipe, images, source)
-        readings, _ = probed(pipe, attributes, reference, images, given, source)
+        readings, _ = probed(pipe, reference, learnt, images, given, source)
         probe = {name: max(reading["probe"], reading["ridge"], 0.0) for name, reading in readings.items()}
         found: dict[Guidance, _Tried] = {}
         for guidance in tried:

@@ -65,6 +65,7 @@ def study(
     refuse_too_few(len(images), len(seeds), None if probe_images is None else len(probe_images))
     attributes = attributes or attributes_of(pipe)
     given = attributes.read(pixels_of(pipe, images))
+    learnt = {} if probe_images is None else attributes.read(pixels_of(pipe, probe_images))
     on_progress("unconditional draws")
     free = read_unconditional(pipe, attributes, len(images), seeds, num_inference_steps)
     numbers: dict[str, Any] = {}
@@ -81,7 +82,7 @@ def study(
         numbers[source] = retention_numbers(read, free, given, len(seeds))
         within[source] = {name: variance(read[name].unflatten(0, (-1, len(seeds))), 1) for name in given}
         if probe_images is not None:
-            probes, errors[source] = probed(pipe, attributes, probe_images, images, given, source)
+            probes, errors[source] = probed(pipe, probe_images, learnt, images, given, source)
             for name, found in probes.items():
                 numbers[source][name] |= found
         if guided is not None:

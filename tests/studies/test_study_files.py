@@ -1,6 +1,7 @@
 """A study with its files: nothing finished is lost, nothing is done twice, every setting is written down."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from inspect import Parameter
 from pathlib import Path
@@ -17,6 +18,7 @@ from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.parts import Parts, digest, json_part, keeping
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import probed
+from rcdm.studies import STUDIES
 from rcdm.training.run_folder import alone_in
 
 
@@ -129,7 +131,7 @@ def test_a_probe_is_learnt_once_for_all_images_that_it_is_asked_about(pipe, tmp_
     asked = [torch.rand(5, 3, 16, 16) * 2 - 1 for _ in range(2)]
 
     def readings(images):
-        found, _ = probed(pipe, attributes, learn, images, attributes.read(images), "tiny/backbone")
+        found, _ = probed(pipe, learn, attributes.read(learn), images, attributes.read(images), "tiny/backbone")
         return [number[probe] for number in found.values() for probe in ("ridge", "probe")]
 
     plain = [readings(images) for images in asked]
@@ -139,6 +141,26 @@ def test_a_probe_is_learnt_once_for_all_images_that_it_is_asked_about(pipe, tmp_
         for name in ("mlp_model", "ridge_model"):
             monkeypatch.setattr(f"rcdm.measures.retention.{name}", lambda *_: pytest.fail("learnt again"))
         assert [*first, *readings(asked[1])] == pytest.approx([*plain[0], *plain[1]], rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "learn"), [("retention", "probe_images"), ("guidance", "reference")])
+def test_attributes_of_training_images_are_read_once_for_all_sources(name, learn, pipe):
+    seen, usual = [], attributes_of(pipe)
+    attributes = replace(usual, read=lambda x: seen.append(len(x)) or usual.read(x))
+    images, training = torch.rand(2, 3, 16, 16), torch.rand(23, 3, 16, 16)
+    more = {"scales": "2", "strengths": ""} if name == "guidance" else {}
+    sources = ("tiny/backbone", "tiny/projector")
+    STUDIES[name](
+        pipe,
+        images,
+        sources=sources,
+        seeds=(0, 1),
+        attributes=attributes,
+        num_inference_steps=1,
+        **{learn: training},
+        **more,
+    )
+    assert seen.count(23) == 1 and len(seen) > 3
 
 
 def test_a_damaged_part_is_computed_again(tmp_path):
