@@ -58,8 +58,7 @@ def study(
     sources and attributes. With `guided`, a second pipeline for the same sources that learnt nothing from them
     (`rcdm.guided`), `cross_check`: source -> attribute -> what both say (`trained`, `guided`), and whether they are
     `apart`: their intervals do not meet.
-    Image i and seed k share their noise over all sources: the noise of draw k of image i is that of seed
-    `i * len(seeds) + k` after the first of `seeds`.
+    Draw k of image i has the noise of seed `i * len(seeds) + k` after the first of `seeds`, whatever the source.
     Raises ValueError when there are fewer than two seeds or images, or too few images for probes.
     """
     refuse_too_few(len(images), len(seeds), None if probe_images is None else len(probe_images))
