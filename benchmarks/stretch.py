@@ -1,11 +1,12 @@
 """What a decoder in training draws: held-out error aside, the numbers of its log, with several kinds of guidance.
 
-Of held-out images: how often the class of a draw is that of its image, by a judge that no source is (with how often it
-sees real images right), cycle error and MRR, KID; at the first scale also what image, source and noise decide of the
-pixels. Prints a line per source and guidance, and writes all as JSON; `--grid` draws ten images beside their draws.
-Scales above 1 are also tried within an interval of noise levels alone, where one is given, and away from a weaker
-version of the denoiser in place of the unconditional one (autoguidance, Karras et al. 2024, arXiv 2406.02507).
-`--strengths` guides by the regression of the checkpoint, in place of a scale.
+Of held-out images, each drawn once from a noise of its own: how often the class of the draw is that of its image, by a
+judge that no source is (with how often it sees real images right), cycle error and MRR, KID, with class and KID of
+unconditional draws beside them; and of some, drawn from the same noises, what image, source and noise decide. Prints a
+line per source and guidance, and writes all as JSON; `--grid` draws ten images beside their draws. Scales above 1 are
+also tried within an interval of noise levels alone, where one is given, and away from a weaker version of the denoiser
+in place of the unconditional one (autoguidance, Karras et al. 2024, arXiv 2406.02507). `--strengths` guides by the
+regression of the checkpoint, in place of a scale.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from rcdm.measures.metrics import cycle_error, mean, ranks
 from rcdm.measures.shares import seed_told, variance_shares
 
 PROBED, OFFSET = 6000, 1000  # training images for the judge's probe; the first held-out images chose the guidance
-SEEDS = 2
+SHARED, SEEDS = 48, 4  # images and noises of the draws that shares are of
 
 
 def main() -> None:
@@ -36,7 +37,8 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--judge", default="efficientnet-lite1/backbone")
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--sources", nargs="+", help="of the checkpoint; all")
+    parser.add_argument("--steps", type=int, help="the checkpoint's own")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--strengths", type=float, nargs="*", default=[])
     parser.add_argument("--interval", type=float, nargs=2, metavar="LN_SNR", help="lowest and highest")
@@ -54,25 +56,29 @@ def main() -> None:
     real = mean((judge.classes(images).argmax(1) == labels).float())
     found: dict[str, Any] = {"images": len(images), "judge": judge.name, "real": real.to_json(), "scales": {}}
     print(f"{judge.name} sees real images right in {real.value:.2f} (N {len(images)})", flush=True)
-    seeds = list(range(SEEDS)) * len(images)
+    found["unconditional"] = unconditional(pipe, judge, images, labels, options.steps)
+    told = "  ".join(f"{name} {number['value']:.3f}" for name, number in found["unconditional"].items())
+    print(f"unconditional  {told}", flush=True)
     for way, guidance in ways(pipe, options):
         draws = []
-        for source in pipe.sources.names:
+        for source in options.sources or pipe.sources.names:
             begun = time.monotonic()
             h = encode_all(pipe, images, source)
-            rows = h.repeat_interleave(SEEDS, 0)
-            drawn = pipe.draw(rows, source, seeds, num_inference_steps=options.steps, **guidance).cpu()
-            draws.append(drawn.flatten(1).unflatten(0, (len(images), SEEDS)))
+            drawn = pipe.draw(h, source, range(len(h)), num_inference_steps=options.steps, **guidance).cpu()
             numbers = measured(pipe, judge, source, h, drawn, images, labels)
             numbers["seconds_per_image"] = (time.monotonic() - begun) / len(drawn)
             found["scales"].setdefault(way, {})[source] = numbers
             told = "  ".join(f"{name} {number['value']:.3f}" for name, number in numbers.items() if name[:3] != "sec")
             print(f"guidance {way}  {source:28} {told}", flush=True)
+            shared = h[:SHARED].repeat_interleave(SEEDS, 0)
+            seeds = list(range(SEEDS)) * (len(shared) // SEEDS)
+            drawn = pipe.draw(shared, source, seeds, num_inference_steps=options.steps, **guidance).cpu()
+            draws.append(drawn.flatten(1).unflatten(0, (-1, SEEDS)))
         values = torch.stack(draws, 1)
         shares = {name: number.to_json() for name, number in variance_shares(values).items()}
         about = found["scales"][way]["shares"] = {**shares, "seed_told": seed_told(values).to_json()}
         print("  ".join(f"{name} {number['value']:.3f}" for name, number in about.items()), flush=True)
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        options.out.write_text(json.dumps(found, indent=1) + "\n")  # after each kind: it may be stopped between them
 
 
 def ways(pipe: rcdm.RCDMPipeline, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
@@ -101,22 +107,28 @@ def ways(pipe: rcdm.RCDMPipeline, options: argparse.Namespace) -> Iterator[tuple
 
 
 def measured(pipe: Any, judge: Evaluator, source: str, h: Any, drawn: Any, images: Any, labels: Any) -> dict[str, Any]:
-    """Of draws [N*SEEDS,3,S,S]: class, and of the first of each image cycle error, MRR and KID."""
-    right = (judge.classes(drawn).argmax(1) == labels.repeat_interleave(SEEDS)).float().unflatten(0, (-1, SEEDS))
-    again = pipe.unet.standardise(encode_all(pipe, drawn[::SEEDS], source), source).cpu()
+    """Of one draw [N,3,S,S] per image: class, cycle error, MRR and KID."""
+    again = pipe.unet.standardise(encode_all(pipe, drawn, source), source).cpu()
     given = pipe.unet.standardise(h, source).cpu()
     return {
-        "class": mean(right.mean(1)).to_json(),
+        "class": mean((judge.classes(drawn).argmax(1) == labels).float()).to_json(),
         "cycle_error": cycle_error(again, given).to_json(),
         "mrr": mean(1 / ranks(again, given).float()).to_json(),
-        "kid": judge.kid(drawn[::SEEDS], images),
+        "kid": judge.kid(drawn, images),
     }
+
+
+def unconditional(pipe: Any, judge: Evaluator, images: Any, labels: Any, steps: int | None) -> dict[str, Any]:
+    """Of one draw beside each image that nothing is said of: class and KID, the nulls of the others."""
+    drawn = pipe.draw(None, None, range(len(images)), num_inference_steps=steps).cpu()
+    right = (judge.classes(drawn).argmax(1) == labels).float()
+    return {"class": mean(right).to_json(), "kid": judge.kid(drawn, images)}
 
 
 def grid(pipe: Any, images: Any, labels: Any, options: argparse.Namespace) -> bytes:
     """An image of each class, and four draws from the first source with the last guidance."""
     first = [int((labels == c).nonzero()[0]) for c in labels.unique()]
-    source = pipe.sources.names[0]
+    source = (options.sources or pipe.sources.names)[0]
     guidance = (
         {"guidance_strength": options.strengths[-1]} if options.strengths else {"guidance_scale": options.scales[-1]}
     )
