@@ -34,7 +34,7 @@ from rcdm.ui import (
     sprite_lab,
 )
 from rcdm.ui.drawing import Column, Columns
-from rcdm.ui.engine import Engine, on_hosted_gpu
+from rcdm.ui.engine import CALLS_PER_SECOND, Engine, on_hosted_gpu
 from rcdm.ui.exploring import Bits, Nearest, Study, read_factors
 from rcdm.ui.guard import Rate
 from rcdm.ui.ladders import Ladders
@@ -328,6 +328,8 @@ def test_a_hosted_gpu_is_asked_for_as_long_as_the_job_takes(monkeypatch: pytest.
     on_hosted_gpu(list)  # type: ignore[arg-type]
     few, many = (asked_for[0]("sprites-32", Columns(PICTURE, BOTH, tuple(range(k)), 100)) for k in (1, 16))
     assert 15 <= few < many <= 120
+    led = 2 * len(BOTH) * 16 * 100  # images through the denoiser, where a draw that is led costs as much as two
+    assert many > led // CALLS_PER_SECOND
 
 
 def test_a_client_that_asks_too_often_is_told_how_long_to_wait() -> None:
