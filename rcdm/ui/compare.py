@@ -20,6 +20,8 @@ from rcdm.ui.shipped import shipped
 from rcdm.ui.store import key_of
 
 MOST_ROWS = 6
+HELD = {"chosen": None, "none": 0.0, "all": 1.0}
+"""What a visitor may ask for -> strength of guidance by regression of every column."""
 TO_CONTROLS = "() => { document.querySelector('.controls').scrollIntoView({ behavior: 'smooth' }) }"
 
 WORDS = """**What does this representation keep?** Every column draws images from one representation of your image."""
@@ -36,15 +38,21 @@ def build(engine: Engine, controls: Controls) -> None:
         stop = gr.Button("Stop", size="md", min_width=70, elem_id="stop")
         below_all = gr.Button("Image", size="md", min_width=70, elem_id="to-controls")  # seen on phones alone
     below_all.click(None, None, None, js=TO_CONTROLS, api_visibility="private")
+    held = gr.Radio(
+        [("guided as chosen", "chosen"), ("not guided", "none"), ("all guided alike", "all")], value="chosen",
+        label="Guidance of the draws", container=False, elem_id="held",
+        visible=_can_be_held(engine, engine.settings.checkpoint),
+    )  # fmt: skip
+    controls.tabs.setdefault(FIRST_TAB, {})["held"] = held
     words, opening, files, _ = _opening(engine, engine.settings.checkpoint)
     status, sheet, take = gr.HTML(words, elem_classes="told"), gr.HTML(opening, elem_id="sheet"), gr.HTML(files)
-    inputs, outputs = [*controls.inputs(), rows], [status, sheet, take, rows]
+    inputs, outputs = [*controls.inputs(), held, rows], [status, sheet, take, rows]
 
     def draw(request: gr.Request, *values: Any) -> Iterator[Any]:
-        yield from _draw(engine, request, asked_here(engine, values[:6]), [])
+        yield from _draw(engine, request, asked_here(engine, values[:6]), values[6], [])
 
     def add_row(request: gr.Request, *values: Any) -> Iterator[Any]:
-        yield from _draw(engine, request, asked_here(engine, values[:6]), values[6])
+        yield from _draw(engine, request, asked_here(engine, values[:6]), values[6], values[7])
 
     stopped = "Stopped. The drawing below is unfinished."
     events = [
@@ -61,7 +69,17 @@ def build(engine: Engine, controls: Controls) -> None:
         lambda name: _opening(engine, name), controls.checkpoint, outputs, cancels=[*events, drawn], queue=False,
         api_visibility="private",
     )  # fmt: skip
+    controls.checkpoint.change(
+        lambda name, now: gr.update(visible=(can := _can_be_held(engine, name)), value=now if can else "chosen"),
+        [controls.checkpoint, held], held, queue=False, api_visibility="private",
+    )  # fmt: skip
     _more(engine, controls)
+
+
+def _can_be_held(engine: Engine, checkpoint: str) -> bool:
+    """Whether draws of a checkpoint are guided, or can be."""
+    pipe = engine[checkpoint].pipe
+    return bool(pipe.guided_sources) or pipe.regressor is not None
 
 
 def _next_seed(seed: float | None, number: int) -> int:
@@ -69,9 +87,10 @@ def _next_seed(seed: float | None, number: int) -> int:
     return after if after <= LARGEST_SEED - int(number) else 0
 
 
-def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str]) -> Iterator[Any]:
+def _draw(engine: Engine, request: gr.Request, choices: Asked, held: str, above: list[str]) -> Iterator[Any]:
     """Draw one row below those `above`: status, sheets, what can be taken away, and the keys of all rows."""
-    job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps)
+    job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps, HELD[held])
+    own = () if job.strength is None else (("held", held),)
     given, begun = choices.given, time.monotonic()
     kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
     task = f"{len(job.sources)} × {len(job.seeds)} images"
@@ -83,7 +102,7 @@ def _draw(engine: Engine, request: gr.Request, choices: Asked, above: list[str])
             words = status_html(f"Drawing {task}: {item.words}", item.share)
             yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
         elif isinstance(item, tuple):
-            result, key = keep(engine, choices, job, item[0], FIRST_TAB)
+            result, key = keep(engine, choices, job, item[0], FIRST_TAB, own)
             done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
             yield done, top + _sheet(engine, result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
         else:

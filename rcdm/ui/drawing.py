@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcdm.data import images as im
+from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Kept, kept_by_draws
 from rcdm.measures.metrics import similarity
@@ -75,18 +76,24 @@ class Column:
 
 @dataclass(frozen=True)
 class Columns:
-    """Draw a picture with every seed from every source; each row from the same noise -> list of Column."""
+    """Draw a picture with every seed from every source; each row from the same noise -> list of Column.
+
+    `strength` of guidance by regression, the same for all; 0 is none, None what is chosen for each source.
+    """
 
     picture: Image.Image
     sources: tuple[str, ...]
     seeds: tuple[int, ...]
     steps: int
+    strength: float | None = None
 
     def calls(self) -> int:
         return len(self.sources) * len(self.seeds) * self.steps
 
     def run(self, loaded: Loaded, show: Show, check: Check) -> list[Column]:
         pipe, names, count = loaded.pipe, self.sources, len(self.seeds)
+        own = [pipe.guidance_of(name) for name in names]
+        guidance = own if self.strength is None else [Guidance(strength=self.strength)] * len(names)
         h = pipe.encode([self.picture] * len(names), names)  # [S,D], narrower rows end in zeros
         size = min(pipe.image_size, PREVIEW_PIXELS)
         canvas = torch.zeros(len(names) * count, 3, size, size)
@@ -102,7 +109,8 @@ class Columns:
                 canvas[tensors["index"].cpu()] = im.resize(tensors["denoised"].float(), size).cpu()
             if due:
                 shown = time.monotonic()
-                columns = [Column(s, im.to_pil(part)) for s, part in zip(names, canvas.split(count), strict=True)]
+                parts = zip(names, canvas.split(count), guidance, strict=True)
+                columns = [Column(s, im.to_pil(part), guidance=held.in_words()) for s, part, held in parts]
                 show(Progress(f"step {done} of {total}", done / total, columns))
 
         drawn = pipe(
@@ -110,24 +118,25 @@ class Columns:
             source=names,
             seeds=self.seeds,
             num_inference_steps=self.steps,
+            guidance_strength=self.strength,
             output_type="pt",
             batch_size=BATCH,
             callback_on_step_end=on_step_end,
         ).images
         assert isinstance(drawn, Tensor)
-        return [_measured(loaded, s, h[i], drawn.split(count)[i]) for i, s in enumerate(names)]
+        return [_measured(loaded, s, h[i], drawn.split(count)[i], guidance[i]) for i, s in enumerate(names)]
 
 
-def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor) -> Column:
-    """Drawn images [K,3,H,W] of one source, and h [D], perhaps padded -> their column with its numbers."""
+def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor, guidance: Guidance) -> Column:
+    """Drawn images [K,3,H,W] of one source, h [D], perhaps padded, and how they were held to it -> their column."""
     pipe = loaded.pipe
     encoded = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
     again = pipe.unet.standardise(pipe.encode(drawn, source), source)
     alike = similarity(again, encoded.expand_as(again)).tolist()
-    floor = loaded.similarity_floor(source)
+    usual = guidance == pipe.guidance_of(source)  # the floor is that of draws with the guidance that was chosen
+    floor = loaded.similarity_floor(source) if usual else None
     foreign = None if floor is None else sum(alike) / len(alike) < floor
-    held = pipe.guidance_of(source).in_words()
-    column = Column(source, im.to_pil(drawn), alike, foreign=foreign, guidance=held)
+    column = Column(source, im.to_pil(drawn), alike, foreign=foreign, guidance=guidance.in_words())
     if len(drawn) < 2:
         return column
     deviation = drawn.std(0, correction=1).mean(0, keepdim=True).clamp(max=1)  # [1,H,W]

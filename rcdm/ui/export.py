@@ -195,7 +195,9 @@ def _common(result: Result) -> list[Any]:
     steps = [] if result.steps is None else ["--steps", result.steps]
     seeds = ["--samples", len(result.seeds), "--seed", result.seeds[0]]
     loading = result.words or ("--checkpoint", result.checkpoint)
-    return [*loading, "--source", *result.sources, *seeds, *steps]
+    strength = getattr(result.job, "strength", None)
+    held = [] if strength is None else ["--guidance-strength", f"{strength:g}"]
+    return [*loading, "--source", *result.sources, *seeds, *steps, *held]
 
 
 def _options(job: Job) -> Mapping[str, Any]:
@@ -217,7 +219,8 @@ def link_of(result: Result) -> str:
     query += [("images", result.number)] + ([("steps", result.steps)] if result.steps is not None else [])
     query += [("seed", result.seeds[0])]
     query += [("example", result.photo)] if result.photo else []
-    query += [] if result.tab == FIRST_TAB else [("tab", result.tab), *result.own]
+    query += [] if result.tab == FIRST_TAB else [("tab", result.tab)]
+    query += result.own
     return "?" + urlencode(query, safe="/")
 
 

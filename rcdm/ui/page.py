@@ -17,6 +17,7 @@ from rcdm.ui.blocks import Page
 from rcdm.ui.controls import Controls, build_controls, caution_html, look_at
 from rcdm.ui.engine import DEVICE_QUEUE, Engine
 from rcdm.ui.examples import EXAMPLES, default_sources, examples_of
+from rcdm.ui.export import FIRST_TAB
 from rcdm.ui.guard import LARGEST_SEED, is_here
 from rcdm.ui.loaded import EXAMPLES_FOLDER
 from rcdm.ui.routes import TITLE, app_arguments
@@ -64,8 +65,8 @@ def _restore(page: gr.Blocks, engine: Engine, controls: Controls, tabs: gr.Tabs)
         updates = from_query(engine, request.query_params)
         if "example" not in request.query_params and photo and is_here(photo):
             updates[0] = photo
-        wish = request.query_params.get("tab", "")
-        updates.append(gr.Tabs(selected=wish) if wish in TABS else gr.skip())
+        wish = request.query_params.get("tab", FIRST_TAB)
+        updates.append(gr.Tabs(selected=wish) if wish in TABS and wish != FIRST_TAB else gr.skip())
         return updates + [
             own_from_query(control, request.query_params.get(key, "")) if tab == wish else gr.skip()
             for tab, key, control in own

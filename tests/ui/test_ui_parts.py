@@ -17,6 +17,8 @@ from starlette.datastructures import QueryParams
 
 import rcdm
 from rcdm.data import sprites
+from rcdm.diffusion.process import Process
+from rcdm.diffusion.regressor import Regressor, learn_source
 from rcdm.measures.attributes import Attributes, Kept, kept_by_draws
 from rcdm.measures.metrics import variance
 from rcdm.ui import (
@@ -100,6 +102,36 @@ def test_an_image_is_foreign_when_its_draws_are_less_alike_than_the_floor(loaded
         column = _run(job, loaded)[0]
         assert column.foreign is foreign
         assert ("foreign to this checkpoint" in sheet.sheet_html(PICTURE, [column], (0, 1))) is foreign
+
+
+def test_columns_are_held_as_was_chosen_or_all_alike(loaded: Loaded) -> None:
+    """Each asked strength draws what the pipeline draws with it, and headings, sheet, command and link say which."""
+    pipe, first = loaded.pipe, BOTH[0]
+    images = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    learnt = {name: learn_source(pipe.unet, pipe.sources, Process(pipe.scheduler), images, name) for name in BOTH}
+    pipe.use_regressor(Regressor.of(learnt, 16))
+    pipe.use_guidance(strengths={first: 2.0})
+    loaded.metrics = {"sources": {name: {"similarity_floor": {"value": 1.1}} for name in BOTH}}
+    headings = {None: ["regression 2", ""], 0.0: ["", ""], 1.0: ["regression 1", "regression 1"]}
+    foreign = {None: [True, True], 0.0: [None, True], 1.0: [None, None]}  # the floor is that of the guidance chosen
+    for strength, words in headings.items():
+        job = Columns(PICTURE, BOTH, (0, 1), 4, strength)
+        columns = _run(job, loaded)
+        for column in columns:
+            drawn = pipe(PICTURE, source=column.source, seeds=(0, 1), num_inference_steps=4, guidance_strength=strength)
+            assert [image.tobytes() for image in column.images] == [image.tobytes() for image in drawn.images]
+        assert [column.guidance for column in columns] == words
+        assert [column.foreign for column in columns] == foreign[strength]
+        html = " ".join(sheet.sheet_html(PICTURE, columns, (0, 1)).split())
+        alike = len(set(words)) == 1
+        assert ("nothing but what their representations hold." in html) is alike
+        assert ("how the draws are guided" in html) is not alike
+        (held,) = (name for name, value in compare.HELD.items() if value == strength)
+        own = () if strength is None else (("held", held),)
+        result = export.Result("tiny", job, PICTURE, columns, own=own)
+        said = "" if strength is None else f"--guidance-strength {strength:g} "
+        assert said in export.command_of(result) and bool(said) is ("guidance" in export.command_of(result))
+        assert (f"held={held}" in export.link_of(result)) is (strength is not None)
 
 
 def test_what_is_kept_stands_beside_its_null(loaded: Loaded) -> None:
@@ -464,7 +496,7 @@ def test_rows_pile_up_under_the_first(engine: Engine, tmp_path: Path) -> None:
     keys: list[str] = []
     for seed in range(8):
         wanted = controls.asked(engine, str(file), engine.settings.checkpoint, list(BOTH), 2, 1, seed)
-        *_, last = compare._draw(engine, None, wanted, keys)
+        *_, last = compare._draw(engine, None, wanted, "chosen", keys)
         html, keys = last[1], last[3]
         assert html.count('class="rcdm sheet"') == min(seed + 1, compare.MOST_ROWS) == len(keys)
         assert html.count("What stays the same") == 1
