@@ -324,7 +324,7 @@ def test_files_of_a_drawing_can_be_fetched_and_say_how_it_was_made(client: Clien
     sent.parent.mkdir(exist_ok=True)
     sent.write_bytes(photo.read_bytes())
     wanted = asked(engine, str(sent), engine.settings.checkpoint, BOTH, 3, 2, 5)
-    *_, last = compare._draw(engine, None, wanted, [])
+    *_, last = compare._draw(engine, None, wanted, "chosen", [])
     (key,) = last[3]
     result = engine.store.get(key)
     png, headers = _get(client, f"drawings/{key}.png")
