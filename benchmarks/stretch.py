@@ -57,8 +57,7 @@ def main() -> None:
     found: dict[str, Any] = {"images": len(images), "judge": judge.name, "real": real.to_json(), "scales": {}}
     print(f"{judge.name} sees real images right in {real.value:.2f} (N {len(images)})", flush=True)
     found["unconditional"] = unconditional(pipe, judge, images, labels, options.steps)
-    told = "  ".join(f"{name} {number['value']:.3f}" for name, number in found["unconditional"].items())
-    print(f"unconditional  {told}", flush=True)
+    print(f"unconditional  {told(found['unconditional'])}", flush=True)
     for way, guidance in ways(pipe, options):
         draws = []
         for source in options.sources or pipe.sources.names:
@@ -68,8 +67,7 @@ def main() -> None:
             numbers = measured(pipe, judge, source, h, drawn, images, labels)
             numbers["seconds_per_image"] = (time.monotonic() - begun) / len(drawn)
             found["scales"].setdefault(way, {})[source] = numbers
-            told = "  ".join(f"{name} {number['value']:.3f}" for name, number in numbers.items() if name[:3] != "sec")
-            print(f"guidance {way}  {source:28} {told}", flush=True)
+            print(f"guidance {way}  {source:28} {told(numbers)}", flush=True)
             shared = h[:SHARED].repeat_interleave(SEEDS, 0)
             seeds = list(range(SEEDS)) * (len(shared) // SEEDS)
             drawn = pipe.draw(shared, source, seeds, num_inference_steps=options.steps, **guidance).cpu()
@@ -77,8 +75,13 @@ def main() -> None:
         values = torch.stack(draws, 1)
         shares = {name: number.to_json() for name, number in variance_shares(values).items()}
         about = found["scales"][way]["shares"] = {**shares, "seed_told": seed_told(values).to_json()}
-        print("  ".join(f"{name} {number['value']:.3f}" for name, number in about.items()), flush=True)
+        print(told(about), flush=True)
         options.out.write_text(json.dumps(found, indent=1) + "\n")  # after each kind: it may be stopped between them
+
+
+def told(numbers: dict[str, Any]) -> str:
+    """Those that have a value, in a line."""
+    return "  ".join(f"{name} {one['value']:.3f}" for name, one in numbers.items() if isinstance(one, dict))
 
 
 def ways(pipe: rcdm.RCDMPipeline, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:

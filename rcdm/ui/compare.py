@@ -10,7 +10,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from rcdm.ui.controls import Asked, Controls, asked_here, keep, run_tab, wire
-from rcdm.ui.drawing import Columns, Progress
+from rcdm.ui.drawing import Column, Columns, Progress
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.exploring import Bits, Nearest
 from rcdm.ui.export import FIRST_TAB, Result
@@ -20,7 +20,7 @@ from rcdm.ui.shipped import shipped
 from rcdm.ui.store import key_of
 
 MOST_ROWS = 6
-HELD = {"chosen": None, "none": 0.0, "all": 1.0}
+GUIDED = {"chosen": None, "none": 0.0, "all": 1.0}
 """What a visitor may ask for -> strength of guidance by regression of every column."""
 TO_CONTROLS = "() => { document.querySelector('.controls').scrollIntoView({ behavior: 'smooth' }) }"
 
@@ -38,15 +38,15 @@ def build(engine: Engine, controls: Controls) -> None:
         stop = gr.Button("Stop", size="md", min_width=70, elem_id="stop")
         below_all = gr.Button("Image", size="md", min_width=70, elem_id="to-controls")  # seen on phones alone
     below_all.click(None, None, None, js=TO_CONTROLS, api_visibility="private")
-    held = gr.Radio(
+    guided = gr.Radio(
         [("guided as chosen", "chosen"), ("not guided", "none"), ("all guided alike", "all")], value="chosen",
-        label="Guidance of the draws", container=False, elem_id="held",
-        visible=_can_be_held(engine, engine.settings.checkpoint),
+        label="Guidance of the draws", container=False, elem_id="guidance",
+        visible=_can_be_guided(engine, engine.settings.checkpoint),
     )  # fmt: skip
-    controls.tabs.setdefault(FIRST_TAB, {})["held"] = held
+    controls.tabs.setdefault(FIRST_TAB, {})["guidance"] = guided
     words, opening, files, _ = _opening(engine, engine.settings.checkpoint)
     status, sheet, take = gr.HTML(words, elem_classes="told"), gr.HTML(opening, elem_id="sheet"), gr.HTML(files)
-    inputs, outputs = [*controls.inputs(), held, rows], [status, sheet, take, rows]
+    inputs, outputs = [*controls.inputs(), guided, rows], [status, sheet, take, rows]
 
     def draw(request: gr.Request, *values: Any) -> Iterator[Any]:
         yield from _draw(engine, request, asked_here(engine, values[:6]), values[6], [])
@@ -70,13 +70,13 @@ def build(engine: Engine, controls: Controls) -> None:
         api_visibility="private",
     )  # fmt: skip
     controls.checkpoint.change(
-        lambda name, now: gr.update(visible=(can := _can_be_held(engine, name)), value=now if can else "chosen"),
-        [controls.checkpoint, held], held, queue=False, api_visibility="private",
+        lambda name, now: gr.update(visible=(can := _can_be_guided(engine, name)), value=now if can else "chosen"),
+        [controls.checkpoint, guided], guided, queue=False, api_visibility="private",
     )  # fmt: skip
     _more(engine, controls)
 
 
-def _can_be_held(engine: Engine, checkpoint: str) -> bool:
+def _can_be_guided(engine: Engine, checkpoint: str) -> bool:
     """Whether draws of a checkpoint are guided, or can be."""
     pipe = engine[checkpoint].pipe
     return bool(pipe.guided_sources) or pipe.regressor is not None
@@ -87,15 +87,17 @@ def _next_seed(seed: float | None, number: int) -> int:
     return after if after <= LARGEST_SEED - int(number) else 0
 
 
-def _draw(engine: Engine, request: gr.Request, choices: Asked, held: str, above: list[str]) -> Iterator[Any]:
+def _draw(engine: Engine, request: gr.Request, choices: Asked, guided: str, above: list[str]) -> Iterator[Any]:
     """Draw one row below those `above`: status, sheets, what can be taken away, and the keys of all rows."""
-    job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps, HELD[held])
-    own = () if job.strength is None else (("held", held),)
+    job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps, GUIDED[guided])
+    own = () if job.strength is None else (("guidance", guided),)
     given, begun = choices.given, time.monotonic()
     kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
     task = f"{len(job.sources)} × {len(job.seeds)} images"
     top, first = Markup().join(_sheet(engine, result, i == 0) for i, result in enumerate(kept)), not kept
-    waiting = skeleton_html(given, job.sources, job.seeds, first=first)
+    ways = zip(job.sources, job.guidance(choices.loaded.pipe), strict=True)
+    empty = [Column(source, [], guidance=one.in_words()) for source, one in ways]
+    waiting = skeleton_html(given, empty, job.seeds, first=first)
     yield status_html(f"Drawing {task} …", 0), top + waiting, gr.skip(), gr.skip()
     for item in engine.run(choices.loaded.name, job, request):
         if isinstance(item, Progress):

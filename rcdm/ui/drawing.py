@@ -90,10 +90,15 @@ class Columns:
     def calls(self) -> int:
         return len(self.sources) * len(self.seeds) * self.steps
 
+    def guidance(self, pipe: RCDMPipeline) -> list[Guidance]:
+        """Of each column."""
+        if self.strength is None:
+            return [pipe.guidance_of(name) for name in self.sources]
+        return [Guidance(strength=self.strength)] * len(self.sources)
+
     def run(self, loaded: Loaded, show: Show, check: Check) -> list[Column]:
         pipe, names, count = loaded.pipe, self.sources, len(self.seeds)
-        own = [pipe.guidance_of(name) for name in names]
-        guidance = own if self.strength is None else [Guidance(strength=self.strength)] * len(names)
+        guidance = self.guidance(pipe)
         h = pipe.encode([self.picture] * len(names), names)  # [S,D], narrower rows end in zeros
         size = min(pipe.image_size, PREVIEW_PIXELS)
         canvas = torch.zeros(len(names) * count, 3, size, size)
@@ -110,7 +115,7 @@ class Columns:
             if due:
                 shown = time.monotonic()
                 parts = zip(names, canvas.split(count), guidance, strict=True)
-                columns = [Column(s, im.to_pil(part), guidance=held.in_words()) for s, part, held in parts]
+                columns = [Column(s, im.to_pil(part), guidance=one.in_words()) for s, part, one in parts]
                 show(Progress(f"step {done} of {total}", done / total, columns))
 
         drawn = pipe(
@@ -128,7 +133,7 @@ class Columns:
 
 
 def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor, guidance: Guidance) -> Column:
-    """Drawn images [K,3,H,W] of one source, h [D], perhaps padded, and how they were held to it -> their column."""
+    """Drawn images [K,3,H,W] of one source, h [D], perhaps padded, and how they were guided -> their column."""
     pipe = loaded.pipe
     encoded = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
     again = pipe.unet.standardise(pipe.encode(drawn, source), source)

@@ -196,8 +196,8 @@ def _common(result: Result) -> list[Any]:
     seeds = ["--samples", len(result.seeds), "--seed", result.seeds[0]]
     loading = result.words or ("--checkpoint", result.checkpoint)
     strength = getattr(result.job, "strength", None)
-    held = [] if strength is None else ["--guidance-strength", f"{strength:g}"]
-    return [*loading, "--source", *result.sources, *seeds, *steps, *held]
+    guidance = [] if strength is None else ["--guidance-strength", f"{strength:g}"]
+    return [*loading, "--source", *result.sources, *seeds, *steps, *guidance]
 
 
 def _options(job: Job) -> Mapping[str, Any]:

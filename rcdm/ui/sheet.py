@@ -65,9 +65,8 @@ def sheet_html(
     return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 
 
-def skeleton_html(given: Image.Image, sources: Sequence[str], seeds: Sequence[int], *, first: bool = True) -> Markup:
-    """The same places, still empty, so that nothing jumps when the first previews arrive."""
-    columns = [Column(source, []) for source in sources]
+def skeleton_html(given: Image.Image, columns: Sequence[Column], seeds: Sequence[int], *, first: bool = True) -> Markup:
+    """The same places for columns without images, so that nothing jumps when the first previews arrive."""
     about = {"first": first, "waiting": True, "meanings": MEANINGS, "abilities": None}
     return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 

@@ -283,24 +283,24 @@ def test_a_page_that_is_loaded_again_has_the_image_and_the_settings(page: Any, p
     page.wait_for_function("src => document.querySelector('.view img')?.src === src", arg=seen)
 
 
-def test_a_link_says_how_draws_are_held(page: Any, address: str) -> None:
-    """The choice is there for checkpoints that can hold draws; it is taken from the link and kept in it."""
-    assert not page.locator("#held").is_visible()  # of the tiny one nothing was learnt
-    page.goto(f"{address}?checkpoint=cifar10-32&source=supervised/backbone&images=2&steps=2&held=none")
-    page.locator("#held input[value=none]:checked").wait_for()
-    for held, words in (("none", ""), ("all", "· regression 1")):
-        page.locator(f"#held input[value={held}]").check()
+def test_a_link_says_how_draws_are_guided(page: Any, address: str) -> None:
+    """The choice is there for checkpoints that can guide draws; it is taken from the link and kept in it."""
+    assert not page.locator("#guidance").is_visible()  # of the tiny one nothing was learnt
+    page.goto(f"{address}?checkpoint=cifar10-32&source=supervised/backbone&images=2&steps=2&guidance=none")
+    page.locator("#guidance input[value=none]:checked").wait_for()
+    for guidance, words in (("none", ""), ("all", "· regression 1")):
+        page.locator(f"#guidance input[value={guidance}]").check()
         page.click("#draw")
         _finished(page)
-        page.wait_for_function("held => location.search.includes(`held=${held}`)", arg=held)
+        page.wait_for_function("way => location.search.includes(`guidance=${way}`)", arg=guidance)
         heading = page.locator("#sheet .columns section").first.inner_text()
         assert ("regression" in heading) is bool(words) and words in heading
     page.get_by_label("Checkpoint", exact=True).click()
     page.get_by_role("option", name="tiny").click()
-    page.wait_for_function("() => !document.querySelector('#held')?.offsetParent")
+    page.wait_for_function("() => !document.querySelector('#guidance')?.offsetParent")
     page.click("#draw")
     _finished(page)  # what was chosen for the other one would be refused
-    page.wait_for_function("() => !location.search.includes('held')")
+    page.wait_for_function("() => !location.search.includes('guidance')")
 
 
 def test_a_tab_draws_says_what_it_did_and_opens_by_its_link(page: Any, photo: Path) -> None:

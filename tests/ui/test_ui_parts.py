@@ -104,7 +104,7 @@ def test_an_image_is_foreign_when_its_draws_are_less_alike_than_the_floor(loaded
         assert ("foreign to this checkpoint" in sheet.sheet_html(PICTURE, [column], (0, 1))) is foreign
 
 
-def test_columns_are_held_as_was_chosen_or_all_alike(loaded: Loaded) -> None:
+def test_columns_are_guided_as_was_chosen_or_all_alike(loaded: Loaded) -> None:
     """Each asked strength draws what the pipeline draws with it, and headings, sheet, command and link say which."""
     pipe, first = loaded.pipe, BOTH[0]
     images = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
@@ -122,16 +122,18 @@ def test_columns_are_held_as_was_chosen_or_all_alike(loaded: Loaded) -> None:
             assert [image.tobytes() for image in column.images] == [image.tobytes() for image in drawn.images]
         assert [column.guidance for column in columns] == words
         assert [column.foreign for column in columns] == foreign[strength]
-        html = " ".join(sheet.sheet_html(PICTURE, columns, (0, 1)).split())
+        empty = [Column(name, [], guidance=one.in_words()) for name, one in zip(BOTH, job.guidance(pipe), strict=True)]
         alike = len(set(words)) == 1
-        assert ("nothing but what their representations hold." in html) is alike
-        assert ("how the draws are guided" in html) is not alike
-        (held,) = (name for name, value in compare.HELD.items() if value == strength)
-        own = () if strength is None else (("held", held),)
+        for markup in (sheet.sheet_html(PICTURE, columns, (0, 1)), sheet.skeleton_html(PICTURE, empty, (0, 1))):
+            html = " ".join(markup.split())
+            assert ("nothing but what their representations hold." in html) is alike
+            assert ("how the draws are guided" in html) is not alike
+        (way,) = (name for name, value in compare.GUIDED.items() if value == strength)
+        own = () if strength is None else (("guidance", way),)
         result = export.Result("tiny", job, PICTURE, columns, own=own)
         said = "" if strength is None else f"--guidance-strength {strength:g} "
         assert said in export.command_of(result) and bool(said) is ("guidance" in export.command_of(result))
-        assert (f"held={held}" in export.link_of(result)) is (strength is not None)
+        assert (f"guidance={way}" in export.link_of(result)) is (strength is not None)
 
 
 def test_what_is_kept_stands_beside_its_null(loaded: Loaded) -> None:
@@ -426,7 +428,7 @@ def test_requests_are_told_apart_by_everything_in_them() -> None:
 def test_a_skeleton_has_the_places_of_the_result() -> None:
     column = Column("a/b", [PICTURE] * 3, [0.5] * 3, mean=PICTURE, spread=PICTURE)
     full = sheet.sheet_html(PICTURE, [column, column], (0, 1, 2))
-    bare = sheet.skeleton_html(PICTURE, ["a/b", "a/b"], (0, 1, 2))
+    bare = sheet.skeleton_html(PICTURE, [Column("a/b", [])] * 2, (0, 1, 2))
     assert full.count("<figure>") == bare.count("<figure>") == 2 * 5 and bare.count("bone") == 10
 
 
@@ -500,6 +502,15 @@ def test_rows_pile_up_under_the_first(engine: Engine, tmp_path: Path) -> None:
         html, keys = last[1], last[3]
         assert html.count('class="rcdm sheet"') == min(seed + 1, compare.MOST_ROWS) == len(keys)
         assert html.count("What stays the same") == 1
+
+
+def test_columns_that_wait_for_images_say_how_they_will_be_guided(engine: Engine, tmp_path: Path) -> None:
+    file = _uploaded(PICTURE, tmp_path, "photo.png")
+    wanted = controls.asked(engine, str(file), engine.settings.checkpoint, list(BOTH), 2, 1, 0)
+    wanted.loaded.pipe.use_guidance({BOTH[0]: 2.0})
+    for way, differ in (("chosen", True), ("none", False)):
+        _, waiting, *_ = next(compare._draw(engine, None, wanted, way, []))
+        assert ("guidance 2" in waiting) is ("how the draws are" in waiting) is differ
 
 
 def test_the_calibration_of_a_checkpoint_is_shown(loaded: Loaded) -> None:
