@@ -23,6 +23,7 @@ from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
 from rcdm.networks.resolve import sources_of
 from rcdm.networks.sources import Sources, read_sources
 from rcdm.training.config import TrainingConfig
+from rcdm.training.deepening import deepened
 
 log = logging.getLogger(__name__)
 
@@ -68,18 +69,26 @@ def network_arguments(config: TrainingConfig) -> dict[str, Any]:
 def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
     """Copy the weights of a checkpoint's denoiser; sources that it does not know keep their initial ones.
 
-    Raises ValueError when there is no such checkpoint, or its U-Net is of another shape.
+    More residual blocks than it has begin as identities. Raises ValueError when there is no such checkpoint, or its
+    U-Net is of another shape otherwise.
     """
     folder = checkpoint_folder(checkpoint)
     if folder is None:
         raise ValueError(f"There is no checkpoint {checkpoint!r} to start from.")
-    own, theirs = unet.state_dict(), RepresentationUNet.from_pretrained(folder / "unet").float().state_dict()
+    learnt = RepresentationUNet.from_pretrained(folder / "unet").float()
+    own, theirs = unet.state_dict(), learnt.state_dict()
+    before, after = (one.unet.config.layers_per_block for one in (learnt, unet))
+    if before < after:
+        theirs = deepened(theirs, own, before, after)
+        log.warning(
+            "%s has %d residual blocks per resolution: the further ones begin as identities.", checkpoint, before
+        )
     if unet.config.coarse_size and theirs[FIRST].shape[1] + 3 == own[FIRST].shape[1]:
         theirs[FIRST] = F.pad(theirs[FIRST], (0, 0, 0, 0, 0, 3))
         log.warning("%s has no coarse images: their way in begins at zero.", checkpoint)
     fitting = {name: weight for name, weight in theirs.items() if name in own and weight.shape == own[name].shape}
     missing = [name for name in own if name not in fitting and not name.endswith(".coarse")]
-    if any(not name.startswith("projections.") for name in missing):
+    if before > after or any(not name.startswith("projections.") for name in missing):
         raise ValueError(
             f"The denoiser of {checkpoint} has another shape than this run's: give the --channels, --layers_per_block, "
             "--attention_resolutions, --patch_size and --coarse_size that its training.json names."

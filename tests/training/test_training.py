@@ -98,6 +98,26 @@ def test_a_run_can_start_from_the_weights_of_a_checkpoint(sources_dir, uninterru
         train(tiny(sources_dir, tmp_path / "wide", **changes, channels=(8, 24)))
 
 
+def test_a_run_that_starts_from_a_checkpoint_may_have_more_blocks_which_change_nothing_at_first(
+    sources_dir, uninterrupted, tmp_path, caplog
+):
+    changes = {"pretrained_model_name_or_path": str(uninterrupted), "learning_rate": 0.0, "max_train_steps": 2}
+    folder = train(tiny(sources_dir, tmp_path / "deep", **changes, layers_per_block=2))
+    assert "residual blocks per resolution: the further ones begin as identities" in caplog.text
+    x = torch.zeros(2, 3, 16, 16)
+    before, after = (
+        rcdm.load(one, device="cpu")(x, source="tiny/backbone", num_inference_steps=3, output_type="pt").images
+        for one in (uninterrupted, folder)
+    )
+    assert torch.allclose(before, after, atol=2e-3) and before.std() > 0.01
+    assert len(weights(folder)) > len(weights(uninterrupted))
+    changes["pretrained_model_name_or_path"] = str(
+        train(tiny(sources_dir, tmp_path / "even", channels=(8, 8), layers_per_block=2))
+    )
+    with pytest.raises(ValueError, match="another shape"):  # where all channels are alike every weight would fit
+        train(tiny(sources_dir, tmp_path / "shallow", **changes, channels=(8, 8)))
+
+
 def test_a_run_that_starts_from_a_checkpoint_may_have_other_sources(sources_dir, uninterrupted, tmp_path, caplog):
     changes = {"pretrained_model_name_or_path": str(uninterrupted), "learning_rate": 0.0, "max_train_steps": 2}
     folder = train(tiny(sources_dir, tmp_path / "next", **changes, sources=("tiny/backbone", "tiny/layer1")))
