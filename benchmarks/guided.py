@@ -119,7 +119,7 @@ def _row(
             left -= 16 * (time.process_time() - before)
         left -= jobs * steps * _seconds_per_step(shipped, h, source)
         shipped.use_guidance()
-        pipe = _trained(options, name, way, minutes, max(left, 1.0))
+        pipe = _trained(options, shipped, name, way, minutes, max(left, 1.0))
         if way in LED:
             _lead(pipe, name, LEARNT_FROM)
         about["trained_images"] = json.loads((_run_folder(options, name, way, minutes) / "training.json").read_text())[
@@ -166,7 +166,9 @@ def _run_folder(options: argparse.Namespace, name: str, way: str, minutes: float
     return folder
 
 
-def _trained(options: argparse.Namespace, name: str, way: str, minutes: float, seconds: float) -> RCDMPipeline:
+def _trained(
+    options: argparse.Namespace, shipped: RCDMPipeline, name: str, way: str, minutes: float, seconds: float
+) -> RCDMPipeline:
     """The checkpoint's denoiser, trained for a new source: all of it, or the projection alone."""
     folder = _run_folder(options, name, way, minutes)
     if not (folder / "model_index.json").is_file():
@@ -175,6 +177,7 @@ def _trained(options: argparse.Namespace, name: str, way: str, minutes: float, s
             sources=(name,),
             output_dir=str(folder),
             pretrained_model_name_or_path=options.checkpoint,
+            coarse_size=shipped.unet.config.coarse_size,
             only_projections=way == "projections",
             max_train_minutes=seconds / 60,
             train_batch_size=options.batch,

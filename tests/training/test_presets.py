@@ -1,6 +1,9 @@
 """Presets: the released architecture to the parameter, options beside them, and a denoiser that learns its variance."""
 
 import argparse
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,13 +19,32 @@ from rcdm.diffusion.process import random_numbers
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.training.config import PRESETS, TrainingConfig
 from rcdm.training.denoiser import train
-from rcdm.training.setup import by_place, network_arguments, rotation_of
+from rcdm.training.setup import by_place, network_arguments, rotation_of, start_from
 
 
 def built(preset: str, width: int = 2048) -> RepresentationUNet:
     config = TrainingConfig(sources_dir="s", output_dir="o", max_train_steps=1, **PRESETS[preset])
     with torch.device("meta"):
         return RepresentationUNet({"x/backbone": width}, **network_arguments(config))
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def test_commands_of_the_documents_that_begin_from_a_shipped_checkpoint_fit_its_denoiser():
+    """`start_from` raises for another shape."""
+    lines = [line for page in PAGES for line in page.read_text().replace("\\\n", " ").splitlines()]
+    commands = [line for line in lines if re.match(r"rcdm train .*--pretrained_model_name_or_path", line)]
+    parser = argparse.ArgumentParser()
+    add(parser)
+    for command in commands:
+        words = shlex.split(command, comments=True)[2:]
+        config = TrainingConfig(**given(parser.parse_args(words), TrainingConfig))
+        start_from(
+            RepresentationUNet({"x/backbone": 8}, **network_arguments(config)), config.pretrained_model_name_or_path
+        )
+    assert len(commands) >= 3
 
 
 def shapes(unet: torch.nn.Module) -> dict[str, torch.Size]:
