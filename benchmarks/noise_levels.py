@@ -17,7 +17,7 @@ import rcdm
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import Process, add_noise, network_input
-from rcdm.diffusion.spaced import POWER
+from rcdm.diffusion.spaced import spaced
 from rcdm.measures.faithfulness import encode_all
 from rcdm.measures.judge import Evaluator
 from rcdm.measures.metrics import mean
@@ -56,11 +56,11 @@ def denoised(pipe: RCDMPipeline, images: Tensor, h: Tensor | None, source: str, 
     """Images [N,3,S,S] with noise of ln SNR `level`, denoised in so many steps with h [N,D] -> [N,3,S,S]."""
     process, space = Process(pipe.scheduler), pipe.unet.space
     start = int((process.logsnr() - level).abs().argmin())
-    times = {max(0, round((start + 1) * (1 - i / steps) ** POWER) - 1) for i in range(steps)}
+    times = spaced(start + 1, min(steps, start + 1))
     drawn = []
     for part in torch.arange(len(images)).split(BATCH):
         scheduler = copy.deepcopy(pipe.scheduler)
-        scheduler.set_timesteps(timesteps=sorted(times, reverse=True))
+        scheduler.set_timesteps(timesteps=times)
         x0 = space.encode(images[part])
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(int(part[0])))
         x = add_noise(x0, noise, *process.levels(start))
