@@ -249,15 +249,36 @@ def random_numbers(
 ) -> tuple[Tensor, Tensor]:
     """Image numbers of a run -> normal noise [B,*shape] and two uniform numbers each [B,2].
 
-    Every image has a stream of its own, so that it does not matter how a batch is divided among processes.
+    Every image has a stream of its own, so that it does not matter how a batch is divided among processes. Number k of
+    a stream is a hash of k (SplitMix64, Steele, Lea & Flood 2014), and normal ones come from two (Box & Muller 1958):
+    all of a batch are computed at once, on any device alike up to rounding.
     """
-    stream = torch.Generator(device)
-    noise, uniform = torch.empty(len(images), *shape, device=device), torch.empty(len(images), 2, device=device)
-    for k, number in enumerate(images):
-        stream.manual_seed((seed + 1) * 1_000_003 + number)
-        torch.rand(2, generator=stream, out=uniform[k])
-        torch.randn(tuple(shape), generator=stream, out=noise[k])
-    return noise, uniform
+    starts = torch.tensor([(seed + 1) * 1_000_003 + number for number in images], dtype=torch.int64, device=device)
+    wanted = math.prod(shape)
+    places = torch.arange(1, 2 + (wanted + 1) // 2, device=device)
+    words = _mixed(_mixed(starts)[:, None] + places * _GAMMA)  # [B, 1 + half of the normal numbers]
+    halves = torch.stack([_shifted(words, 32), words & 0xFFFFFFFF], -1)
+    uniform = (_shifted(halves[:, 0], 8) * 2.0**-24).float()
+    radius = (-2 * ((halves[:, 1:, 0].float() + 0.5) * 2.0**-32).log()).sqrt()
+    angle = halves[:, 1:, 1].float() * (2 * math.pi * 2.0**-32)
+    noise = torch.stack([radius * angle.cos(), radius * angle.sin()], -1).flatten(1)
+    return noise[:, :wanted].reshape(len(images), *shape), uniform
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """SplitMix64's finaliser, elementwise on int64, which torch multiplies modulo 2^64."""
+    words = (words ^ _shifted(words, 30)) * -0x40A7B892E31B1A47
+    words = (words ^ _shifted(words, 27)) * -0x6B2FB644ECCEEE15
+    return words ^ _shifted(words, 31)
+
+
+def _shifted(words: Tensor, bits: int) -> Tensor:
+    """Each int64 as 64 bits, shifted right; zeros come in."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
+
+
+_GAMMA = -0x61C8864680B583EB
+"""2^64 over the golden ratio, as a signed number: the distance of SplitMix64's states."""
 
 
 def spread_evenly(seed: int, images: Sequence[int]) -> Tensor:

@@ -79,6 +79,7 @@ def _train(config: TrainingConfig) -> Path:
         project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
     )
     torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
     remember_left_out(Path(config.output_dir), dataset)
     sources = sources_for(config).to(accelerator.device)
@@ -98,10 +99,10 @@ def _train(config: TrainingConfig) -> Path:
             config.max_train_steps,
         )
     run.loop()
+    folder = run.export()
     speed = run.speed()
     if accelerator.is_main_process:
         log.warning("%s", speed)
-    folder = run.export()
     accelerator.end_training()
     return folder
 

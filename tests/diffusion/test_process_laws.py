@@ -3,10 +3,13 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from scipy import stats
 
 from rcdm.diffusion.process import (
+    _GAMMA,
     Process,
     VelocityError,
+    _mixed,
     network_input,
     random_numbers,
     scheduler_named,
@@ -162,6 +165,32 @@ def test_noises_differ_between_seeds_and_images_and_repeat():
     many = torch.cat([random_numbers(seed, range(50), (2,), CPU)[0] for seed in range(4)])
     assert len(many.unique(dim=0)) == 200
     assert uniform.min() >= 0 and uniform.max() < 1
+
+
+def test_streams_are_those_of_splitmix64():
+    """The first numbers that the authors' own code gives for the state 1234567."""
+    states = torch.tensor([1234567]) + torch.arange(1, 4) * _GAMMA
+    assert [word % 2**64 for word in _mixed(states).tolist()] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+def test_noise_is_normal_and_uniform_numbers_are_uniform():
+    noise, uniform = random_numbers(1, range(400), (3, 16, 16), CPU)
+    assert stats.kstest(noise.flatten()[::7].numpy(), "norm").pvalue > 1e-3
+    assert stats.kstest(uniform.flatten().numpy(), "uniform").pvalue > 1e-3
+    pixels = noise.flatten(1)  # [400, 768]
+    for first, second in ((pixels[:, ::2], pixels[:, 1::2]), (pixels[:-1], pixels[1:]), (pixels, pixels.roll(2, 1))):
+        assert abs(stats.pearsonr(first.flatten(), second.flatten())[0]) < 4 / first.numel() ** 0.5
+        assert abs(stats.pearsonr(first.flatten() ** 2, second.flatten() ** 2)[0]) < 4 / first.numel() ** 0.5
+    assert abs(stats.pearsonr(noise[:, 0, 0, 0], uniform[:, 0])[0]) < 4 / 20
+
+
+def test_an_odd_number_of_values_is_the_beginning_of_an_even_one():
+    odd, even = (random_numbers(0, [7], (n,), CPU)[0] for n in (5, 6))
+    assert torch.equal(odd, even[:, :5]) and odd.shape == (1, 5)
 
 
 def test_neighbouring_seeds_share_no_image():
