@@ -29,17 +29,18 @@ def built(preset: str, width: int = 2048) -> RepresentationUNet:
 
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "checkpoints").glob("*/README.md")))
 
 
 def test_commands_of_the_documents_that_begin_from_a_shipped_checkpoint_fit_its_denoiser():
     """`start_from` raises for another shape."""
     lines = [line for page in PAGES for line in page.read_text().replace("\\\n", " ").splitlines()]
-    commands = [line for line in lines if re.match(r"rcdm train .*--pretrained_model_name_or_path", line)]
+    begins = r"(?:\w+=\w+ )*(?:rcdm train|python train_rcdm\.py) (.*--pretrained_model_name_or_path [a-z].*)"  # not a NAME
+    commands = [found[1] for line in lines if (found := re.match(begins, line))]
     parser = argparse.ArgumentParser()
     add(parser)
     for command in commands:
-        words = shlex.split(command, comments=True)[2:]
+        words = shlex.split(command, comments=True)
         config = TrainingConfig(**given(parser.parse_args(words), TrainingConfig))
         start_from(
             RepresentationUNet({"x/backbone": 8}, **network_arguments(config)), config.pretrained_model_name_or_path
