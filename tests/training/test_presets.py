@@ -35,7 +35,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 def test_commands_of_the_documents_that_begin_from_a_shipped_checkpoint_fit_its_denoiser():
     """`start_from` raises for another shape."""
     lines = [line for page in PAGES for line in page.read_text().replace("\\\n", " ").splitlines()]
-    begins = r"(?:\w+=\w+ )*(?:rcdm train|python train_rcdm\.py) (.*--pretrained_model_name_or_path [a-z].*)"  # not a NAME
+    begins = r"(?:\w+=\w+ )*(?:rcdm train|python train_rcdm\.py) (.*--pretrained_model_name_or_path [a-z].*)"
     commands = [found[1] for line in lines if (found := re.match(begins, line))]
     parser = argparse.ArgumentParser()
     add(parser)
