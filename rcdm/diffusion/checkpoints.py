@@ -43,7 +43,7 @@ def load(name: str | Path, *, device: torch.device | str | None = None, schedule
         folder = find(name)
     keep_freed_memory()
     pipe = RCDMPipeline.from_pretrained(folder)
-    pipe.unet.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)  # 3 to 10 % faster on a CPU
+    pipe.unet.float().eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     if scheduler is not None:
         pipe.use_scheduler(scheduler)
