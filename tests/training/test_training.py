@@ -148,6 +148,16 @@ def test_what_draws_can_be_led_by_is_learnt_of_the_finished_denoiser_and_leads_n
     assert not torch.allclose(pipe.draw(h, source, [0, 1], guidance_strength=1), draws[0], atol=0.01)
 
 
+def test_a_checkpoint_is_complete_before_its_speed_is_measured(sources_dir, uninterrupted, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_Run, "speed", interrupted)
+        train(tiny(sources_dir, tmp_path / "run"))
+    assert same(tmp_path / "run", uninterrupted)
+
+
 def test_a_checkpoint_is_complete_before_what_leads_its_draws_is_learnt(
     sources_dir, uninterrupted, tmp_path, monkeypatch, caplog
 ):
