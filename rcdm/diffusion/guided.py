@@ -24,7 +24,7 @@ from rcdm.diffusion.methods import METHOD, PARTICLES, refuse_method
 from rcdm.diffusion.particles import twisted
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.prior import load_prior
-from rcdm.diffusion.process import Process, scheduler_named
+from rcdm.diffusion.process import SPACED, Process, scheduler_named
 from rcdm.diffusion.regression import LEVELS
 from rcdm.networks.resolve import sources_of
 from rcdm.networks.sources import Sources
@@ -32,7 +32,7 @@ from rcdm.networks.sources import Sources
 STEPS = 40
 """Denoising steps of a guided draw where a call names none."""
 
-FEWEST, MOST = 64, 256
+FEWEST, MOST = 48, 256
 """Images of the prior that standardise h, tell how far apart two images are and are regressed on."""
 
 AFFORDABLE = 4e12
@@ -41,8 +41,12 @@ AFFORDABLE = 4e12
 MOVED = 16
 """How many of them are moved by a pixel."""
 
-PRIOR_STEPS = 10
-"""Of those images: this is waited for."""
+PRIOR_STEPS = 8
+"""Of those images, by the sampler of our checkpoints: this is waited for.
+
+Ancestral DDPM, which guided draws take, would leave them soft in so few: in 10, 16 images of `cifar10-32` have a
+standard deviation of 0.30, in 8 of this one 0.42, as in 40 of DDPM; test images 0.51.
+"""
 
 TRIED, TRIED_STEPS = 16, 20
 """One of 16 of those images is drawn again with each strength that is tried, with the same noise, in so many steps."""
@@ -217,9 +221,10 @@ def guided(
     device = device or best_device()
     keep_freed_memory()
     unet = GuidedUNet(found.unet, Process(found.scheduler), sources.to(device), method, particles)
+    of_guided = scheduler_named(found.scheduler, scheduler or "ddpm")
     pipe = GuidedPipeline(
-        unet.float().eval().requires_grad_(False),
-        scheduler_named(found.scheduler, "ddpm"),
+        unet.float().eval().requires_grad_(False).to(memory_format=torch.channels_last),  # a tenth faster on a CPU
+        scheduler_named(found.scheduler, SPACED),
         sources,
         trained_on=found.trained_on,
         prior=str(found.folder),
@@ -229,8 +234,7 @@ def guided(
     n = _affordable(pipe)
     on_progress(f"{n} images of the prior, to learn from")
     images = pipe.draw(None, None, range(_FIRST_SEED, _FIRST_SEED + n), num_inference_steps=PRIOR_STEPS)
-    if scheduler is not None:
-        pipe.use_scheduler(scheduler)
+    pipe.register_modules(scheduler=of_guided)
     for source in sources.names:
         on_progress(f"{source}: what noisy images say of it, and how closely it is to be held")
         pipe.guidance[source] = _hold(pipe, images, source)

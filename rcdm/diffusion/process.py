@@ -145,11 +145,11 @@ def velocity_scheduler() -> SchedulerMixin:
 def scheduler_names(scheduler: SchedulerMixin) -> dict[str, str]:
     """Short name -> class of diffusers or of ours, of every sampler for the denoiser that this scheduler belongs to."""
     names = {name for name in scheduler._compatibles if name not in _OF_OTHER_NETWORKS}
-    names |= {_SPACED} if DPMSolverMultistepScheduler.__name__ in names else set()
+    names |= {SPACED} if DPMSolverMultistepScheduler.__name__ in names else set()
     return {_short(name): name for name in sorted(names)}
 
 
-_SPACED = SpacedDPMSolverScheduler.__name__
+SPACED = SpacedDPMSolverScheduler.__name__
 
 
 _OF_OTHER_NETWORKS = ("EDMEulerScheduler",)
@@ -176,7 +176,7 @@ def scheduler_named(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
     if type(scheduler).__name__ == chosen:
         return copy.deepcopy(scheduler)
     try:
-        return _with_noise_of(scheduler, SpacedDPMSolverScheduler if chosen == _SPACED else getattr(diffusers, chosen))
+        return _with_noise_of(scheduler, SpacedDPMSolverScheduler if chosen == SPACED else getattr(diffusers, chosen))
     except ImportError as error:
         raise ValueError(f"{name} needs a library that is not installed: {str(error).strip()}") from error
 
