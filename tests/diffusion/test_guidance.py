@@ -11,6 +11,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 import rcdm
+from rcdm.diffusion import guided
 from rcdm.diffusion.methods import METHODS
 from rcdm.diffusion.prior import load_prior
 from rcdm.measures.parts import weights_digest
@@ -82,6 +83,18 @@ def test_without_h_a_guided_pipeline_is_its_prior(pipes, tiny_checkpoint):
     free = prior.draw(None, None, [0, 1], num_inference_steps=4)
     for pipe in pipes.values():
         assert torch.equal(pipe.draw(None, None, [0, 1], num_inference_steps=4), free)
+
+
+@pytest.mark.parametrize("scheduler", [None, "euler"])
+def test_images_to_learn_from_are_those_of_the_sharper_sampler_whatever_draws(tiny_checkpoint, monkeypatch, scheduler):
+    own, seen = guided._hold, []
+    monkeypatch.setattr(guided, "_hold", lambda pipe, images, source: seen.append(images) or own(pipe, images, source))
+    prior = rcdm.load(tiny_checkpoint, scheduler="spaced-dpmsolver")
+    pipe = rcdm.guided(tiny_checkpoint, prior.sources.only([BACKBONE]), scheduler=scheduler)
+    seeds = range(guided._FIRST_SEED, guided._FIRST_SEED + 4)
+    wanted = prior.draw(None, None, seeds, num_inference_steps=guided.PRIOR_STEPS)
+    assert torch.allclose(seen[0][:4], wanted, atol=1e-5)
+    assert type(pipe.scheduler).__name__ == ("EulerDiscreteScheduler" if scheduler else "DDPMScheduler")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -198,6 +211,8 @@ def test_other_refusals(tiny_checkpoint, pipes, tmp_path, foreign):
         rcdm.guided(tiny_checkpoint, sources, method="ddrm")
     with pytest.raises(ValueError, match="at least 1"):
         rcdm.guided(tiny_checkpoint, sources, particles=0)
+    with pytest.raises(ValueError, match="no sampler"):
+        rcdm.guided(tiny_checkpoint, sources, scheduler="ddrm")
     with pytest.raises(ValueError, match="no prior"):
         rcdm.guided("official/simclr-backbone", sources)
     with pytest.raises(ValueError, match="learnt"):
