@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from rcdm.data.dataset_protocol import Dataset
+from rcdm.data.dataset_protocol import Batch, Dataset
 from rcdm.measures.metrics import Number, bootstrap, nearest
-from rcdm.measures.parts import weights_digest
+from rcdm.measures.parts import part, weights_digest
 from rcdm.measures.probes import logistic_regression
 from rcdm.measures.processes import over_processes
 from rcdm.networks.representation import RepresentationSource
@@ -46,19 +46,26 @@ class Evaluator:
         self.name = source.name
         self.digest = weights_digest(source)
         batches = [dataset.batch(step, 500) for step in range(max(1, min(n, dataset.n_train or n) // 500))]
-        training = torch.cat([self.features(batch.images) for batch in batches])
+        training = torch.cat(list(over_processes(batches, self._looked_at))).to(self._device)
         labels = torch.cat([batch.labels for batch in batches]).to(training.device)
         self._mean, self._std = training.mean(0), training.std(0).clamp(min=1e-6)
         self._classes = dataset.classes
         self._probe = logistic_regression(self._standardise(training), labels, dataset.classes, 1e-4)
         self._training = F.normalize(training, dim=1)
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.source.parameters()).device
+
+    def _looked_at(self, batch: Batch) -> Tensor:
+        """Features of training images: a part, as they are asked for again whenever an evaluation goes on."""
+        return part("judge", {"network": self.digest, "images": batch.images}, lambda: self.features(batch.images))
+
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """[N,3,H,W] in [-1,1] -> [N,D], raw."""
-        device = next(self.source.parameters()).device
-        parts = over_processes(images.split(500), lambda chunk: self.source(chunk.to(device)))
-        return torch.cat(list(parts)).to(device)
+        parts = over_processes(images.split(500), lambda chunk: self.source(chunk.to(self._device)))
+        return torch.cat(list(parts)).to(self._device)
 
     def directions(self, images: Tensor) -> Tensor:
         """[N,3,H,W] in [-1,1] -> features of unit length [N,D]: a few large ones would drown every distance."""

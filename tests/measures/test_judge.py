@@ -11,6 +11,7 @@ from rcdm import cli
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.model_card import markdown_tables
 from rcdm.measures.judge import Evaluator, is_sister
+from rcdm.measures.parts import Parts, keeping
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,17 @@ def held_out(n: int) -> torch.Tensor:
 
 def noise(n: int) -> torch.Tensor:
     return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_training_images_are_looked_at_once_where_an_evaluation_goes_on(tiny_checkpoint, judge, tmp_path, monkeypatch):
+    source, data = rcdm.load_source(f"{tiny_checkpoint}/tiny/backbone"), load_dataset("sprites", 16)
+    with keeping(Parts(tmp_path / "parts")):
+        Evaluator(source, data, n=1000)
+        monkeypatch.setattr(Evaluator, "features", None)
+        again = Evaluator(source, data, n=1000)
+    monkeypatch.undo()
+    assert torch.equal(again.classes(held_out(200)), judge.classes(held_out(200)))
+    assert again.copying(noise(50), held_out(50)) == judge.copying(noise(50), held_out(50))
 
 
 def test_kid_is_nothing_for_two_halves_of_the_data_and_large_for_noise(judge):
