@@ -7,7 +7,13 @@ import dataclasses
 from pathlib import Path
 
 from rcdm.cli.guiding import add_prior_options, refuse_prior
-from rcdm.cli.options import add_backbone_option, add_guidance_option, add_scheduler_option, wait_for_torch
+from rcdm.cli.options import (
+    add_backbone_option,
+    add_guidance_option,
+    add_precision_option,
+    add_scheduler_option,
+    wait_for_torch,
+)
 from rcdm.cli.refusals import refuse_checkpoint, refuse_data
 from rcdm.diffusion.places import INSTALLED, checkpoint_folder
 from rcdm.networks.catalogue import JUDGE
@@ -39,6 +45,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=None, help="denoising steps; the checkpoint's own if not given")
     add_scheduler_option(parser)
+    add_precision_option(parser)
     add_guidance_option(parser)
     parser.add_argument("--out", type=Path, default=None, help="folder for metrics.json; the checkpoint's if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")

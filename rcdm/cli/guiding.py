@@ -59,6 +59,7 @@ def pipeline_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
         particles=options.particles,
         device=options.device,
         scheduler=options.scheduler,
+        mixed_precision=options.mixed_precision,
         on_progress=announce,
     )
     options.source = list(sources.names) if options.source else []
@@ -69,7 +70,8 @@ def checkpoint_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
     """The pipeline of the checkpoint `name`, with the sampler and the guidance of the options."""
     import rcdm
 
-    return _led(options, rcdm.load(name, device=options.device, scheduler=options.scheduler))
+    pipe = rcdm.load(name, device=options.device, scheduler=options.scheduler, mixed_precision=options.mixed_precision)
+    return _led(options, pipe)
 
 
 def _led(options: argparse.Namespace, pipe: RCDMPipeline) -> RCDMPipeline:

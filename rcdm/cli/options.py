@@ -76,6 +76,7 @@ def add_drawing_options(parser: argparse.ArgumentParser, *, samples: int | None)
         "--steps", type=positive, default=None, help="denoising steps; the checkpoint's own if not given"
     )
     add_scheduler_option(parser)
+    add_precision_option(parser)
     add_guidance_option(parser)
     parser.add_argument(
         "--full-resolution",
@@ -113,6 +114,17 @@ def add_scheduler_option(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         default=None,
         help="sampler of diffusers, such as ddim, euler, heun or uni-pc; the checkpoint's own if not given",
+    )
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """What the denoiser computes in."""
+    parser.add_argument(
+        "--mixed-precision",
+        choices=("no", "bf16"),
+        default="no",
+        help="bf16: the denoiser in bfloat16, about twice as fast on GPUs of 2020 and later and on CPUs that have it, "
+        "slower on others; a draw changes by less than one of 255 levels in the mean",
     )
 
 

@@ -61,6 +61,7 @@ def draw_grid(options: argparse.Namespace) -> None:
         "seeds": seeds,
         "steps": steps,
         "scheduler": type(pipe.scheduler).__name__,
+        "mixed_precision": pipe.unet.mixed_precision,
         "sources": sources,
         "draws": numbers,
     }

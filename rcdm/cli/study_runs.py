@@ -86,6 +86,7 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
         ("backbone", options.backbone),
         ("data", options.data),
         ("scheduler", options.scheduler),
+        ("mixed-precision", options.mixed_precision if options.mixed_precision != "no" else None),
         ("guidance-scale", options.guidance_scale),
         ("guidance-strength", options.guidance_strength),
     ):

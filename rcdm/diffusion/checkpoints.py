@@ -28,12 +28,19 @@ def world_of(pipe: RCDMPipeline) -> Path | None:
     return checkpoint_folder(pipe.config.prior) if pipe.config.get("prior") else folder_of(pipe)
 
 
-def load(name: str | Path, *, device: torch.device | str | None = None, scheduler: str | None = None) -> RCDMPipeline:
+def load(
+    name: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    scheduler: str | None = None,
+    mixed_precision: str = "no",
+) -> RCDMPipeline:
     """A shipped name, a folder or a name of the hub -> RCDMPipeline in float32, on a GPU if there is one.
 
     `official/simclr-backbone` and its like are the networks released with the paper: downloaded and converted once.
-    `scheduler` draws with another one of diffusers than the checkpoint's own (`RCDMPipeline.use_scheduler`). Raises
-    ValueError, listing what there is, when a name means nothing.
+    `scheduler` draws with another one of diffusers than the checkpoint's own (`RCDMPipeline.use_scheduler`);
+    `mixed_precision` "bf16" draws with the U-Net in bfloat16. Raises ValueError, listing what there is, when a name
+    means nothing.
     """
     if checkpoint_folder(name) is None and str(name).startswith("official/"):
         from rcdm.diffusion.official.released import official_folder
@@ -47,6 +54,7 @@ def load(name: str | Path, *, device: torch.device | str | None = None, schedule
     pipe.set_progress_bar_config(disable=True)
     if scheduler is not None:
         pipe.use_scheduler(scheduler)
+    pipe.unet.use_mixed_precision(mixed_precision)
     return pipe.to(device or best_device())
 
 

@@ -206,14 +206,16 @@ def guided(
     particles: int = PARTICLES,
     device: torch.device | str | None = None,
     scheduler: str | None = None,
+    mixed_precision: str = "no",
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> GuidedPipeline:
     """A prior and networks -> a pipeline that draws images of given representations; seconds to a minute on a CPU.
 
     `prior`: a checkpoint of ours, or a pipeline folder of diffusers with an unconditional UNet2DModel on pixels.
     `sources`: those of any pipeline, or what `sources_of` reads: a checkpoint file, a published name. `method`: one of
-    METHODS; `particles`: of each draw with tds. `scheduler` is another sampler than ancestral DDPM. `on_progress` is
-    told what is being done. Raises ValueError for what is no prior or no network.
+    METHODS; `particles`: of each draw with tds. `scheduler` is another sampler than ancestral DDPM; `mixed_precision`
+    "bf16" has the prior's U-Net in bfloat16. `on_progress` is told what is being done. Raises ValueError for what is no
+    prior or no network.
     """
     refuse_method(method, particles)
     found = load_prior(prior)
@@ -221,6 +223,7 @@ def guided(
     device = device or best_device()
     keep_freed_memory()
     unet = GuidedUNet(found.unet, Process(found.scheduler), sources.to(device), method, particles)
+    unet.use_mixed_precision(mixed_precision)
     of_guided = scheduler_named(found.scheduler, scheduler or "ddpm")
     pipe = GuidedPipeline(
         unet.float().eval().requires_grad_(False),

@@ -137,10 +137,11 @@ def _led_and_plain(sources: Mapping[str, Any]) -> dict[str, Any]:
 def markdown_tables(metrics: dict[str, Any]) -> str:
     """metrics.json as two Markdown tables: source x faithfulness, and source x attribute."""
     sources = metrics["sources"]
+    half = "; drawn in bfloat16" if metrics.get("mixed_precision", "no") != "no" else ""
     lines = [
         f"Gallery of {metrics['n']} held-out images, one draw each; retention on {metrics['retention_images']} images "
         f"x {metrics['retention_draws']} draws; {metrics['num_inference_steps']} steps; probes learnt on "
-        f"{metrics['probe_images']} training images.",
+        f"{metrics['probe_images']} training images{half}.",
         "",
         "| source | cycle error (95 %) | shuffled | shifted 1 px | MRR (95 %) | R@1 | chance MRR |",
         "|---|---|---|---|---|---|---|",

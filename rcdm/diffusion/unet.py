@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,9 @@ from rcdm.diffusion.image_space import PIXELS, ImageSpace, space_of
 from rcdm.diffusion.whitening import whiten
 from rcdm.networks.checked_files import check_finite
 from rcdm.networks.sources import runs
+
+PRECISIONS = ("no", "bf16")
+"""Of drawing: float32, or the U-Net in bfloat16."""
 
 
 @dataclass
@@ -99,6 +103,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         coarse_size: int = 0,
     ) -> None:
         super().__init__()
+        self.mixed_precision = PRECISIONS[0]
         self.register_to_config(space=dict(space))
         self.space: ImageSpace = space_of(space)
         self.unet = UNet2DModel(**unet_config)
@@ -136,6 +141,15 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
     def image_size(self) -> int:
         """Height and width of the images it draws, in pixels."""
         return self.space.image_size(self.unet.config.sample_size)
+
+    def use_mixed_precision(self, name: str) -> None:
+        """`bf16`: draw with the U-Net in bfloat16, about twice as fast where the hardware has it; `no`: in float32.
+
+        What h says of an image, and the steps between two calls, stay in float32. ValueError for another name.
+        """
+        if name not in PRECISIONS:
+            raise ValueError(f"There is no mixed precision {name!r}; choose one of {', '.join(PRECISIONS)}.")
+        self.mixed_precision = name
 
     def set_statistics(self, source: str, mean: Tensor, std: Tensor) -> None:
         """Remember the training mean and deviation [D] of a source; the forward pass standardises with them."""
@@ -186,7 +200,10 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         if side:
             enlarged = F.interpolate(GAIN * coarse.to(x.dtype), x.shape[2:], mode="bilinear")
             x = torch.cat([x, enlarged], 1)
-        out = self.space.from_network(self.unet(x, timestep, class_labels=embedding).sample)
+        half = self.mixed_precision == "bf16"  # else whoever calls may have a precision of his own, as in training
+        with torch.autocast(x.device.type, torch.bfloat16) if half else nullcontext():
+            out = self.unet(x, timestep, class_labels=embedding).sample
+        out = self.space.from_network(out.to(sample.dtype) if half else out)
         return RepresentationUNetOutput(sample=out) if return_dict else (out,)
 
     def with_and_without(

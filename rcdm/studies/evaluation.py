@@ -64,6 +64,7 @@ def evaluate(
     attributes = _attributes(pipe, evaluator, class_readers)
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
     result["scheduler"] = type(pipe.scheduler).__name__
+    result["mixed_precision"] = pipe.unet.mixed_precision
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
 
     if size.guidance_images:

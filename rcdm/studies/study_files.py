@@ -197,7 +197,8 @@ def identity_of(pipe: RCDMPipeline) -> str:
 
 
 def _sampler(pipe: RCDMPipeline) -> str:
-    return f"{type(pipe.scheduler).__name__} {_config_digest(pipe.scheduler.config)}"
+    words = f"{type(pipe.scheduler).__name__} {_config_digest(pipe.scheduler.config)}"
+    return words if pipe.unet.mixed_precision == "no" else f"{words} {pipe.unet.mixed_precision}"
 
 
 def _settings(pipe: RCDMPipeline, run: StudyRun) -> dict[str, Any]:

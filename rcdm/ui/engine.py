@@ -44,7 +44,13 @@ class Engine:
     def __init__(self, settings: Settings, *, device: str | None = None) -> None:
         self.settings = settings
         names = [settings.checkpoint, *(name for name in available() if name != settings.checkpoint)]
-        self.shelf = Shelf(names, max_bytes=settings.model_mib * 2**20, data=settings.data, device=device)
+        self.shelf = Shelf(
+            names,
+            max_bytes=settings.model_mib * 2**20,
+            data=settings.data,
+            device=device,
+            mixed_precision=settings.mixed_precision,
+        )
         self.store = Store(settings.result_mib * 2**20, settings.keep_minutes * 60)
         self.shipped: dict[str, Any] = {}
         """Key -> a finished drawing that a checkpoint carries; these are never forgotten."""

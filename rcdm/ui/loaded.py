@@ -55,7 +55,9 @@ class Loaded:
     """
 
     def __init__(self, name: str, pipe: RCDMPipeline, data: str = "", words: Sequence[str] = ()) -> None:
-        self.name, self.pipe, self.words = name, pipe, tuple(words) or ("--checkpoint", name)
+        precision = pipe.unet.mixed_precision
+        usual = () if precision == "no" else ("--mixed-precision", precision)
+        self.name, self.pipe, self.words = name, pipe, (*(words or ("--checkpoint", name)), *usual)
         self.data = data or ("sprites" if pipe.config.trained_on == "sprites" else "")
         self._banks: dict[str, Tensor] = {}
         self.ways: dict[str, dict[str, Tensor]] = {}
@@ -146,9 +148,15 @@ class Shelf:
     """Loaded checkpoints by name, the least recently used given up when all together pass `max_bytes`."""
 
     def __init__(
-        self, names: Sequence[str], *, max_bytes: int, data: str = "", device: torch.device | str | None = None
+        self,
+        names: Sequence[str],
+        *,
+        max_bytes: int,
+        data: str = "",
+        device: torch.device | str | None = None,
+        mixed_precision: str = "no",
     ) -> None:
-        self.names, self._data, self._device = tuple(names), data, device
+        self.names, self._data, self._device, self._precision = tuple(names), data, device, mixed_precision
         self._loaded: LRUCache[str, Loaded] = LRUCache(  # one that is larger than the limit takes all of it, and stays
             max_bytes, getsizeof=lambda loaded: min(loaded.size(), max_bytes)
         )
@@ -160,7 +168,7 @@ class Shelf:
             if not isinstance(name, str) or not (name in self.names or name in self._loaded):
                 raise ValueError(f"There is no checkpoint {name!r} here; choose one of {', '.join(self.names)}.")
             if name not in self._loaded:
-                pipe = load(name, device=self._device)
+                pipe = load(name, device=self._device, mixed_precision=self._precision)
                 share(pipe)
                 let_see(pipe)
                 self._loaded[name] = Loaded(name, pipe, self._data if name == self.names[0] else "")

@@ -61,7 +61,13 @@ class Brought:
             sources = sources_of(text, reading=Reading(image_size=self.image_size or None))
         except ValueError as error:  # where it lies here is nobody's business
             raise ValueError(str(error).replace(str(self.file), self.file.name)) from None
-        return guided(loaded.name, sources, device=loaded.pipe.device, on_progress=tell)
+        return guided(
+            loaded.name,
+            sources,
+            device=loaded.pipe.device,
+            mixed_precision=loaded.pipe.unet.mixed_precision,
+            on_progress=tell,
+        )
 
 
 def build(engine: Engine, controls: Controls) -> None:

@@ -435,6 +435,11 @@ def test_a_scheduler_is_chosen_by_name_and_written_down(tiny_checkpoint, tmp_pat
     cli.main(["study", "samples", *plain, "--scheduler", "ddim", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "samples.json").read_text())
     assert record["settings"]["scheduler"].startswith("DDIMScheduler") and "--scheduler ddim" in record["command"]
+    cli.main(["sample", *plain, "--mixed-precision", "bf16", "--out", str(tmp_path / "half.png")])
+    assert json.loads((tmp_path / "half.json").read_text())["mixed_precision"] == "bf16"
+    cli.main(["study", "samples", *plain, "--mixed-precision", "bf16", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "samples.json").read_text())
+    assert record["settings"]["scheduler"].endswith(" bf16") and "--mixed-precision bf16" in record["command"]
     with pytest.raises(SystemExit):
         cli.main(["sample", *plain, "--scheduler", "magic"])
     assert "choose one of ddim" in capsys.readouterr().err

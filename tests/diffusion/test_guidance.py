@@ -94,6 +94,8 @@ def test_images_to_learn_from_are_those_of_the_sharper_sampler_whatever_draws(ti
     seeds = range(guided._FIRST_SEED, guided._FIRST_SEED + 4)
     wanted = prior.draw(None, None, seeds, num_inference_steps=guided.PRIOR_STEPS)
     assert torch.allclose(seen[0][:4], wanted, atol=1e-5)
+    half = rcdm.guided(tiny_checkpoint, prior.sources.only([BACKBONE]), scheduler=scheduler, mixed_precision="bf16")
+    assert half.unet.mixed_precision == "bf16" and not torch.equal(seen[1], seen[0])
     assert type(pipe.scheduler).__name__ == ("EulerDiscreteScheduler" if scheduler else "DDPMScheduler")
 
 

@@ -9,6 +9,9 @@ from conftest import TINY_SOURCES
 from diffusers import DDPMScheduler
 from PIL import Image
 
+import rcdm
+from rcdm.studies.study_files import identity_of
+
 BACKBONE = TINY_SOURCES[0]
 
 
@@ -151,6 +154,27 @@ def test_channels_of_a_variance_are_given_to_those_who_read_them_alone(pipe, mon
         pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, variance_type=kind)
         drawn.append(pipe(seeds=[1], num_inference_steps=3, output_type="pt").images)
     assert drawn[0].shape == drawn[1].shape and not torch.allclose(*drawn, atol=0.01)
+
+
+def test_in_bfloat16_the_network_alone_is_and_draws_stay_near(tiny_checkpoint, pipe):
+    half, kinds = rcdm.load(tiny_checkpoint, device="cpu", mixed_precision="bf16"), set()
+    half.unet.unet.conv_in.register_forward_hook(lambda *seen: kinds.add(seen[-1].dtype))
+    options = {"source": BACKBONE, "seeds": [1, 2, 3, 4], "num_inference_steps": 4, "output_type": "pt"}
+    own, near = (one(photos(2), **options).images for one in (pipe, half))
+    other = pipe(photos(2), **{**options, "seeds": [5, 6, 7, 8]}).images
+    assert kinds == {torch.bfloat16} and near.dtype == torch.float32
+    assert 0 < (near - own).square().mean() < 1e-3 * (other - own).square().mean()
+    assert torch.equal(half.encode(photos(2), BACKBONE), pipe.encode(photos(2), BACKBONE))
+    assert identity_of(half) != identity_of(pipe)
+    with pytest.raises(ValueError, match="choose one of no, bf16"):
+        rcdm.load(tiny_checkpoint, mixed_precision="fp8")
+
+
+def test_without_a_precision_of_its_own_a_denoiser_has_that_of_its_training(pipe):
+    x, t = torch.zeros(1, *pipe.unet.space.shape(16)), torch.tensor([5])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pipe.unet(x, t).sample.dtype == torch.bfloat16
+    assert pipe.unet(x, t).sample.dtype == torch.float32
 
 
 def test_nothing_that_a_pipeline_gives_holds_a_graph(pipe):

@@ -349,6 +349,14 @@ def test_the_shelf_keeps_what_fits(tiny_checkpoint: Path) -> None:
         wide[".."]
 
 
+def test_a_page_in_bfloat16_says_so_in_its_commands(tiny_checkpoint: Path) -> None:
+    loaded = Engine(Settings(checkpoint=str(tiny_checkpoint), mixed_precision="bf16"), device="cpu")[
+        str(tiny_checkpoint)
+    ]
+    assert loaded.pipe.unet.mixed_precision == "bf16"
+    assert loaded.words == ("--checkpoint", str(tiny_checkpoint), "--mixed-precision", "bf16")
+
+
 def test_a_hosted_gpu_is_asked_for_as_long_as_the_job_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for: list[Any] = []
 
