@@ -22,6 +22,7 @@ from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.sprites import Sprites
 from rcdm.data.views import random_view
 from rcdm.diffusion.memory import keep_freed_memory
+from rcdm.measures.metrics import effective_rank, singular_values
 from rcdm.networks.backbones import build_backbone
 from rcdm.networks.representation import Preprocessing, SSLNetwork
 from rcdm.networks.source_folder import load_network, read_config, save_network
@@ -45,6 +46,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 HARMLESS = ("max_steps", "max_minutes", "checkpointing_minutes", "monitor_minutes", "compile")
 """Options that may change when a run is continued."""
+
+
+EIGENVALUES = (1, 4, 16, 64, 256)
+"""Ranks of those that a run remembers."""
 
 
 def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: bool = False) -> SSLNetwork:
@@ -191,7 +196,11 @@ class _Run(Loop):
 
     @torch.no_grad()
     def _measure(self) -> dict[str, float]:
-        """kNN and the online linear probe on at most 2000 held-out images, against 10,000 training images."""
+        """kNN and the online linear probe on at most 2000 held-out images, against 10,000 training images.
+
+        With them how many directions are in use: effective rank of h and of z (the projector's, of unit length), and
+        single eigenvalues of the covariance of z.
+        """
         learner = self.accelerator.unwrap_model(self.learner).eval()
         held_out = self.dataset.held_out(2000)
         bank = [self.dataset.batch(step, 500) for step in range(20)]
@@ -200,8 +209,12 @@ class _Run(Loop):
         labels = torch.cat([batch.labels for batch in bank])
         nearest = knn(h, labels, test, held_out.labels, self.dataset.classes)
         linear = (learner.probe(test).argmax(1) == held_out.labels).float().mean()
+        z = F.normalize(learner.objective.projector(test), dim=1)
         learner.train()
         record = {"step": float(self.progress.step), "knn20": nearest.value, "online_linear_top1": float(linear)}
+        record |= {"effective_rank": effective_rank(test), "projector_effective_rank": effective_rank(z)}
+        eigenvalues = singular_values(z).square() / (len(z) - 1)
+        record |= {f"eigenvalue_{k}": float(eigenvalues[k - 1]) for k in EIGENVALUES if k <= len(eigenvalues)}
         self.progress.history.append(record)
         return record
 

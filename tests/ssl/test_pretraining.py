@@ -12,6 +12,7 @@ from rcdm import cli
 from rcdm.data import sprites
 from rcdm.data.datasets import load_dataset
 from rcdm.data.transformations import TELLING
+from rcdm.measures.metrics import effective_rank
 from rcdm.networks.source_folder import load_network
 from rcdm.networks.sources import read_sources
 from rcdm.ssl import pretraining
@@ -48,6 +49,22 @@ def test_every_objective_trains_and_leaves_a_source(name, tmp_path):
     )
     assert all(tensor.isfinite().all() for tensor in after.values())
     assert read_sources(tmp_path).names == (f"{name}/backbone", f"{name}/projector")
+
+
+def test_a_run_remembers_how_many_directions_are_in_use(tmp_path):
+    pretrain(data(), tiny(), tmp_path / "simclr")
+    network = load_network(tmp_path / "simclr")[0]
+    with torch.no_grad():
+        h = network.backbone(data().held_out(2000).images)
+        z = torch.nn.functional.normalize(network.projector(h), dim=1)
+    last = json.loads((tmp_path / "simclr" / "config.json").read_text())["training"]["history"][-1]
+    assert last["effective_rank"] == pytest.approx(effective_rank(h), rel=1e-3)
+    assert last["projector_effective_rank"] == pytest.approx(effective_rank(z), rel=1e-3)
+    ordered = torch.linalg.eigvalsh(torch.cov(z.T.double())).flip(0)
+    assert [last["eigenvalue_1"], last["eigenvalue_4"]] == pytest.approx(
+        [ordered[0].item(), ordered[3].item()], rel=1e-3
+    )
+    assert "eigenvalue_16" not in last  # z has 8 numbers
 
 
 def test_pretraining_depends_on_its_seed_alone(tmp_path):
