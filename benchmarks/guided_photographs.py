@@ -4,6 +4,7 @@ With --trained, the checkpoint's own decoder draws from the same images beside t
 """
 
 import argparse
+import itertools
 import time
 
 import torch
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--trained", metavar="SOURCE", help="of the prior, the same network")
     parser.add_argument("--methods", nargs="+", default=["regression", "dps"])
+    parser.add_argument("--prior-images", type=int, nargs="+", default=[None], help="as for `rcdm sample`")
     parser.add_argument("--data", required=True)
     parser.add_argument("--images", type=int, default=48)
     options = parser.parse_args()
@@ -29,11 +31,12 @@ def main() -> None:
     sources = rcdm.sources_of(options.backbone, reading=Reading(image_size=options.image_size))
     print("| source | way | cycle error (95 %) | MRR (95 %), chance | seconds before, per image | steps | N |")
     print("|---|---|---|---|---|---|---|")
-    for method in options.methods:
+    for method, prior_images in itertools.product(options.methods, options.prior_images):
         begun = time.process_time()
-        pipe = rcdm.guided(options.prior, sources, method=method)
+        pipe = rcdm.guided(options.prior, sources, method=method, prior_images=prior_images)
         for source in sources.names:
-            report(pipe, images, source, method, time.process_time() - begun)
+            way = f"{method}, {pipe.guidance[source].images} images of the prior"
+            report(pipe, images, source, way, time.process_time() - begun)
     if options.trained:
         report(yard, images, options.trained, "trained decoder", 0.0)
 

@@ -25,6 +25,13 @@ def add_prior_options(parser: argparse.ArgumentParser) -> None:
     words = "; ".join(f"{name}: {what}" for name, what in METHODS.items())
     group.add_argument("--method", choices=METHODS, default=METHOD, help=words)
     group.add_argument("--particles", type=int, default=PARTICLES, help="of each draw, for tds")
+    group.add_argument(
+        "--prior-images",
+        type=int,
+        metavar="N",
+        help="draws of the prior that are learnt from; as many as cost about half a minute of a CPU's core (48 to 256) "
+        "if not given. With more, draws come nearer to the representation",
+    )
     add_options(group, Reading, blank=True)
 
 
@@ -34,7 +41,7 @@ def refuse_prior(options: argparse.Namespace) -> None:
         if read := Reading(**given(options, Reading)).given():
             raise ValueError(f"{read.split()[0]} says how a file is read that is given with --backbone and --prior.")
         return
-    refuse_method(options.method, options.particles)
+    refuse_method(options.method, options.particles, options.prior_images)
     if options.guidance_strength is not None:
         raise ValueError("--guidance-strength is for a trained decoder: leave it out with --prior.")
     find(options.prior)
@@ -60,6 +67,7 @@ def pipeline_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
         device=options.device,
         scheduler=options.scheduler,
         mixed_precision=options.mixed_precision,
+        prior_images=options.prior_images,
         on_progress=announce,
     )
     options.source = list(sources.names) if options.source else []
@@ -100,4 +108,6 @@ def given_prior(options: argparse.Namespace) -> list[str]:
     words = ["--prior", str(options.prior), "--method", options.method]
     if options.method == "tds":
         words += ["--particles", str(options.particles)]
+    if options.prior_images is not None:
+        words += ["--prior-images", str(options.prior_images)]
     return [*words, *Reading(**given(options, Reading)).given().split()]

@@ -20,7 +20,7 @@ from rcdm.diffusion.checkpoints import best_device
 from rcdm.diffusion.guidance import REGRESSED, Guess, GuidedUNet
 from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.memory import keep_freed_memory
-from rcdm.diffusion.methods import METHOD, PARTICLES, refuse_method
+from rcdm.diffusion.methods import FEWEST_PRIOR_IMAGES, METHOD, PARTICLES, refuse_method
 from rcdm.diffusion.particles import twisted
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.prior import load_prior
@@ -38,9 +38,6 @@ FEWEST, MOST = 48, 256
 AFFORDABLE = 4e12
 """Operations that are spent on them, where more than FEWEST do not cost more: half a minute of a CPU's core."""
 
-MOVED = 16
-"""How many of them are moved by a pixel."""
-
 PRIOR_STEPS = 8
 """Of those images, by the sampler of our checkpoints: this is waited for.
 
@@ -48,8 +45,8 @@ Ancestral DDPM, which guided draws take, would leave them soft in so few: in 10,
 standard deviation of 0.30, in 8 of this one 0.42, as in 40 of DDPM; test images 0.51.
 """
 
-TRIED, TRIED_STEPS = 16, 20
-"""One of 16 of those images is drawn again with each strength that is tried, with the same noise, in so many steps."""
+TRIED, MOST_TRIED, TRIED_STEPS = 16, 16, 20
+"""One of 16 of those images, at most 16, is drawn again with each strength that is tried, in so many steps."""
 
 STRENGTHS = {"regression": (2.0,), "tds": (1.0,), "dps": (1.0, 0.5, 2.0), "mpgd": (1.0, 0.5, 2.0)}
 """w of (4) and (4b) in `guidance`, in the order in which they are tried; the first that comes near enough is taken.
@@ -207,6 +204,7 @@ def guided(
     device: torch.device | str | None = None,
     scheduler: str | None = None,
     mixed_precision: str = "no",
+    prior_images: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> GuidedPipeline:
     """A prior and networks -> a pipeline that draws images of given representations; seconds to a minute on a CPU.
@@ -214,10 +212,11 @@ def guided(
     `prior`: a checkpoint of ours, or a pipeline folder of diffusers with an unconditional UNet2DModel on pixels.
     `sources`: those of any pipeline, or what `sources_of` reads: a checkpoint file, a published name. `method`: one of
     METHODS; `particles`: of each draw with tds. `scheduler` is another sampler than ancestral DDPM; `mixed_precision`
-    "bf16" has the prior's U-Net in bfloat16. `on_progress` is told what is being done. Raises ValueError for what is no
-    prior or no network.
+    "bf16" has the prior's U-Net in bfloat16. `prior_images`: how many draws of the prior it learns from, by default as
+    many as cost about half a minute of a CPU's core (48 to 256); with more, draws come nearer to h. `on_progress` is
+    told what is being done. Raises ValueError for what is no prior or no network.
     """
-    refuse_method(method, particles)
+    refuse_method(method, particles, prior_images)
     found = load_prior(prior)
     sources = sources_of(sources) if isinstance(sources, str) else sources
     device = device or best_device()
@@ -234,7 +233,7 @@ def guided(
     )
     pipe.set_progress_bar_config(disable=None, leave=False)  # none where nobody looks
     pipe.to(device)
-    n = _affordable(pipe)
+    n = prior_images or _affordable(pipe)
     on_progress(f"{n} images of the prior, to learn from")
     images = pipe.draw(None, None, range(_FIRST_SEED, _FIRST_SEED + n), num_inference_steps=PRIOR_STEPS)
     pipe.register_modules(scheduler=of_guided)
@@ -253,15 +252,15 @@ def _hold(pipe: GuidedPipeline, images: Tensor, source: str) -> Reached:
     unet.set_statistics(source, h.mean(0), std.clamp(min=0.1 * float(std.mean())))  # a unit that hardly ever speaks
     given = unet.standardise(h, source)
     apart = 2 * given.var(0).sum()  # E‖z − z'‖²
-    moved = unet.standardise(_encode(pipe, images[:MOVED].roll(1, 3), source), source)
-    square = (moved - given[:MOVED]).square()
+    moved = unet.standardise(_encode(pipe, images[:FEWEST_PRIOR_IMAGES].roll(1, 3), source), source)
+    square = (moved - given[:FEWEST_PRIOR_IMAGES]).square()
     if not bool(torch.isfinite(square).all()) or not float(apart) > 0:
         raise ValueError(f"{source} says the same of every image, or what is no number: nothing can be drawn from it.")
     tolerance = _rounded(max(float(square.mean()), 1e-6))
     unet.set_tolerance(source, tolerance)
     unet.learn(source, images, h)
     target = float(square.sum(1).mean() / apart)
-    again, tried = len(images) // TRIED, dict[float, float]()
+    again, tried = min(len(images) // TRIED, MOST_TRIED), dict[float, float]()
     for strength in STRENGTHS[pipe.method]:
         if tried and min(tried.values()) <= target:
             break

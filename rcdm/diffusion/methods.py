@@ -17,9 +17,18 @@ PARTICLES = 8
 """Of each draw, where nobody says."""
 
 
-def refuse_method(method: str, particles: int) -> None:
-    """ValueError for a method that does not exist, and for no particles."""
+FEWEST_PRIOR_IMAGES = 16
+"""That a guided prior can learn from: so many are moved by a pixel."""
+
+
+def refuse_method(method: str, particles: int, prior_images: int | None = None) -> None:
+    """ValueError for a method that does not exist, for no particles, and for too few images of the prior."""
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r} of guidance; choose one of {', '.join(METHODS)}.")
     if particles < 1:
         raise ValueError(f"particles must be at least 1, and is {particles}.")
+    if prior_images is not None and prior_images < FEWEST_PRIOR_IMAGES:
+        raise ValueError(
+            f"prior_images must be at least {FEWEST_PRIOR_IMAGES}, better 256, and is {prior_images}: the network is "
+            "learnt on so many draws of the prior."
+        )

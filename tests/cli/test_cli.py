@@ -101,12 +101,14 @@ def test_without_a_file_a_prior_is_guided_by_the_networks_of_the_checkpoint(phot
     out = tmp_path / "out"
     asked = [str(photo), "--prior", str(tiny_checkpoint), "--source", "tiny/projector", "--samples", "2"]
     asked += ["--checkpoint", str(tiny_checkpoint), "--steps", "2", "--device", "cpu", "--out", str(out)]
+    asked += ["--prior-images", "20"]
     for _ in range(2):
         cli.main(["study", "samples", *asked])
     assert "finished before" in capsys.readouterr().err
     record = json.loads((out / "samples.json").read_text())
     assert record["settings"]["sources"] == list(record["guidance"]["sources"]) == ["tiny/projector"]
-    assert "guided by" in record["settings"]["checkpoint"] and "--prior" in record["command"]
+    assert record["guidance"]["sources"]["tiny/projector"]["images"] == 20
+    assert "guided by" in record["settings"]["checkpoint"] and "--prior-images 20" in record["command"]
 
 
 def test_sample_takes_several_photographs_and_all_sources(photo, tiny_checkpoint, tmp_path):
@@ -195,6 +197,11 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         (["sample", "README.md", "--samples", "0"], 2, "--samples must be at least 1"),
         (["sample", "README.md", "--prior", "no/such/prior"], 2, "There is no checkpoint 'no/such/prior'"),
         (["sample", "README.md", "--prior", "sprites-32", "--particles", "0"], 2, "particles must be at least 1"),
+        (
+            ["sample", "README.md", "--prior", "sprites-32", "--prior-images", "3"],
+            2,
+            "prior_images must be at least 16",
+        ),
         (["sample", "README.md", "--prior", "sprites-32", "--method", "luck"], 2, "invalid choice"),
         (["sample", "README.md", "--image-size", "64"], 2, "with --backbone and --prior"),
         (["study", "samples", "--prior", "sprites-32", "--source", "simclr/no"], 2, "choose one of simclr-nojitter"),

@@ -213,6 +213,8 @@ def test_other_refusals(tiny_checkpoint, pipes, tmp_path, foreign):
         rcdm.guided(tiny_checkpoint, sources, method="ddrm")
     with pytest.raises(ValueError, match="at least 1"):
         rcdm.guided(tiny_checkpoint, sources, particles=0)
+    with pytest.raises(ValueError, match="prior_images must be at least 16"):
+        rcdm.guided(tiny_checkpoint, sources, prior_images=15)
     with pytest.raises(ValueError, match="no sampler"):
         rcdm.guided(tiny_checkpoint, sources, scheduler="ddrm")
     with pytest.raises(ValueError, match="no prior"):

@@ -162,6 +162,8 @@ def test_a_network_that_costs_much_is_learnt_from_fewer_images(tiny_checkpoint, 
     monkeypatch.setattr(guided, "AFFORDABLE", 1.0)
     few = rcdm.guided(tiny_checkpoint, sources.only([TINY_SOURCES[0]]), method="dps")
     assert few.guidance[TINY_SOURCES[0]].images == guided.FEWEST
+    asked = rcdm.guided(tiny_checkpoint, sources.only([TINY_SOURCES[0]]), prior_images=272).guidance[TINY_SOURCES[0]]
+    assert (asked.images, asked.n) == (272, guided.MOST_TRIED)
     three = rcdm.guided(tiny_checkpoint, sources, method="dps")
     for name, bound in (("AFFORDABLE", 1e12), ("FEWEST", 1), ("MOST", 10**12)):
         monkeypatch.setattr(guided, name, bound)
