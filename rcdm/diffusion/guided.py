@@ -234,7 +234,8 @@ def guided(
     pipe.set_progress_bar_config(disable=None, leave=False)  # none where nobody looks
     pipe.to(device)
     n = prior_images or _affordable(pipe)
-    on_progress(f"{n} images of the prior, to learn from")
+    few = "" if prior_images or n == MOST else f"; {MOST} (prior_images) would take longer, and lead nearer to h"
+    on_progress(f"{n} images of the prior, to learn from{few}")
     images = pipe.draw(None, None, range(_FIRST_SEED, _FIRST_SEED + n), num_inference_steps=PRIOR_STEPS)
     pipe.register_modules(scheduler=of_guided)
     for source in sources.names:
