@@ -24,7 +24,7 @@ from rcdm.diffusion.methods import FEWEST_PRIOR_IMAGES, METHOD, PARTICLES, refus
 from rcdm.diffusion.particles import twisted
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.prior import load_prior
-from rcdm.diffusion.process import SPACED, Process, scheduler_named
+from rcdm.diffusion.process import SPACED, Process, scheduler_named, set_steps
 from rcdm.diffusion.regression import LEVELS
 from rcdm.networks.resolve import sources_of
 from rcdm.networks.sources import Sources
@@ -165,7 +165,7 @@ class GuidedPipeline(RCDMPipeline):
         if type(self.scheduler).__name__ != "DDPMScheduler":
             raise ValueError("Particles take the steps of the sampler ddpm: leave the scheduler out with tds.")
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
-        scheduler.set_timesteps(steps, device=self.device)
+        set_steps(scheduler, steps, self.device)
         timesteps, process, k = scheduler.timesteps, Process(scheduler), self.unet.particles
         levels = [(a.to(self.device), s.to(self.device)) for a, s in map(process.levels, timesteps)]
         rows = h.repeat_interleave(k, 0)

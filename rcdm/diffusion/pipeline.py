@@ -22,7 +22,7 @@ from rcdm.diffusion.checked_folder import check_pipeline
 from rcdm.diffusion.given_representation import checked
 from rcdm.diffusion.guidance_settings import UNGUIDED, Guidance, GuidanceSettings
 from rcdm.diffusion.model_card import complete_folder
-from rcdm.diffusion.process import Process, first_noise, network_input, scheduler_named
+from rcdm.diffusion.process import Process, first_noise, network_input, scheduler_named, set_steps
 from rcdm.diffusion.regressor import Regressor
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import Sources
@@ -161,7 +161,7 @@ class RCDMPipeline(GuidanceSettings, DiffusionPipeline):
     def calls_of(self, steps: int) -> int:
         """How often the denoiser is called, and a callback with it, in so many steps; some samplers look twice."""
         scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(steps)
+        set_steps(scheduler, steps)
         return len(scheduler.timesteps)
 
     @property
@@ -323,7 +323,7 @@ class RCDMPipeline(GuidanceSettings, DiffusionPipeline):
     ) -> Tensor:
         """One batch: noise from one CPU stream per image -> [B,3,S,S] in [-1,1]."""
         scheduler = copy.deepcopy(self.scheduler)  # schedulers keep state; calls must not share it
-        scheduler.set_timesteps(steps, device=self.device)
+        set_steps(scheduler, steps, self.device)
         accepts_streams = "generator" in inspect.signature(scheduler.step).parameters
         extra: dict[str, Any] = {"generator": streams} if accepts_streams else {}
         space, shape = self.unet.space, self.unet.space.shape(self.image_size)

@@ -181,6 +181,21 @@ def scheduler_named(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
         raise ValueError(f"{name} needs a library that is not installed: {str(error).strip()}") from error
 
 
+def set_steps(scheduler: SchedulerMixin, n: int, device: torch.device | str | None = None) -> None:
+    """`scheduler.set_timesteps(n)` without a step at timestep −1, where a sampler takes the finished image for noise.
+
+    With spacing "trailing" diffusers makes one for some n (61, 103, 121 … of 1000): its np.arange ends above 0 by a
+    rounding. A ratio that is larger by as little ends below.
+    """
+    scheduler.set_timesteps(n, device=device)
+    if float(scheduler.timesteps.min()) < 0:
+        scheduler.set_timesteps(n * (1 - _ROUNDING), device=device)
+        scheduler.num_inference_steps = n
+
+
+_ROUNDING = 2.0**-40
+
+
 def _with_noise_of(scheduler: SchedulerMixin, kind: Any) -> SchedulerMixin:
     """A scheduler of this class with the betas of the given one; a² of its last timestep is at least 2⁻²⁴."""
     signal = scheduler.alphas_cumprod.double().clamp(min=_LEAST_SIGNAL)

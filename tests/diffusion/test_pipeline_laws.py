@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 import rcdm
+from rcdm.diffusion.process import set_steps
 from rcdm.studies.study_files import identity_of
 
 BACKBONE = TINY_SOURCES[0]
@@ -38,6 +39,23 @@ def test_samplers_that_look_twice_say_how_often_they_call(pipe):
     assert pipe.calls_of(5) == len(steps_of(pipe, num_inference_steps=5)) == 9
     pipe.use_scheduler("ddim")
     assert pipe.calls_of(5) == len(steps_of(pipe, num_inference_steps=5)) == 5
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmsolver", "euler", "uni-pc", "spaced-dpmsolver"])
+def test_no_number_of_steps_has_one_that_takes_the_image_for_noise(tiny_checkpoint, name):
+    scheduler = rcdm.load(tiny_checkpoint, scheduler=name).scheduler
+    for n in range(1, 251):  # of diffusers' own spacing 61, 103 and ten others would
+        set_steps(scheduler, n)
+        times = scheduler.timesteps.double()
+        assert len(times) == n and float(times.min()) >= 0 and bool((times.diff() < 0).all())
+
+
+@pytest.mark.parametrize("name", ["ddpm", "dpmsolver"])
+def test_draws_in_61_steps_are_like_those_in_60(tiny_checkpoint, name):
+    pipe = rcdm.load(tiny_checkpoint, scheduler=name, device="cpu")
+    options = {"source": BACKBONE, "seeds": range(8), "output_type": "pt"}
+    roughness = [pipe(photos(1), num_inference_steps=n, **options).images.diff(dim=2).std() for n in (60, 61)]
+    assert abs(roughness[0] - roughness[1]) < 0.1 * roughness[0]
 
 
 def test_one_image_is_drawn_per_seed_and_row_and_zero_is_a_seed(pipe):
