@@ -143,7 +143,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         return self.space.image_size(self.unet.config.sample_size)
 
     def use_mixed_precision(self, name: str) -> None:
-        """`bf16`: draw with the U-Net in bfloat16, about twice as fast where the hardware has it; `no`: in float32.
+        """`bf16`: draw with the U-Net in bfloat16, up to twice as fast where the hardware has it; `no`: in float32.
 
         What h says of an image, and the steps between two calls, stay in float32. ValueError for another name.
         """

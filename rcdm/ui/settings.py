@@ -37,7 +37,7 @@ class Settings:
     )
     mixed_precision: str = _setting(
         "no",
-        "bf16: denoisers in bfloat16, about twice as fast on GPUs of 2020 and later and on CPUs that have it, slower "
+        "bf16: denoisers in bfloat16, up to twice as fast on GPUs of 2020 and later and on CPUs that have it, slower "
         "on others; a draw changes by less than one of 255 levels in the mean",
     )
     most_images: int = _setting(16, "largest number of images per source")
