@@ -21,7 +21,7 @@ from rcdm.measures.parts import Parts, keeping
 from rcdm.measures.processes import first, meet, sharing
 from rcdm.networks.catalogue import JUDGE
 from rcdm.networks.source_folder import load_network, read_config
-from rcdm.studies.evaluation import EvaluationSize, evaluate, write_metrics
+from rcdm.studies.evaluation import EvaluationSize, enough_images, evaluate, write_metrics
 from rcdm.studies.study_files import identity_of, kept_draws
 from rcdm.ui.examples import default_sources
 from rcdm.ui.loaded import Loaded
@@ -43,6 +43,8 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     if options.guidance_scale is not None or options.guidance_strength is not None:
         announce("all draws are guided as the options say: no guidance is chosen")
         sizes["guidance_images"] = 0
+    size = EvaluationSize(**sizes)
+    enough_images(dataset, size)  # before anybody waits for a judge
     parts = Parts(folder / "evaluation.parts", identity_of(pipe))
     if len(parts):
         announce(f"continues with {len(parts)} finished parts")
@@ -51,7 +53,7 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
         metrics = evaluate(
             pipe,
             dataset,
-            EvaluationSize(**sizes),
+            size,
             evaluator=judges[0] if judges else None,
             class_readers=judges[1:],
             num_inference_steps=options.steps,

@@ -60,7 +60,7 @@ def evaluate(
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
-    held_out, probe_images = _enough(dataset, size)
+    held_out, probe_images = enough_images(dataset, size)
     attributes = _attributes(pipe, evaluator, class_readers)
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
     result["scheduler"] = type(pipe.scheduler).__name__
@@ -143,7 +143,7 @@ def _beside(numbers: dict[str, Any], plain: Mapping[str, Any]) -> None:
         }
 
 
-def _enough(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tensor]:
+def enough_images(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tensor]:
     """Held-out images and those that probes learn from. ValueError where there are too few for any number."""
     if 0 < size.realism_draws < 4:
         raise ValueError(f"realism_draws must be at least 4, better 50000, and is {size.realism_draws}.")
