@@ -44,7 +44,7 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
         announce("all draws are guided as the options say: no guidance is chosen")
         sizes["guidance_images"] = 0
     size = EvaluationSize(**sizes)
-    enough_images(dataset, size)  # before anybody waits for a judge
+    images = enough_images(dataset, size)  # refused before anybody waits for a judge
     parts = Parts(folder / "evaluation.parts", identity_of(pipe))
     if len(parts):
         announce(f"continues with {len(parts)} finished parts")
@@ -57,6 +57,7 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
             evaluator=judges[0] if judges else None,
             class_readers=judges[1:],
             num_inference_steps=options.steps,
+            images=images,
             on_progress=announce,
         )
     if not first():

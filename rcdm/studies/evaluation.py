@@ -40,6 +40,7 @@ def evaluate(
     evaluator: Evaluator | None = None,
     class_readers: Sequence[Evaluator] = (),
     num_inference_steps: int | None = None,
+    images: tuple[Tensor, Tensor] | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure every source on images that nothing was trained on; the result is what metrics.json holds.
@@ -52,15 +53,15 @@ def evaluate(
     the evaluator's own family; `class_readers` read the class, too. With `realism_draws` KID and FID are of so many
     draws against training images. `differences` and `agreement` are those of `studies.retention`, the
     differences of a network whose levels are guided differently those without guidance. Raises ValueError for too few
-    images, before anything is drawn. `shares`: of the variance of the pixels, those that image, source and
-    seed decide, and `seed_told`, as in `measures.shares`.
+    images, before anything is drawn; `images` is what `enough_images` gave whoever asked before. `shares`: of the
+    variance of the pixels, those that image, source and seed decide, and `seed_told`, as in `measures.shares`.
     First guidance is chosen for every source on images after the gallery (`guidance`, as `studies.guidance_scale` has
     it; its regression is learnt on the images of the probes), and left with the pipeline: all draws are guided so
     (`guidance_scale`, `guidance_strength`), and what they are worth without is in `unguided`.
     """
     size = size or EvaluationSize()
     begun = time.monotonic()
-    held_out, probe_images = enough_images(dataset, size)
+    held_out, probe_images = images or enough_images(dataset, size)
     attributes = _attributes(pipe, evaluator, class_readers)
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
     result["scheduler"] = type(pipe.scheduler).__name__
