@@ -182,7 +182,7 @@ def _trained(
             max_train_minutes=seconds / 60,
             train_batch_size=options.batch,
             lr_warmup_steps=20,
-            mixed_precision="bf16",
+            mixed_precision="auto",
             whiten_representations=True,
             num_statistics_images=1024,
             num_inference_steps=8,

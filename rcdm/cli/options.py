@@ -124,7 +124,7 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
         choices=("no", "bf16"),
         default="no",
         help="bf16: the denoiser in bfloat16, up to twice as fast on GPUs of 2020 and later and on CPUs that have it, "
-        "slower on others; a draw changes by less than one of 255 levels in the mean",
+        "up to ten times slower on others; a draw changes by less than one of 255 levels in the mean",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from rcdm.cli.options import add_options, given, wait_for_torch
@@ -56,9 +57,11 @@ def _plan(options: argparse.Namespace, config: TrainingConfig, has_steps: bool) 
     if not 0 < options.plan_share <= 1 or (options.plan_tflops is not None and options.plan_tflops <= 0):
         raise ValueError("--plan_share lies above 0 and at most at 1, and --plan_tflops above 0.")
     wait_for_torch("train")
+    from rcdm.training.mixed_precision import precision_of
     from rcdm.training.plan import in_words, plan, rate_here
     from rcdm.training.setup import sources_for
 
+    config = replace(config, mixed_precision=precision_of(config.mixed_precision))
     steps = config.max_train_steps if has_steps else None
     per_step = config.train_batch_size * config.gradient_accumulation_steps * options.plan_devices
     images = options.plan_images or (None if steps is None else steps * per_step)

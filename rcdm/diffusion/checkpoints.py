@@ -12,6 +12,7 @@ import torch
 from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.places import checkpoint_folder, find
+from rcdm.diffusion.precision import warn_of_emulation
 from rcdm.networks.representation import RepresentationSource
 from rcdm.networks.resolve import is_network, source_of
 from rcdm.networks.source_folder import load_network
@@ -55,7 +56,8 @@ def load(
     if scheduler is not None:
         pipe.use_scheduler(scheduler)
     pipe.unet.use_mixed_precision(mixed_precision)
-    return pipe.to(device or best_device())
+    warn_of_emulation(mixed_precision, device := device or best_device())
+    return pipe.to(device)
 
 
 def save_guidance(pipe: RCDMPipeline, folder: Path) -> None:

@@ -23,6 +23,7 @@ from rcdm.diffusion.memory import keep_freed_memory
 from rcdm.diffusion.methods import FEWEST_PRIOR_IMAGES, METHOD, PARTICLES, refuse_method
 from rcdm.diffusion.particles import twisted
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.precision import warn_of_emulation
 from rcdm.diffusion.prior import load_prior
 from rcdm.diffusion.process import SPACED, Process, scheduler_named, set_steps
 from rcdm.diffusion.regression import LEVELS
@@ -223,6 +224,7 @@ def guided(
     keep_freed_memory()
     unet = GuidedUNet(found.unet, Process(found.scheduler), sources.to(device), method, particles)
     unet.use_mixed_precision(mixed_precision)
+    warn_of_emulation(mixed_precision, device)
     of_guided = scheduler_named(found.scheduler, scheduler or "ddpm")
     pipe = GuidedPipeline(
         unet.float().eval().requires_grad_(False),

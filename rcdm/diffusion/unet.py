@@ -22,12 +22,10 @@ from torch import Tensor, nn
 from rcdm.diffusion.checked_folder import check_unet
 from rcdm.diffusion.coarse import GAIN
 from rcdm.diffusion.image_space import PIXELS, ImageSpace, space_of
+from rcdm.diffusion.precision import PRECISIONS
 from rcdm.diffusion.whitening import whiten
 from rcdm.networks.checked_files import check_finite
 from rcdm.networks.sources import runs
-
-PRECISIONS = ("no", "bf16")
-"""Of drawing: float32, or the U-Net in bfloat16."""
 
 
 @dataclass

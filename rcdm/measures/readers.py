@@ -21,6 +21,7 @@ from rcdm.data.sprites import HELD_OUT_SEED
 from rcdm.diffusion.checked_folder import read_metrics
 from rcdm.diffusion.checkpoints import world_of
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.precision import multiplies_bfloat16
 from rcdm.measures.attributes import Attributes, photo_attributes
 from rcdm.measures.metrics import variance
 from rcdm.measures.probes import r_squared
@@ -91,7 +92,7 @@ def train_reader(*, steps: int = 1500, batch_size: int = 256, seed: int = 0) -> 
         factors = sprites.sample_factors(batch_size, seed * 1_000_003 + step)
         blur, noise = (torch.rand(2, generator=stream) * torch.tensor([1.0, 0.1])).tolist()
         images = disturb(sprites.render(factors, Reader.size), blur=blur, noise=noise, stream=stream)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=multiplies_bfloat16("cpu")):
             raw = reader(images.contiguous(memory_format=torch.channels_last))
         loss = _loss({name: value.float() for name, value in raw.items()}, sprites.phi(factors))
         optimizer.zero_grad(set_to_none=True)

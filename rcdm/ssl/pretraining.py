@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from rcdm.ssl.pretraining_config import PretrainConfig
 from rcdm.ssl.source_metrics import knn
 from rcdm.training.budget import Budget, Progress
 from rcdm.training.loop import Loop
+from rcdm.training.mixed_precision import precision_of
 from rcdm.training.resume import saved_states
 from rcdm.training.run_folder import alone_in, check_settings, remember_left_out, remember_settings
 
@@ -67,6 +68,7 @@ def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: 
         raise ValueError(f"{folder} is in use: continue with --resume, or choose another name.")
     keep_freed_memory()
     with alone_in(folder):
+        config = replace(config, mixed_precision=precision_of(config.mixed_precision))
         continued = resume and bool(saved_states(folder))
         if continued:
             check_settings(folder, asdict(config), HARMLESS)

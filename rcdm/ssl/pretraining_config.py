@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rcdm.data.view_strengths import ViewStrengths
+from rcdm.training.config import check_precision
 
 OBJECTIVE_NAMES = (
     "simclr",
@@ -52,13 +53,14 @@ class PretrainConfig:
     learning_rate: float = _option(1e-3, "peak learning rate for 256 images per step; it grows with the batch size")
     weight_decay: float = _option(1e-4, "weight decay of matrices and kernels")
     warmup_steps: int = _option(200, "steps of linear warm-up; a cosine to zero follows")
-    mixed_precision: str = _option("bf16", "no, bf16 or fp16")
+    mixed_precision: str = _option("auto", "no, bf16, fp16, or auto: bf16 where the hardware multiplies it, else no")
     compile: bool = _option(False, "compile the network: pays on a GPU, costs minutes on a CPU")
     monitor_minutes: float = _option(2.0, "minutes between looks at kNN and the online linear probe")
     checkpointing_minutes: float = _option(5.0, "minutes between saved states")
     seed: int = _option(0, "fixes images, views and initial weights")
 
     def __post_init__(self) -> None:
+        check_precision(self.mixed_precision)
         if self.early_size is not None and self.early_size < 4:
             raise ValueError(f"early_size must be at least 4 pixels, and is {self.early_size}.")
 

@@ -7,12 +7,21 @@ from typing import Any
 
 from rcdm.networks.reading import Reading
 
+PRECISIONS = ("no", "bf16", "fp16", "auto")
+"""Of training."""
+
 FEWEST = 10
 """Images that a regression of guesses can be learnt on."""
 
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def check_precision(name: str) -> None:
+    """Raises ValueError for a name that is none of PRECISIONS."""
+    if name not in PRECISIONS:
+        raise ValueError(f"mixed_precision must be one of {', '.join(PRECISIONS)}, and is {name!r}.")
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class TrainingConfig:
         "weaken the loss where little noise is left (min-SNR, Hang et al. 2023): max(min(snr, GAMMA) / (snr + 1), 0.1)",
     )
     ema_decay: float = _option(0.999, "decay of the averaged weights that are shipped")
-    mixed_precision: str = _option("no", "no, bf16 or fp16")
+    mixed_precision: str = _option("no", "no, bf16, fp16, or auto: bf16 where the hardware multiplies it, else no")
     compile: bool = _option(False, "compile the denoiser: pays on a GPU, costs minutes on a CPU")
     seed: int = _option(0, "fixes images, noise and initial weights")
     num_inference_steps: int = _option(10, "denoising steps in validation, and the default of the checkpoint")
@@ -109,6 +118,7 @@ class TrainingConfig:
             raise ValueError("snr_gamma weights the error of v: leave it out with learn_sigma.")
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer must be adamw or muon, and is {self.optimizer!r}.")
+        check_precision(self.mixed_precision)
         if self.resolution < 1 or self.resolution % (unit := self.patch_size * 2 ** (len(self.channels) - 1)):
             raise ValueError(f"resolution must be a multiple of {unit} with these channels, and is {self.resolution}.")
 

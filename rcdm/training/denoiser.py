@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from rcdm.training.config import TrainingConfig
 from rcdm.training.held_out_error import HELD_OUT, held_out_error
 from rcdm.training.leading import learn_to_lead
 from rcdm.training.loop import Loop
+from rcdm.training.mixed_precision import precision_of
 from rcdm.training.representation_cache import RepresentationCache, in_memory
 from rcdm.training.representation_folder import in_folder
 from rcdm.training.resume import lacks_room, remains, saved_states
@@ -68,7 +69,7 @@ def train(config: TrainingConfig) -> Path:
     """
     keep_freed_memory()
     with alone_in(Path(config.output_dir)):
-        return _train(config)
+        return _train(replace(config, mixed_precision=precision_of(config.mixed_precision)))
 
 
 def _train(config: TrainingConfig) -> Path:

@@ -18,6 +18,7 @@ from rcdm.diffusion.image_space import space_of
 from rcdm.diffusion.official.convert import official_scheduler
 from rcdm.diffusion.official.loss import VariationalLoss
 from rcdm.diffusion.places import checkpoint_folder
+from rcdm.diffusion.precision import multiplies_bfloat16
 from rcdm.diffusion.process import Denoising, VelocityError, velocity_scheduler
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
 from rcdm.networks.resolve import sources_of
@@ -108,7 +109,7 @@ def optimizer_of(
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError("muon needs whole matrices, which FSDP and DeepSpeed cut up: use adamw.")
     parameters = list(parameters)
-    if parameters[0].device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not multiplies_bfloat16(parameters[0].device):
         _orthogonalise_in_float32()
     return muon.Muon(parameters, lr=lr, weight_decay=decay, nesterov=True, betas=(0.9, 0.999))
 

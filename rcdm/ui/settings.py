@@ -37,8 +37,8 @@ class Settings:
     )
     mixed_precision: str = _setting(
         "no",
-        "bf16: denoisers in bfloat16, up to twice as fast on GPUs of 2020 and later and on CPUs that have it, slower "
-        "on others; a draw changes by less than one of 255 levels in the mean",
+        "bf16: denoisers in bfloat16, up to twice as fast on GPUs of 2020 and later and on CPUs that have it, up to "
+        "ten times slower on others; a draw changes by less than one of 255 levels in the mean",
     )
     most_images: int = _setting(16, "largest number of images per source")
     most_steps: int = _setting(100, "largest number of steps")
