@@ -39,7 +39,7 @@ def build(engine: Engine, controls: Controls) -> None:
         below_all = gr.Button("Image", size="md", min_width=70, elem_id="to-controls")  # seen on phones alone
     below_all.click(None, None, None, js=TO_CONTROLS, api_visibility="private")
     guided = gr.Radio(
-        [("guided as chosen", "chosen"), ("not guided", "none"), ("all guided alike", "all")], value="chosen",
+        _ways(engine, engine.settings.checkpoint), value="chosen",
         label="Guidance of the draws", container=False, elem_id="guidance",
         visible=_can_be_guided(engine, engine.settings.checkpoint),
     )  # fmt: skip
@@ -70,7 +70,9 @@ def build(engine: Engine, controls: Controls) -> None:
         api_visibility="private",
     )  # fmt: skip
     controls.checkpoint.change(
-        lambda name, now: gr.update(visible=(can := _can_be_guided(engine, name)), value=now if can else "chosen"),
+        lambda name, now: gr.update(
+            visible=(can := _can_be_guided(engine, name)), value=now if can else "chosen", choices=_ways(engine, name)
+        ),
         [controls.checkpoint, guided], guided, queue=False, api_visibility="private",
     )  # fmt: skip
     _more(engine, controls)
@@ -80,6 +82,12 @@ def _can_be_guided(engine: Engine, checkpoint: str) -> bool:
     """Whether draws of a checkpoint are guided, or can be."""
     pipe = engine[checkpoint].pipe
     return bool(pipe.guided_sources) or pipe.regressor is not None
+
+
+def _ways(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
+    """What may be asked for, in words, and the names of GUIDED."""
+    chosen = "guided as chosen" if engine[checkpoint].pipe.guided_sources else "as chosen: not guided"
+    return [(chosen, "chosen"), ("not guided", "none"), ("all guided alike", "all")]
 
 
 def _next_seed(seed: float | None, number: int) -> int:

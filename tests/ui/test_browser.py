@@ -288,6 +288,7 @@ def test_a_link_says_how_draws_are_guided(page: Any, address: str) -> None:
     assert not page.locator("#guidance").is_visible()  # of the tiny one nothing was learnt
     page.goto(f"{address}?checkpoint=cifar10-32&source=supervised/backbone&images=2&steps=2&guidance=none")
     page.locator("#guidance input[value=none]:checked").wait_for()
+    assert "as chosen: not guided" in page.locator("#guidance").inner_text()  # truth chose none for it
     for guidance, words in (("none", ""), ("all", "· regression 1")):
         page.locator(f"#guidance input[value={guidance}]").check()
         page.click("#draw")
