@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rcdm.data import images as im
-from rcdm.data.dataset_protocol import Dataset
+from rcdm.data.dataset_protocol import Dataset, training_images
 from rcdm.data.datasets import load_dataset
 from rcdm.data.sprites import Sprites
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -105,8 +105,7 @@ class StudyData:
 
     @cached_property
     def _training(self) -> Any:
-        known = self._dataset.n_train
-        return self._dataset.batch(1, self._reference if known is None else min(self._reference, known))
+        return training_images(self._dataset, self._reference)
 
     @cached_property
     def _taken(self) -> Any:

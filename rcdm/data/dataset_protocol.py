@@ -41,6 +41,17 @@ class Dataset(Protocol):
     def to(self, device: torch.device | str) -> Dataset: ...
 
 
+def training_images(dataset: Dataset, n: int) -> Batch:
+    """n different training images, or all where there are fewer: the second n of the order, or the first.
+
+    The first are those that an option `--split train` gives, so that others stand beside them where there are enough.
+    """
+    known = dataset.n_train
+    if known is None or 2 * n <= known:
+        return dataset.batch(1, n)
+    return dataset.batch(0, min(n, known))
+
+
 @runtime_checkable
 class NumberedDataset(Dataset, Protocol):
     """A dataset whose training images have numbers: their representations can be kept (`representation_cache`)."""

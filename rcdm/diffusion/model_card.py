@@ -160,16 +160,22 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             "image over that of two images.",
             "",
         ]
+        if among := metrics["unconditional"]["copying"].get("among"):
+            lines[-2] += f" Copies were looked for among {among} training images"
+            lines[-2] += f" of {of}." if (of := metrics["unconditional"]["copying"].get("of")) else "."
         fid = "fid" in metrics["unconditional"]
         if fid:
             lines[-2] += " KID and FID compare only with those of the same judge and N."
-        lines += [f"| source | KID (± deviation) |{' FID (N) |' * fid} copying (95 %) | spread (95 %) |"]
-        lines += [f"|---|---|{'---|' * fid}---|---|"]
+        copied = "copied" in metrics["unconditional"]
+        columns = f"{' FID (N) |' * fid} copying (95 %) |{' copied (95 %; chance 0.01) |' * copied} spread (95 %) |"
+        lines += [f"| source | KID (± deviation) |{columns}"]
+        lines += [f"|---|---|{'---|' * (fid + copied)}---|---|"]
         for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
             cells = [f"{name} †" if m.get("sister") else name]
             cells += [f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"]
             cells += [f"{m['fid']['value']:.3f} ({m['fid']['n']})"] if fid else []
-            lines.append(f"| {' | '.join([*cells, _interval(m['copying']), _interval(m['spread_perceptual'])])} |")
+            cells += [_interval(m[name]) for name in ("copying", *["copied"] * copied, "spread_perceptual")]
+            lines.append(f"| {' | '.join(cells)} |")
         if any(m.get("sister") for m in sources.values()):
             lines += [
                 "",

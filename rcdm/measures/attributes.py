@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,34 @@ class Attributes:
 
     read: Callable[[Tensor], dict[str, Tensor]]
     spread: Mapping[str, float]
+
+
+CONSTANT = 1e-12
+"""A variance of φ up to here is none: no share of it can be kept."""
+
+
+def varying_in(attributes: Attributes, images: Tensor) -> tuple[Attributes, list[str]]:
+    """Attributes without those that are the same in all of the images [N,3,H,W], and the names of these.
+
+    Raises ValueError where none is left.
+    """
+    constant = [name for name, phi in attributes.read(images).items() if not float(variance(phi)) > CONSTANT]
+    if not constant:
+        return attributes, []
+
+    def read(pictures: Tensor) -> dict[str, Tensor]:
+        return {name: phi for name, phi in attributes.read(pictures).items() if name not in constant}
+
+    if not read(images[:1]):
+        raise ValueError("These images are alike in everything that is read off them: give different ones.")
+    return Attributes(read, attributes.spread), constant
+
+
+def constant_in_words(result: Mapping[str, Any]) -> list[str]:
+    """A sentence about the attributes that a study left out as `constant`; none where it left out none."""
+    if not (names := result.get("constant")):
+        return []
+    return [f"Left out, as the same in all images, so that nothing of them can be kept: {', '.join(names)}."]
 
 
 @torch.no_grad()
@@ -58,6 +87,18 @@ def _direction(weight: Tensor, angle: Tensor) -> Tensor:
     """Weighted circular mean of angles [N,H,W] as (cos, sin) [N,2]."""
     mean = torch.stack([(weight * angle.cos()).sum((1, 2)), (weight * angle.sin()).sum((1, 2))], 1)
     return F.normalize(mean, dim=1)
+
+
+def turns_of(name: str, phi: Tensor, dim: int) -> Tensor | None:
+    """An angle φ [..., 2] as turns along the axis `dim`, unwrapped, from 0 on; None for what is no angle.
+
+    The last axis is left with one number: [..., 1].
+    """
+    if phi.shape[-1] != 2 or name == "place":
+        return None
+    turns = torch.atan2(phi[..., 1:], phi[..., :1]) / (2 * torch.pi)
+    steps = (turns.diff(dim=dim) + 0.5) % 1 - 0.5
+    return torch.cat([torch.zeros_like(turns.narrow(dim, 0, 1)), steps], dim).cumsum(dim)
 
 
 MEANINGS = {
@@ -100,18 +141,17 @@ def kept_by_draws(
 ) -> dict[str, Kept]:
     """1 − Var_k φ / Var φ(data) over the draws of one image, attribute -> φ [K,P], with a jackknife interval.
 
-    `free`: φ of K unconditional draws, for the null. Attributes whose spread over data images is not known are left
-    out. The interval leaves out one draw at a time (Efron & Stein 1981) and says how far the value depends on which
-    draws were made. Raises ValueError for fewer than 2 draws.
+    `free`: φ of K unconditional draws, for the null. Attributes whose spread over data images is not known, or is
+    none, are left out. The interval leaves out one draw at a time (Efron & Stein 1981) and says how far the value
+    depends on which draws were made. Raises ValueError for fewer than 2 draws.
     """
     kept = {}
     for name, values in phi.items():
         k = len(values)
         if k < 2:
             raise ValueError("At least two draws are needed to see what varies.")
-        if name not in attributes.spread:
+        if not (spread := attributes.spread.get(name, 0.0)) > CONSTANT:
             continue
-        spread = attributes.spread[name]
         number = Kept(1 - float(variance(values)) / spread, k)
         if free is not None:
             number = replace(number, null=1 - float(variance(free[name])) / spread)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rcdm.data.dataset_protocol import Dataset
+from rcdm.data.dataset_protocol import Dataset, training_images
 from rcdm.diffusion.checkpoints import folder_of
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
@@ -59,7 +59,7 @@ def find_directions(
 
 def directions_in(pipe: RCDMPipeline, dataset: Dataset) -> dict[str, Tensor]:
     """What `directions.safetensors` holds: `SOURCE|METHOD|NAME` -> direction [D], from up to 2000 training images."""
-    images = dataset.batch(1, IMAGES if dataset.n_train is None else min(IMAGES, dataset.n_train)).images.cpu()
+    images = training_images(dataset, IMAGES).images.cpu()
     attributes = attributes_of(pipe)
     return {
         f"{source}|{method}|{name}": way.float().cpu().contiguous()

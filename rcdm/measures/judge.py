@@ -21,6 +21,9 @@ from rcdm.measures.probes import logistic_regression
 from rcdm.measures.processes import over_processes
 from rcdm.networks.representation import RepresentationSource
 
+COPIED = 0.01
+"""The share of held-out images that lie as near to a training image as what counts as a copy."""
+
 
 def is_sister(judge: str, network: str, config: Mapping[str, Any]) -> bool:
     """Whether a source's network is of the judge's own family, so that the judge sees what it sees.
@@ -38,19 +41,24 @@ class Evaluator:
     Args:
         source: the network, cut at its backbone.
         dataset: training images fit the class probe and are what draws might be copied from.
-        n: how many training images, at most.
+        n: how many training images fit the probe, at most.
+        known: among how many training images copies are looked for, at most; all of those of smaller data sets.
     """
 
-    def __init__(self, source: RepresentationSource, dataset: Dataset, *, n: int = 20_000) -> None:
+    def __init__(
+        self, source: RepresentationSource, dataset: Dataset, *, n: int = 20_000, known: int = 100_000
+    ) -> None:
         self.source = source
         self.name = source.name
         self.digest = weights_digest(source)
-        batches = [dataset.batch(step, 500) for step in range(max(1, min(n, dataset.n_train or n) // 500))]
-        training = torch.cat(list(over_processes(batches, self._looked_at))).to(self._device)
-        labels = torch.cat([batch.labels for batch in batches]).to(training.device)
-        self._mean, self._std = training.mean(0), training.std(0).clamp(min=1e-6)
+        self.training_images = dataset.n_train
+        few = min(max(n, known), dataset.n_train or n)
+        batches = [dataset.batch(step, min(500, few)) for step in range(-(-few // 500))]
+        training = torch.cat(list(over_processes(batches, self._looked_at)))[:few].to(self._device)
+        labels = torch.cat([batch.labels for batch in batches])[:n].to(training.device)
+        self._mean, self._std = training[:n].mean(0), training[:n].std(0).clamp(min=1e-6)
         self._classes = dataset.classes
-        self._probe = logistic_regression(self._standardise(training), labels, dataset.classes, 1e-4)
+        self._probe = logistic_regression(self._standardise(training[:n]), labels, dataset.classes, 1e-4)
         self._training = F.normalize(training, dim=1)
 
     @property
@@ -103,13 +111,20 @@ class Evaluator:
                 measure.update(chunk, real=is_real)
         return {"value": float(measure.compute()), "n": len(drawn), "n_real": len(real)}
 
-    def copying(self, drawn: Tensor, real: Tensor) -> Number:
-        """Median distance of the draws to their nearest training image, over that of held-out images: 1 is no copying.
+    def copying(self, drawn: Tensor, real: Tensor) -> dict[str, dict[str, Any]]:
+        """How near draws come to their nearest training image, beside held-out images.
 
-        Well below 1 the draws repeat training images.
+        `copying`: the median distance over that of held-out images; well below 1 most draws repeat training images.
+        `copied`: the share of draws that are nearer than all but a hundredth of the held-out images; null
+        0.01. Both say among how many training images it was looked (`among`), and how many there are (`of`).
         """
         near, usual = (self._nearest(images).cpu() for images in (drawn, real))
-        return bootstrap(lambda i: near[i].median() / usual.median(), len(near), null=1.0)
+        nearer = (near < usual.quantile(COPIED)).float()
+        among = {"among": len(self._training)} | ({"of": known} if (known := self.training_images) else {})
+        return {
+            "copying": bootstrap(lambda i: near[i].median() / usual.median(), len(near), null=1.0).to_json() | among,
+            "copied": bootstrap(lambda i: nearer[i].mean(), len(near), null=COPIED).to_json() | among,
+        }
 
     def spread(self, draws: Tensor, real: Tensor) -> Number:
         """Mean distance between draws of one image, [N,K,3,H,W], over that between held-out images: 0 all the same."""

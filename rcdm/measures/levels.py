@@ -54,7 +54,8 @@ def transformation_probe(
 ) -> dict[str, Number]:
     """Accuracy at telling which case of a transformation was applied, from h alone; one probe per entry of `encode`.
 
-    Learnt on images `train` [N,3,H,W], measured on `test` [M,3,H,W]; null: chance among the cases. `name` is one of
+    Learnt on images `train` [N,3,H,W], measured on `test` [M,3,H,W], which the intervals are over; null: chance among
+    the cases. `name` is one of
     `transformations.TELLING`; `penalties` are those of `probes.linear_probe`.
     """
     transform, cases = TELLING[name]
@@ -65,4 +66,7 @@ def transformation_probe(
         labels = torch.arange(cases, device=next(iter(h.values())).device).repeat_interleave(len(images))
         parts.append((h, labels))
     (h_train, labels), (h_test, labels_test) = parts
-    return {key: linear_probe(h_train[key], labels, h_test[key], labels_test, penalties=penalties) for key in h_train}
+    return {
+        key: linear_probe(h_train[key], labels, h_test[key], labels_test, penalties=penalties, cases=cases)
+        for key in h_train
+    }

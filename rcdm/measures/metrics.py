@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,19 @@ class Number:
     def to_json(self) -> dict[str, Any]:
         """A dict without the null where none is defined."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def finite(record: Any) -> Any:
+    """A record of numbers as JSON has them: without entries of a dict that are not finite, or lists of such."""
+    if isinstance(record, dict):
+        return {key: finite(own) for key, own in record.items() if not _is_nan(own)}
+    return [finite(own) for own in record] if isinstance(record, list | tuple) else record
+
+
+def _is_nan(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_is_nan(own) for own in value)
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def bootstrap(
@@ -73,15 +87,18 @@ def cycle_error(drawn: Tensor, given: Tensor) -> Number:
 
 
 def ranks(queries: Tensor, gallery: Tensor, *, chunk: int = 1024) -> Tensor:
-    """Rank of gallery row i for query i by cosine distance, half a rank per tie: [N,D], [N,D] -> float [N] >= 1."""
+    """Rank of gallery row i for query i by cosine distance, half a rank per tie: [N,D], [N,D] -> float [N] >= 1.
+
+    NaN where the query is no number.
+    """
     queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
     result = []
     for rows in torch.arange(len(queries)).split(chunk):
         likeness = queries[rows] @ gallery.T  # cosines, [chunk,N]
         own = likeness.gather(1, rows[:, None].to(likeness.device))
         closer, ties = (likeness > own).sum(1), (likeness == own).sum(1) - 1
-        result.append(1 + closer + ties / 2)
-    return torch.cat(result).float()
+        result.append((1 + closer + ties / 2).float().masked_fill(own[:, 0].isnan(), torch.nan))
+    return torch.cat(result)
 
 
 def nearest(queries: Tensor, bank: Tensor, *, chunk: int = 500) -> tuple[Tensor, Tensor]:
@@ -215,7 +232,10 @@ def cosines(a: Tensor, b: Tensor) -> dict[str, Number]:
     }
 
 
-def accuracy(predicted: Tensor, labels: Tensor, classes: int) -> Number:
-    """Share of equal entries of two int64 [N]; null: chance among the classes."""
-    right = (predicted == labels).float()
-    return bootstrap(lambda i: right[i].mean(), len(labels), null=1 / classes)
+def accuracy(predicted: Tensor, labels: Tensor, classes: int, *, cases: int = 1) -> Number:
+    """Share of equal entries of two int64 [cases * N]; null: chance among the classes.
+
+    Row `c * N + i` is case c of image i: n and the interval are of images.
+    """
+    right = (predicted == labels).float().unflatten(0, (cases, -1)).mean(0)
+    return bootstrap(lambda i: right[i].mean(), len(right), null=1 / classes)

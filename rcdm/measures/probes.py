@@ -79,11 +79,18 @@ def _filled(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> nn.Sequentia
 
 
 def linear_probe(
-    h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, *, penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    h: Tensor,
+    labels: Tensor,
+    h_test: Tensor,
+    labels_test: Tensor,
+    *,
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3),
+    cases: int = 1,
 ) -> Number:
     """Held-out top-1 accuracy of logistic regression from h [N,D] to classes, int64 [N], on the device of h.
 
-    h is standardised; the weight of ‖W‖² is the one of `penalties` that serves a tenth of the training rows best.
+    h is standardised; the weight of ‖W‖² is the one of `penalties` that serves a tenth of the training rows best. The
+    test rows may be `cases` of each image, one case after the other: the interval is over images.
     """
     mean, std = h.mean(0), h.std(0).clamp(min=1e-6)
     h, h_test = (h - mean) / std, (h_test - mean) / std
@@ -93,7 +100,7 @@ def linear_probe(
     models = [logistic_regression(h[rest], labels[rest], classes, penalty) for penalty in penalties]
     best = max(models, key=lambda model: float((model(h[trial]).argmax(1) == labels[trial]).float().mean()))
     with torch.no_grad():
-        return accuracy(best(h_test).argmax(1).cpu(), labels_test.cpu(), classes)
+        return accuracy(best(h_test).argmax(1).cpu(), labels_test.cpu(), classes, cases=cases)
 
 
 def logistic_regression(h: Tensor, labels: Tensor, classes: int, penalty: float) -> nn.Linear:

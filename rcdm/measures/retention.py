@@ -196,6 +196,15 @@ def backbones_and_projectors(sources: Sequence[str]) -> dict[str, tuple[str, str
     return {network: pair for network, pair in pairs.items() if set(pair) <= set(sources)}
 
 
+def guided_apart(pipe: RCDMPipeline, sources: Sequence[str]) -> dict[str, str]:
+    """Network -> how its backbone and its projector are guided, where that is not alike."""
+    held = {
+        network: [pipe.guidance_of(source).in_words() or "not" for source in pair]
+        for network, pair in backbones_and_projectors(list(sources)).items()
+    }
+    return {network: f"guided: {of[0]}, and {of[1]}" for network, of in held.items() if of[0] != of[1]}
+
+
 def agreement(
     within: Mapping[str, Mapping[str, Tensor]],
     errors: Mapping[str, Mapping[str, Tensor]],

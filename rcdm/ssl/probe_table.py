@@ -57,5 +57,5 @@ def _truth(dataset: Dataset, n: int, *, held_out: bool) -> tuple[Tensor, dict[st
     if isinstance(dataset, Sprites):
         factors = sprites.sample_factors(n, HELD_OUT_SEED if held_out else dataset.seed)
         return sprites.render(factors, dataset.size), sprites.phi(factors)
-    images, labels, _ = dataset.held_out(n) if held_out else dataset.batch(0, n)
+    images, labels, _ = dataset.held_out(n) if held_out else dataset.batch(0, min(n, dataset.n_train or n))
     return images, {"label": F.one_hot(labels, dataset.classes).float()}

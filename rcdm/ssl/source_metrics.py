@@ -81,7 +81,7 @@ def measure_source(
 
     for name in TELLING:
         on_progress(f"transformation probe: {name}")
-        n = size.transformation_images
+        n = min(size.transformation_images, dataset.n_train or size.transformation_images)
         accuracies = transformation_probe(encode, dataset.batch(0, n).images, dataset.held_out(n // 2).images, name)
         for level, number in accuracies.items():
             levels[level]["transformation_probe"][name] = number.to_json()

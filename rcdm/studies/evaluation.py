@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.attributes import Attributes
 from rcdm.measures.faithfulness import encode_all, faithfulness_of
 from rcdm.measures.judge import Evaluator, is_sister
-from rcdm.measures.metrics import cycle_error, variance
+from rcdm.measures.metrics import cycle_error, finite, variance
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.realism import realism
 from rcdm.measures.shares import seed_told, variance_shares
@@ -64,6 +63,7 @@ def evaluate(
     held_out, probe_images = images or enough_images(dataset, size)
     attributes = _attributes(pipe, evaluator, class_readers)
     result = _setting(size, len(held_out), dataset.name, num_inference_steps or pipe.config.default_steps)
+    result["probe_images"] = len(probe_images)
     result["scheduler"] = type(pipe.scheduler).__name__
     result["mixed_precision"] = pipe.unet.mixed_precision
     result["spread"] = {name: float(variance(phi)) for name, phi in attributes.read(held_out).items()}
@@ -154,7 +154,8 @@ def enough_images(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tenso
             f"{dataset.name} holds out {len(held_out)} of its images, and evaluation needs at least 2, better 1000: "
             "give more images."
         )
-    probe_images = dataset.batch(0, size.probe_images).images.cpu()
+    known = dataset.n_train or size.probe_images
+    probe_images = dataset.batch(0, min(size.probe_images, known)).images.cpu()  # none of them twice
     retention_study.refuse_too_few(min(size.retention_images, len(held_out)), size.retention_draws, len(probe_images))
     return held_out, probe_images
 
@@ -201,7 +202,6 @@ def _setting(size: EvaluationSize, n: int, data: str, steps: int) -> dict[str, A
         "num_inference_steps": steps,
         "retention_images": min(size.retention_images, n),
         "retention_draws": size.retention_draws,
-        "probe_images": size.probe_images,
         "torch_threads": torch.get_num_threads(),
     }
 
@@ -260,7 +260,7 @@ def _realism(evaluator: Evaluator, drawn: Tensor, real: Tensor, pairs: Tensor) -
     return {
         "kid": evaluator.kid(drawn, real),
         "fid": evaluator.fid(drawn, real),
-        "copying": evaluator.copying(drawn, real).to_json(),
+        **evaluator.copying(drawn, real),
         "spread_perceptual": evaluator.spread(pairs, real).to_json(),
     }
 
@@ -295,18 +295,5 @@ def _references(pipe: RCDMPipeline, images: Tensor, source: str) -> dict[str, An
 def write_metrics(metrics: dict[str, Any], folder: Path) -> Path:
     """Write metrics.json into a checkpoint folder; a number that too few images have left without a value is absent."""
     target = folder / "metrics.json"
-    target.write_text(json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n")
+    target.write_text(json.dumps(finite(metrics), indent=1, allow_nan=False) + "\n")
     return target
-
-
-def _finite(value: Any) -> Any:
-    """The same without what holds a number that is none."""
-    if isinstance(value, dict):
-        return {key: _finite(own) for key, own in value.items() if not _is_nan(own)}
-    return [_finite(own) for own in value] if isinstance(value, list) else value
-
-
-def _is_nan(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(_is_nan(own) for own in value)
-    return isinstance(value, float) and not math.isfinite(value)

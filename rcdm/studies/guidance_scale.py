@@ -21,7 +21,7 @@ from rcdm.diffusion.regressor import DEAR, Regressor, learn_source
 from rcdm.figures import general
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, Look, figure
-from rcdm.measures.attributes import Attributes
+from rcdm.measures.attributes import Attributes, constant_in_words, varying_in
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import Number, bootstrap, cycle_error, variance
 from rcdm.measures.parts import part
@@ -80,7 +80,7 @@ def study(
         tried = [one for one in tried if not one.strength]
     if any(one.strength for one in tried):
         _learn(pipe, reference, sources, on_progress)
-    attributes = attributes or attributes_of(pipe)
+    attributes, constant = varying_in(attributes or attributes_of(pipe), pixels_of(pipe, images))
     given, learnt = (attributes.read(pixels_of(pipe, some)) for some in (images, reference))
     numbers: dict[str, Any] = {}
     grid: list[Image.Image] = []
@@ -100,7 +100,9 @@ def study(
                 rows.append(f"{source}, image {i}, {_words(guidance)}")
         numbers[source] = _chosen(found)
     columns = ("given", *(f"draw {k}" for k in range(min(len(seeds), SHOWN))))
-    result = {"sources": numbers, "images": len(images), "draws": len(seeds)}
+    result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
+    if constant:
+        result["constant"] = constant
     return StudyResult(grid, tuple(rows), columns, result, _summary(result))
 
 
@@ -253,7 +255,7 @@ def _summary(result: Mapping[str, Any]) -> str:
                 f"{gain['value']:+.3f} ({gain['low']:+.3f} … {gain['high']:+.3f})  {wrong} of {counted}  "
                 f"{one['cycle_error']['value']:.3f}" + ("  chosen" if words == chosen_words(own) else "")
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *constant_in_words(result)])
 
 
 def chosen_words(own: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from rcdm.data import images as im
 from rcdm.data.transformations import TELLING, TRANSFORMATIONS, Transformation
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
-from rcdm.measures.attributes import Attributes
+from rcdm.measures.attributes import Attributes, turns_of
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.levels import transformation_probe
 from rcdm.measures.metrics import Number, bootstrap, squared_distance_to_others, squared_error
@@ -44,12 +43,12 @@ def study(
 
     `only`: names of transformations, separated by commas; all of them if empty. Images are transformed at the size of
     the drawn ones. Numbers: transformation -> source -> list over strengths of `alignment` (null 1: another image) and
-    `seen` (pixel distance of the draws over that of draws of another image; null 1), and once per transformation
-    `transport`: the slope with which the attribute that it moves follows in the draws (1 kept, 0 invariant). Shown are
-    the first images (up to 4) at every strength, each followed by a draw from every source. `backgrounds` [N,3,H,W]:
-    the same images with other backgrounds, towards which the transformation `background` moves. With `probe_images`
-    [M,3,H,W] to learn from, `transformation_probe`: name -> source -> accuracy at telling which case was applied (null:
-    chance). Raises ValueError for an unknown name or fewer than 2 images.
+    `seen` (pixel distance of the draws over that of draws of another image, of the same noise; null 1), and once per
+    transformation `transport`: the slope with which the attribute that it moves follows in the draws (1 kept, 0
+    invariant). Shown are the first images (up to 4) at every strength, each followed by a draw from every source.
+    `backgrounds` [N,3,H,W]: the same images with other backgrounds, towards which the transformation `background`
+    moves. With `probe_images` [M,3,H,W] to learn from, `transformation_probe`: name -> source -> accuracy at telling
+    which case was applied (null: chance). Raises ValueError for an unknown name or fewer than 2 images.
     """
     if len(images) < 2:
         raise ValueError(f"Invariance needs at least 2 images, better 32, and got {len(images)}.")
@@ -58,7 +57,8 @@ def study(
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"There is no transformation {unknown[0]!r} here; choose of {', '.join(known)}.")
     x, attributes = pixels_of(pipe, images).to(pipe.device), attributes_of(pipe)
-    plain = {source: _seen(pipe, [x], source, seeds, num_inference_steps)[0] for source in sources}
+    unlike = x.roll(1, 0)  # another image for each
+    plain = {source: _seen(pipe, [x, unlike], source, seeds, num_inference_steps) for source in sources}
     width = 1 + max(len(known[name].strengths) for name in names)
     grid: list[Image.Image] = []
     rows: list[str] = []
@@ -72,7 +72,7 @@ def study(
             on_progress(f"{name}: {source}")
             seen = _seen(pipe, changed, source, seeds, num_inference_steps)
             numbers[name]["sources"][source] = _numbers(plain[source], seen, x, changed, what, attributes, len(seeds))
-            ladders[source] = [drawn[:: len(seeds)] for _, drawn in (plain[source], *seen)]
+            ladders[source] = [drawn[:: len(seeds)] for _, drawn in (plain[source][0], *seen)]
         for i in range(min(SHOWN, len(x))):
             for source, ladder in ladders.items():
                 grid += _padded(ladder, i, width)
@@ -130,7 +130,7 @@ def _seen(
 
 
 def _numbers(
-    plain: tuple[Tensor, Tensor],
+    plain: Sequence[tuple[Tensor, Tensor]],
     seen: Sequence[tuple[Tensor, Tensor]],
     x: Tensor,
     changed: Sequence[Tensor],
@@ -138,8 +138,8 @@ def _numbers(
     attributes: Attributes,
     k: int,
 ) -> dict[str, Any]:
-    h, drawn = plain
-    others, apart = squared_distance_to_others(h), _distance(drawn, drawn.roll(k, 0), k)
+    (h, drawn), (_, unlike) = plain
+    others, apart = squared_distance_to_others(h), _distance(unlike, drawn, k)  # of the same noise
     result: dict[str, Any] = {"alignment": [], "seen": []}
     for h_t, drawn_t in seen:
         moved, visible = squared_error(h_t, h), _distance(drawn_t, drawn, k)
@@ -165,10 +165,8 @@ def _ratio(part: Tensor, whole: Tensor) -> Number:
 def _path(attributes: Attributes, name: str, ladder: Sequence[Tensor]) -> Tensor:
     """How an attribute moves from the untransformed images on: [N,strengths,P]; an angle in turns, unwrapped (P 1)."""
     phi = torch.stack([attributes.read(images)[name].cpu() for images in ladder], 1)  # [N, 1 + strengths, P]
-    if phi.shape[2] == 2 and name != "place":
-        turns = torch.atan2(phi[..., 1], phi[..., 0]) / (2 * math.pi)
-        steps = (turns[:, 1:] - turns[:, :-1] + 0.5) % 1 - 0.5
-        return steps.cumsum(1)[..., None]
+    if (turns := turns_of(name, phi, 1)) is not None:
+        return turns[:, 1:]
     return phi[:, 1:] - phi[:, :1]
 
 
@@ -207,7 +205,7 @@ def _summary(setting: dict[str, Any]) -> str:
 def _cost(pictures: int, numbers: int, settings: Mapping[str, Any]) -> int:
     wished = [name.strip() for name in settings["only"].split(",") if name.strip()] or list(TRANSFORMATIONS)
     steps = sum(len(TRANSFORMATIONS[name].strengths) for name in wished if name in TRANSFORMATIONS)
-    return pictures * (1 + steps)
+    return pictures * (2 + steps)
 
 
 STUDY = Study(

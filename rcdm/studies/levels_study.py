@@ -15,7 +15,7 @@ from rcdm.data import images as im
 from rcdm.data.transformations import TELLING
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
-from rcdm.measures.attributes import Attributes
+from rcdm.measures.attributes import Attributes, constant_in_words, varying_in
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import measure_bits, noise_ladder
 from rcdm.measures.levels import levels_of, levels_with, transformation_probe
@@ -63,16 +63,17 @@ def study(
     known, `levels` and `best` (measure -> level). Per level: `width`, `effective_rank` (of `reference`), `ridge`
     (attribute -> R²), `transformation_probe` (name -> accuracy), with labels `linear_top1`; where there is a decoder
     `retention`, `cycle_error` and `bits` (form 1 over `noise_levels`, null: h of the next image), else `no_decoder`.
-    Raises ValueError for fewer than 8 images, 20 reference images or 2 seeds.
+    Raises ValueError for fewer than 8 images, 20 reference images, 2 seeds or 2 `drawn_images`.
     """
     if len(images) < 8 or len(reference) < 20:
         raise ValueError(
             f"Probes need at least 8 images, better 500, and 20 reference images, better 2000; they got {len(images)} "
             f"and {len(reference)}."
         )
-    if len(seeds) < 2:
-        raise ValueError("Retention at each level needs at least two seeds.")
-    attributes = attributes_of(pipe)
+    if len(seeds) < 2 or drawn_images < 2:
+        raise ValueError("Retention at each level needs at least two seeds and two drawn_images, better 32.")
+    x = pixels_of(pipe, images).to(pipe.device)
+    attributes, constant = varying_in(attributes_of(pipe), x[:drawn_images])
     test, train = (
         _labelled(pipe, attributes, pictures, known)
         for pictures, known in ((images, labels), (reference, reference_labels))
@@ -90,7 +91,9 @@ def study(
         numbers[name] = {"objective": objective} if objective else {}
         numbers[name] |= {"levels": levels, "best": _best(levels)}
     grid, rows = _pictures(few[:1], shown)
-    setting = {"images": len(test.images), "reference": len(train.images), "drawn_images": len(few)}
+    setting: dict[str, Any] = {"images": len(test.images), "reference": len(train.images), "drawn_images": len(few)}
+    if constant:
+        setting["constant"] = constant
     result = {**setting, "seeds": list(seeds), "logsnr": [LOWEST, HIGHEST], "networks": numbers}
     return StudyResult(grid, rows, ("given", *(f"draw {k}" for k in range(len(seeds)))), result, _summary(result))
 
@@ -223,7 +226,7 @@ def _summary(result: dict[str, Any]) -> str:
     missing = [f"{n}/{k}" for n, levels in partly.items() for k, v in levels.items() if "no_decoder" in v]
     if missing:
         lines.append(f"This checkpoint has no decoder for {', '.join(missing)}: no draws and no bits there.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *constant_in_words(result)])
 
 
 def _line(measures: Mapping[str, Any]) -> str:

@@ -12,18 +12,18 @@ from torch import Tensor
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
-from rcdm.measures.attributes import Attributes
+from rcdm.measures.attributes import Attributes, constant_in_words, varying_in
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
 from rcdm.measures.readers import attributes_of
 from rcdm.measures.retention import (
     FEWEST_TO_LEARN,
     agreement,
-    backbones_and_projectors,
     below_zero,
     cross_check,
     draw_each,
     gaps,
+    guided_apart,
     probed,
     read_unconditional,
     retention_numbers,
@@ -57,12 +57,12 @@ def study(
     two levels are guided differently. `agreement`: Spearman correlation of retention with the R² of each probe over all
     sources and attributes. With `guided`, a second pipeline for the same sources that learnt nothing from them
     (`rcdm.guided`), `cross_check`: source -> attribute -> what both say (`trained`, `guided`), and whether they are
-    `apart`: their intervals do not meet.
+    `apart`: their intervals do not meet. `constant`: attributes that are left out, as no two images differ in them.
     Draw k of image i has the noise of seed `i * len(seeds) + k` after the first of `seeds`, whatever the source.
     Raises ValueError when there are fewer than two seeds or images, or too few images for probes.
     """
     refuse_too_few(len(images), len(seeds), None if probe_images is None else len(probe_images))
-    attributes = attributes or attributes_of(pipe)
+    attributes, constant = varying_in(attributes or attributes_of(pipe), pixels_of(pipe, images))
     given = attributes.read(pixels_of(pipe, images))
     learnt = {} if probe_images is None else attributes.read(pixels_of(pipe, probe_images))
     on_progress("unconditional draws")
@@ -90,7 +90,7 @@ def study(
             checked[source] = cross_check(numbers[source], retention_numbers(second, {}, given, len(seeds)))
     more = _differences(pipe, within, given) | {"agreement": _agreement(within, errors, given), "cross_check": checked}
     result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
-    result |= {name: found for name, found in more.items() if found}
+    result |= {name: found for name, found in (more | {"constant": constant}).items() if found}
     grid, rows = _pictures(im.to_pil(pixels_of(pipe, images[:4])), shown, len(seeds))
     return StudyResult(grid, rows, ("given", *(f"draw {k}" for k in range(len(seeds)))), result, _summary(result))
 
@@ -111,18 +111,9 @@ def _differences(
     pipe: RCDMPipeline, within: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """`differences` of the networks whose levels are guided alike, and `not_compared` of the others."""
-    apart = _guided_apart(pipe, list(within))
+    apart = guided_apart(pipe, list(within))
     alike = {source: found for source, found in within.items() if source.partition("/")[0] not in apart}
     return {"differences": gaps(alike, given), "not_compared": apart}
-
-
-def _guided_apart(pipe: RCDMPipeline, sources: Sequence[str]) -> dict[str, str]:
-    """Network -> how its backbone and its projector are guided, where that is not alike."""
-    held = {
-        network: [pipe.guidance_of(source).in_words() or "not" for source in pair]
-        for network, pair in backbones_and_projectors(list(sources)).items()
-    }
-    return {network: f"guided: {of[0]}, and {of[1]}" for network, of in held.items() if of[0] != of[1]}
 
 
 def _agreement(
@@ -182,6 +173,7 @@ def _summary(result: dict[str, Any]) -> str:
         "draws both without, --guidance-strength 1 leads both."
         for network, held in result.get("not_compared", {}).items()
     ]
+    lines += constant_in_words(result)
     lines += _cross_check_in_words(result.get("cross_check", {}))
     for probe, rho in result.get("agreement", {}).items():
         name = {"ridge": "ridge", "probe": "MLP"}[probe]

@@ -23,6 +23,7 @@ from rcdm.diffusion.guided import GuidedPipeline, as_json
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import save
+from rcdm.measures.metrics import finite
 from rcdm.measures.parts import Parts, digest, guidance_inputs, keeping, part, weights_digest
 from rcdm.measures.processes import agreed, first, several, sharing
 from rcdm.studies import STUDIES
@@ -115,7 +116,7 @@ def _written(
         **result.numbers,
     }
     partial = out / f"{run.name}.json.partial"
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    partial.write_text(json.dumps(finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     partial.replace(out / f"{run.name}.json")
     Parts(out / f"{run.name}.parts").clear()
     return record

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.data.transformations import TELLING
+from rcdm.diffusion.guidance_settings import OFF
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
+from rcdm.measures.attributes import constant_in_words, varying_in
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.information import measure_bits, noise_ladder
 from rcdm.measures.levels import transformation_probe
@@ -27,6 +29,7 @@ from rcdm.measures.retention import (
     backbones_and_projectors,
     below_zero,
     draw_each,
+    guided_apart,
     read_unconditional,
     retention_numbers,
 )
@@ -93,7 +96,9 @@ def study(
     `images`), `transformation_probe`, and of the first `drawn_images` `retention` and `bits` (form 1 over
     `noise_levels`, null: h of the next image). `networks` -> network -> reduced variant -> measure -> attribute ->
     `by_width` (backbone minus reduced) and `by_invariance` (reduced minus projector), paired on images and noise.
-    Raises ValueError where no network has both levels, for fewer than 8 images, 20 reference images or 2 seeds.
+    A network whose two levels are guided differently is drawn without guidance: `unguided`, network -> why. Attributes
+    that do not vary are left out (`constant`). Raises ValueError where no network has both levels, for fewer than 8
+    images, 20 reference images, 2 seeds or 2 `drawn_images`.
     """
     pairs = backbones_and_projectors(sources)
     if not pairs:
@@ -103,8 +108,8 @@ def study(
             f"Probes need at least 8 images, better 500, and 20 reference images, better 2000; they got {len(images)} "
             f"and {len(reference)}."
         )
-    if len(seeds) < 2:
-        raise ValueError("Retention needs at least two seeds.")
+    if len(seeds) < 2 or drawn_images < 2:
+        raise ValueError("Retention needs at least two seeds and two drawn_images, better 32.")
     run = _Run(pipe, images, reference, seeds, drawn_images, noise_levels, num_inference_steps)
     numbers: dict[str, Any] = {}
     compared: dict[str, Any] = {}
@@ -124,6 +129,10 @@ def study(
     grid = [image for draws in shown.values() for image in (*given, *im.to_pil(draws))]
     columns = ("given", *(f"draw {k}" for k in range(len(seeds))))
     setting = {"images": len(run.x), "reference": len(run.train), "drawn_images": len(run.few), "seeds": list(seeds)}
+    if run.unguided:
+        setting["unguided"] = run.unguided
+    if run.constant:
+        setting["constant"] = run.constant
     result = {**setting, "logsnr": [LOWEST, HIGHEST], "sources": numbers, "networks": compared}
     return StudyResult(grid, tuple(shown), columns, result, _summary(result))
 
@@ -153,9 +162,10 @@ class _Run:
         steps: int | None,
     ) -> None:
         self.pipe, self.seeds, self.steps = pipe, seeds, steps
-        self.attributes = attributes_of(pipe)
+        self.unguided = guided_apart(pipe, pipe.sources.names)
         self.x, self.train = (pixels_of(pipe, pictures).to(pipe.device) for pictures in (images, reference))
         self.few = self.x[:drawn_images]
+        self.attributes, self.constant = varying_in(attributes_of(pipe), self.few)
         self.phi, self.phi_train = (
             {name: phi.cpu() for name, phi in self.attributes.read(pictures).items()}
             for pictures in (self.x, self.train)
@@ -206,7 +216,8 @@ class _Run:
 
     def _draw(self, variant: _Variant) -> tuple[dict[str, Any], Losses, Tensor]:
         k, given = len(self.seeds), variant.given(encode_all(self.pipe, self.few, variant.source))
-        draws = draw_each(self.pipe, given, variant.source, self.seeds, self.steps)
+        plain = OFF if variant.source.rpartition("/")[0] in self.unguided else None
+        draws = draw_each(self.pipe, given, variant.source, self.seeds, self.steps, plain)
         read = {name: phi.cpu() for name, phi in self.attributes.read(draws).items()}
         free = {name: phi.cpu() for name, phi in self.free.items()}
         numbers: dict[str, Any] = {"retention": retention_numbers(read, free, self.given, k)}
@@ -258,6 +269,11 @@ def _summary(result: Mapping[str, Any]) -> str:
         lines.append(f"{name:36} {numbers['width']:5} | {' | '.join(cells)}{bits}")
     if caution := below_zero({name: numbers["retention"] for name, numbers in result["sources"].items()}):
         lines.append(caution)
+    lines += [
+        f"{network}: drawn without guidance, as its backbone and its projector are not guided alike ({held})."
+        for network, held in result.get("unguided", {}).items()
+    ]
+    lines += constant_in_words(result)
     lines.append("What is lost from backbone to projector: by fewer dimensions + by what remains (95 %)")
     for network, reduced in result["networks"].items():
         if not reduced:

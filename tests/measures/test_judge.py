@@ -9,6 +9,7 @@ import torch
 import rcdm
 from rcdm import cli
 from rcdm.data.datasets import load_dataset
+from rcdm.data.in_memory import Photographs, Pixels
 from rcdm.diffusion.model_card import markdown_tables
 from rcdm.measures.judge import Evaluator, is_sister
 from rcdm.measures.parts import Parts, keeping
@@ -95,8 +96,28 @@ def test_photographs_have_a_judge_where_its_package_is_and_the_drawn_world_none(
 
 def test_copies_of_training_images_are_found(judge):
     copies, fresh = load_dataset("sprites", 16).batch(0, 500).images[:100], held_out(300)
-    assert judge.copying(copies, fresh[100:]).value < 0.01
-    assert judge.copying(fresh[:100], fresh[100:]).value == pytest.approx(1, abs=0.2)
+    assert judge.copying(copies, fresh[100:])["copying"]["value"] < 0.01
+    none = judge.copying(fresh[:100], fresh[100:])
+    assert none["copying"]["value"] == pytest.approx(1, abs=0.2) and none["copied"]["value"] < 0.08
+    assert none["copied"]["null"] == 0.01 and none["copying"]["among"] == 1000 and "of" not in none["copying"]
+    few = judge.copying(torch.cat([copies[:30], fresh[:70]]), fresh[100:])  # a median does not see them
+    assert few["copying"]["value"] > 0.7 and few["copied"]["value"] == pytest.approx(0.3, abs=0.08)
+
+
+def test_copies_are_looked_for_among_images_that_the_probe_does_not_learn_from(tiny_checkpoint):
+    pixels = Pixels((127.5 * (noise(900) + 1)).byte(), torch.arange(900) % 2)
+    data = Photographs(pixels, Pixels(pixels.images[:4], pixels.labels[:4]), name="noise", classes=2, seed=0)
+    source = rcdm.load_source(f"{tiny_checkpoint}/tiny/backbone")
+    judge, short = (Evaluator(source, data, n=100, known=known) for known in (10_000, 300))
+    training = data.batch(0, 900).images
+    fresh = torch.rand(100, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert judge.copying(training, fresh)["copying"]["value"] == pytest.approx(0, abs=1e-3)
+    assert (
+        judge.copying(training[700:], fresh)["copied"] | {"among": 900, "of": 900, "value": 1.0}
+        == judge.copying(training[700:], fresh)["copied"]
+    )
+    among = short.copying(training[700:], fresh)["copying"]
+    assert among["value"] > 0.5 and among["among"] == 300 and among["of"] == 900
 
 
 def test_copying_and_spread_are_ratios_of_lengths_on_the_circle():
@@ -111,9 +132,11 @@ def test_copying_and_spread_are_ratios_of_lengths_on_the_circle():
 
     judge = object.__new__(Evaluator)
     judge.features = lambda images: images
-    judge._training = pictures(0, 90) / 3
+    judge._training, judge.training_images = pictures(0, 90) / 3, None
     copying = judge.copying(pictures(5, 10, 80, 40, 95), pictures(30, 20, 60))
-    assert copying.value == pytest.approx(chord(10) / chord(30)) and copying.null == 1 and copying.n == 5
+    copying, copied = copying["copying"], copying["copied"]
+    assert copying["value"] == pytest.approx(chord(10) / chord(30)) and copying["null"] == 1 and copying["n"] == 5
+    assert copied["value"] == pytest.approx(4 / 5)  # all but the one at 40 degrees lie nearer than 20
     draws = torch.stack([pictures(0, 20), pictures(50, 90)])  # two draws of two images
     spread = judge.spread(draws, pictures(0, 60))
     assert spread.value == pytest.approx((chord(20) + chord(40)) / 2 / chord(60)) and spread.n == 2
@@ -147,7 +170,7 @@ def test_evaluate_reports_the_judge_and_refuses_a_source(judge, tiny_checkpoint,
     assert "| *unconditional draws* |" in printed and f"Judged by {judge.name}" in printed
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["evaluator"] == judge.name
-    assert set(metrics["unconditional"]) == {"kid", "fid", "copying", "spread_perceptual"}
+    assert set(metrics["unconditional"]) == {"kid", "fid", "copying", "copied", "spread_perceptual"}
     source = metrics["sources"]["tiny/projector"]
     assert source["fid"]["n"] == source["fid"]["n_real"] == 8 and "| FID (N) |" in printed
     assert source["sister"] is False and "†" not in printed

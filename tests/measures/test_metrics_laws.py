@@ -1,5 +1,6 @@
 """Laws of the numbers: what changes none of them, and what they are where a pencil is enough."""
 
+import json
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from rcdm.measures.metrics import (
     calibration_difference,
     cosines,
     cycle_error,
+    finite,
     holm,
     jackknife,
     mean,
@@ -185,3 +187,25 @@ def test_corrected_p_values_are_p_values_in_the_same_order():
     assert all(own <= new <= 1 for own, new in zip(p, corrected, strict=True)) and holm([0.7, 0.9]) == [1, 1]
     assert sorted(corrected) == [corrected[i] for i in sorted(range(9), key=p.__getitem__)]
     assert holm([0.3]) == [0.3]
+
+
+def test_what_is_no_number_is_found_by_nobody():
+    gallery = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    drawn = gallery.clone()
+    drawn[:3] = torch.nan
+    assert ranks(drawn, gallery)[:3].isnan().all() and torch.equal(ranks(drawn, gallery)[3:], torch.ones(17))
+    found = retrieval(drawn, gallery)
+    assert math.isnan(found["mrr"].value) and found["recall_at_1"].value == pytest.approx(17 / 20)
+
+
+def test_cases_of_one_image_count_once():
+    right = torch.rand(40, generator=torch.Generator().manual_seed(0)) < 0.7
+    labels = torch.zeros(40, dtype=torch.long)
+    once = accuracy((~right).long(), labels, 2)
+    often = accuracy((~right).long().repeat(4), labels.repeat(4), 2, cases=4)
+    assert often == once and often.n == 40
+
+
+def test_a_record_is_json_whatever_its_numbers():
+    record = {"a": {"value": math.inf, "n": 3}, "b": [1.0, math.nan], "c": (1, 2), "d": [{"e": math.nan, "f": 1.5}]}
+    assert json.loads(json.dumps(finite(record), allow_nan=False)) == {"a": {"n": 3}, "c": [1, 2], "d": [{"f": 1.5}]}
