@@ -67,7 +67,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in SEVERAL:
             raise ValueError(f"{options.command} runs in one process; several can share {', '.join(SEVERAL)}.")
         if getattr(options, "backbone", None):
-            _register(options.backbone)
+            _register(options)
         options.run(options)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -77,8 +77,17 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _register(backbone: str) -> None:
-    """A backbone of one's own, so that checkpoints that were trained with it can be loaded."""
+def _register(options: argparse.Namespace) -> None:
+    """A backbone of one's own, so that checkpoints that were trained with it can be loaded.
+
+    Raises ValueError for a file where nothing would read it.
+    """
+    backbone = options.backbone
+    if ":" not in backbone and options.command != "train" and getattr(options, "prior", None) is None:
+        raise ValueError(
+            f"--backbone {backbone} alone draws nothing of that network: add --prior NAME, which is guided to it at "
+            "once, or train a checkpoint for it (`rcdm train`). Without --prior it is package.module:function."
+        )
     wait_for_torch("--backbone")
     from rcdm.networks.own_backbone import register
     from rcdm.networks.resolve import is_function

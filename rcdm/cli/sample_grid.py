@@ -102,6 +102,8 @@ def _write_sample(options: argparse.Namespace, grid: bytes, record: dict[str, An
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_bytes(grid)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "run"}
+    if options.prior is not None and options.backbone is not None:
+        del settings["checkpoint"]  # which drew nothing
     libraries = {name: version(name) for name in ("torch", "diffusers", "pillow")}
     versions = {"rcdm": rcdm.__version__, "python": platform.python_version(), **libraries}
     report = options.out.with_suffix(".json")

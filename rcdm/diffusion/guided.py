@@ -304,5 +304,7 @@ def _rounded(number: float) -> float:
 def as_json(pipe: GuidedPipeline) -> dict[str, Any]:
     """What is to be written beside numbers of guided draws."""
     about = {name: asdict(reached) for name, reached in pipe.guidance.items()}
+    configs = {name: pipe.sources.config_of(name) for name in dict.fromkeys(s.partition("/")[0] for s in about)}
+    lines = {name: config["reading"]["lines"] for name, config in configs.items() if "reading" in config}
     particles = {"particles": pipe.unet.particles} if pipe.method == "tds" else {}
-    return {"prior": Path(pipe.config.prior).name, "method": pipe.method, **particles, "sources": about}
+    return {"prior": Path(pipe.config.prior).name, "method": pipe.method, **particles, "read": lines, "sources": about}

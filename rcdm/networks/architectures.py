@@ -107,7 +107,7 @@ def hint(state: State, path: Path) -> str:
                 return f"It looks like one that timm has: write {name}={path}, or the name of its size there."
             return "Its names are those of transformers: give the whole folder, in which config.json says what it is."
     return (
-        f"For a network of timm write TIMM_NAME={path}; for any other, a function (README, 'Your checkpoint in twenty "
+        f"For a network of timm write TIMM_NAME={path}; for any other, a function (docs/own-network.md, 'In twenty "
         "lines')."
     )
 
@@ -153,7 +153,7 @@ _IN_A_BLOCK = re.compile(
 )
 
 
-def vit_arguments(tensors: State, form: str, solo: bool, account: Account, path: Path) -> dict[str, Any]:
+def vit_arguments(tensors: State, form: str, writer: str, account: Account, path: Path) -> dict[str, Any]:
     """What builds a ViT of timm that has these tensors. Raises ValueError, saying what to write, for another kind."""
     embed = tensors["patch_embed.proj.weight"]
     odd = [name for name in tensors if name.startswith("blocks.") and not _IN_A_BLOCK.fullmatch(name)]
@@ -164,7 +164,7 @@ def vit_arguments(tensors: State, form: str, solo: bool, account: Account, path:
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     arguments: dict[str, Any] = {"name": _kind_of_vit(tensors, form, account)}
     arguments |= {"img_size": 0, "patch_size": patch, "embed_dim": width, "depth": depth}
-    arguments["num_heads"] = _heads(tensors, form, solo, width, account, path)
+    arguments["num_heads"] = _heads(tensors, form, writer, width, account, path)
     hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
     arguments |= {"mlp_ratio": hidden / width} if hidden != 4 * width else {}
     arguments |= {"qkv_bias": False} if "blocks.0.attn.qkv.bias" not in tensors else {}
@@ -194,10 +194,9 @@ def _kind_of_vit(tensors: State, form: str, account: Account) -> str:
     return "vit_base_patch16_224" if "cls_token" in tensors else "vit_huge_patch14_gap_224"
 
 
-def _heads(tensors: State, form: str, solo: bool, width: int, account: Account, path: Path) -> int:
-    """Attention heads are not in a file: the usual number, or 12 as MoCo v3 and MAE have it in solo-learn.
-
-    Theirs are the fixed position embeddings, which are zero for the class token.
+def _heads(tensors: State, form: str, writer: str, width: int, account: Account, path: Path) -> int:
+    """Attention heads are not in a file: the usual number, or 12 as MoCo v3 has it, and both MoCo v3 and MAE of
+    solo-learn, whose are the fixed position embeddings, which are zero for the class token.
     """
     if (heads := account.reading.heads) is not None:
         if heads < 1 or width % heads:
@@ -207,8 +206,10 @@ def _heads(tensors: State, form: str, solo: bool, width: int, account: Account, 
     usual = width // 64 if form.startswith("CLIP") and width % 64 == 0 else _HEADS.get(width)
     if usual is None:
         raise ValueError(f"{path} holds a ViT of width {width}, which is no usual one: say its heads with --heads N.")
-    number = 12 if fixed and solo and width < 1024 and width % 12 == 0 else usual
-    account.assumed(f"{number} attention heads, as is usual for a width of {width}", "--heads N")
+    twelve = writer == "MoCo" or (fixed and writer == "solo-learn")
+    number = 12 if twelve and width < 1024 and width % 12 == 0 else usual
+    whose = "MoCo v3 has them" if writer == "MoCo" and twelve else f"is usual for a width of {width}"
+    account.assumed(f"{number} attention heads, as {whose}", "--heads N")
     return number
 
 

@@ -56,7 +56,7 @@ def read_file(
     writer = _writer(weights.state, prefix, noted)
     if form:
         tensors = _shaped(renamed(tensors, FORMATS[form.removesuffix(" of OpenAI")].rules))
-    name, arguments = _arguments(tensors, form, architecture, writer == "solo-learn", noted, account, path)
+    name, arguments = _arguments(tensors, form, architecture, writer, noted, account, path)
     backbone = build_backbone(name, **arguments)
     width = getattr(backbone, "num_features", 0) or getattr(backbone, "inplanes", 0)  # timm's word, and torchvision's
     head, activation, place = projector_of(weights.state, prefix, width, account, known=writer)
@@ -67,7 +67,7 @@ def read_file(
     except ValueError as error:
         unnamed = architecture is None and "does not fit" in str(error)
         raise ValueError(f"{error} {hint(weights.state, path)}" if unnamed else str(error)) from error
-    _report_left_out(weights, prefix, place, extra, account)
+    _report_left_out(weights, prefix, {f"{place}{name}" for name in head} | {place}, extra, account)
     check_finite(head, path)
     network = SSLNetwork(backbone, projector_from(in_blocks(head), activation) if head else None)
     classes = next((len(t) for n, t in weights.state.items() if n.endswith("classifier.weight")), 0)
@@ -85,13 +85,13 @@ def read_file(
 
 
 def _arguments(
-    tensors: State, form: str, architecture: str | None, solo: bool, noted: Noted, account: Account, path: Path
+    tensors: State, form: str, architecture: str | None, writer: str, noted: Noted, account: Account, path: Path
 ) -> tuple[str, dict[str, Any]]:
     """The architecture and what builds it."""
     if architecture is None and FORMATS[form.removesuffix(" of OpenAI")].kind == "resnet":
-        return "resnet", resnet_arguments(tensors, form, solo, account, path)
+        return "resnet", resnet_arguments(tensors, form, writer == "solo-learn", account, path)
     if architecture is None:
-        return "timm", vit_arguments(tensors, form, solo, account, path)
+        return "timm", vit_arguments(tensors, form, writer, account, path)
     arguments: dict[str, Any] = {"name": architecture}
     if (size := account.reading.image_size) is not None and "pos_embed" in tensors:
         arguments["img_size"] = size
@@ -205,13 +205,16 @@ def _apart(name: str, parts: set[str]) -> bool:
     return top not in parts and not re.search(r"token|embed|norm|pool|bn\d|conv|stem|layer|block|stage|rope", top)
 
 
-def _report_left_out(weights: Weights, prefix: str, projector: str, extra: Sequence[str], account: Account) -> None:
-    """A line for every group of tensors that are not used, and one for what belongs to the training."""
+def _report_left_out(
+    weights: Weights, prefix: str, projector: set[str], extra: Sequence[str], account: Account
+) -> None:
+    """A line for every group of tensors that are not used, and one for what belongs to the training.
+
+    `projector`: the names of its tensors.
+    """
     unused = [f"{prefix}{name}" for name in extra]
     unused += [name for name in weights.state if not name.startswith(prefix)]
-    unused = [
-        n for n in unused if not (projector and n.startswith(projector)) and not n.endswith("num_batches_tracked")
-    ]
+    unused = [n for n in unused if n not in projector and not n.endswith("num_batches_tracked")]
     groups: dict[str, dict[str, list[str]]] = {}
     for name in unused:
         group = _group(name, prefix, weights.containers)

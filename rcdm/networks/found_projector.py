@@ -16,9 +16,10 @@ COPIES = re.compile(r"momentum|target|student|predict|queue|anchor|(^|[._])(\w*_
 """In names of networks that are not the one to read: copies of it, a student, a predictor."""
 
 _HEAD = re.compile(
-    r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection_head|proj_head|projection_neck|heads?|neck|fc|proj)\."
+    r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection(_head|_neck)?|proj_head|heads?|neck|fc|proj)(_state_dict)?\."
     r"((layers|mlp|net|model)\.)?)(\d|(fc|bn|linear|norm)_?\d)"
 )
+_LINEAR = re.compile(r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection_head|proj_head)(_state_dict)?\.)weight$")
 _LAYER = re.compile(r"(?:(\d+)|(?:fc|bn|linear|norm)_?\d+)\.")
 _TEACHER = re.compile(r"teacher")
 
@@ -41,6 +42,11 @@ def projector_of(state: State, prefix: str, width: int, account: Account, *, kno
     if others and wanted is None:
         account.chosen(f"the projector at {first}, not at {', '.join(others)}", "--projector PREFIX")
     tensors = found[first]
+    if _is_layer_norm(tensors):
+        account.assumed(
+            "LayerNorm in the projector (GroupNorm, and BatchNorm without running statistics, look alike in a file)",
+            "--backbone package.module:function",
+        )
     activation = _activation(state, first, tensors, account, known)
     return tensors, activation, first
 
@@ -73,8 +79,16 @@ def _below(state: State, place: str, wanted: bool) -> State:
     return {name: t for name, t in tensors.items() if _LAYER.match(name) or wanted}
 
 
+def _is_layer_norm(tensors: State) -> bool:
+    """Whether a layer has a vector for a weight, and no running statistics."""
+    vectors = {name.rpartition(".")[0] for name, t in tensors.items() if name.endswith("weight") and t.ndim == 1}
+    return any(f"{place}.running_mean" not in tensors for place in vectors)
+
+
 def _single(state: State, prefix: str) -> set[str]:
-    """Where a projection of one layer lies: CLIP's, or MoCo v1's, whose queue tells it from a classifier."""
+    """Where a projection of one layer lies: CLIP's, one that is called so, or MoCo v1's, whose queue tells it from a
+    classifier."""
+    named = {match["prefix"] for name, t in state.items() if t.ndim == 2 and (match := _LINEAR.match(name))}
     parent = re.sub(r"trunk\.$", "", prefix)
     places = {f"{prefix}proj"} if f"{prefix}proj" in state else set()
     places |= {f"{parent}head.proj."} if f"{parent}head.proj.weight" in state else set()
@@ -82,13 +96,13 @@ def _single(state: State, prefix: str) -> set[str]:
         places.add(f"{prefix}fc.")
     if "neck.fc.weight" in state and prefix == "backbone.":
         places.add("neck.fc.")
-    return places
+    return places | named
 
 
-def _rank(place: str, prefix: str) -> tuple[int, int]:
-    """That of the same container as the backbone first, then the shortest name."""
+def _rank(place: str, prefix: str) -> tuple[int, int, str]:
+    """That of the same container as the backbone first, then the shortest name, then the first of the alphabet."""
     common = next((k for k, (a, b) in enumerate(zip(place, prefix, strict=False)) if a != b), len(prefix))
-    return -len(prefix[:common].rpartition(".")[0]), len(place)
+    return -len(prefix[:common].rpartition(".")[0]), len(place), place
 
 
 def _order(item: tuple[str, Tensor]) -> tuple[tuple[int, ...], str]:

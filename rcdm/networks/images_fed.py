@@ -151,7 +151,7 @@ def _pixels(architecture: str, arguments: Mapping[str, Any], noted: Noted, accou
         account.said(f"pixels: mean and deviation {_FAMILIES[family]}, those of {family}")
         return NORMALISATIONS[_FAMILIES[family]]
     if name and "embed_dim" not in arguments and (known := _of_timm(name)):
-        account.said(f"pixels: mean and deviation of timm's own weights for {name}")
+        account.assumed(f"the pixels' mean and deviation that timm's own weights of {name} have", "--normalisation")
         return known
     account.assumed("ImageNet's mean and deviation of the pixels", "--normalisation half, clip, none")
     return NORMALISATIONS["imagenet"]

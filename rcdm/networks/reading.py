@@ -36,6 +36,10 @@ class Reading:
     leave_out: tuple[str, ...] = _option("of a file: beginnings of names that are left out on purpose", ())
     strict: bool = _option("of a file: refuse it where anything is assumed, chosen or left out", False)
 
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1 pixel, and is {self.image_size}.")
+
     def pixels(self) -> Normalisation | None:
         """Mean and deviation of `normalisation`. Raises ValueError for what is neither a name nor six numbers."""
         if self.normalisation is None or self.normalisation in NORMALISATIONS:

@@ -43,7 +43,8 @@ def sources_of(text: str, names: Sequence[str] = (), *, reading: Reading | None 
     if not levels and ssl_network.projector is None:
         log.warning("%s: no projector was found, its only source is the backbone.", text)
     for line in config.get("reading", {}).get("lines", []):
-        log.info("%s: %s", text, line)
+        undecided = line.startswith(("assumed:", "chosen:", "left out:"))
+        log.log(logging.WARNING if undecided else logging.INFO, "%s: %s", text, line)
     levels = levels or ["backbone", *(["projector"] if ssl_network.projector is not None else [])]
     if other := [name for name in names if "/" in name and name.partition("/")[0] != network]:
         raise ValueError(f"{text} is the network {network}, and has no source {other[0]!r}.")

@@ -205,7 +205,8 @@ class Sources(ModelMixin):
 
 
 def _key(name: str) -> str:
-    return name.replace(".", ":")  # a module name holds no dot
+    key = name.replace(".", ":")  # a module name holds no dot
+    return f"{key}:" if hasattr(nn.ModuleDict, key) else key  # and is no word of torch, such as half or train
 
 
 def read_sources(folder: Path, names: Sequence[str] | None = None) -> Sources:

@@ -147,7 +147,7 @@ def _dry_run(network: SSLNetwork, preprocessing: Preprocessing, folder: Path, fa
     except Exception as error:  # of every network there
         raise ValueError(
             f"{folder} is a {family} of transformers, which gives no pooled vector for one of {preprocessing.size} px "
-            f"({_first_line(error)[:120]}): say --pooling mean, or write a function (README, 'Your checkpoint in "
+            f"({_first_line(error)[:120]}): say --pooling mean, or write a function (docs/own-network.md, 'In "
             "twenty lines')."
         ) from error
 

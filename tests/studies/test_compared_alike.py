@@ -27,7 +27,7 @@ def test_an_image_that_becomes_another_one_is_seen_to_change_by_one(pipe, seeds,
     result = STUDIES["invariance"](pipe, world(5), sources=BOTH, seeds=seeds, num_inference_steps=3)
     for source in BOTH:
         one = result.numbers["transformations"]["roll"]["sources"][source]["seen"][0]
-        assert one["value"] == pytest.approx(1, abs=1e-5) and one["low"] == pytest.approx(1, abs=1e-5)
+        assert one["value"] == pytest.approx(1, abs=1e-3) and one["low"] == pytest.approx(1, abs=1e-3)
         nothing = result.numbers["transformations"]["nothing"]["sources"][source]["seen"][0]
         assert nothing["value"] == pytest.approx(0, abs=1e-3)
 
