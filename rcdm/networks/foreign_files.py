@@ -67,7 +67,7 @@ def read_file(
     except ValueError as error:
         unnamed = architecture is None and "does not fit" in str(error)
         raise ValueError(f"{error} {hint(weights.state, path)}" if unnamed else str(error)) from error
-    _report_left_out(weights, prefix, {f"{place}{name}" for name in head} | {place}, extra, account)
+    _report_left_out(weights, prefix, place, {f"{place}{name}" for name in head} | {place}, extra, account)
     check_finite(head, path)
     network = SSLNetwork(backbone, projector_from(in_blocks(head), activation) if head else None)
     classes = next((len(t) for n, t in weights.state.items() if n.endswith("classifier.weight")), 0)
@@ -206,18 +206,20 @@ def _apart(name: str, parts: set[str]) -> bool:
 
 
 def _report_left_out(
-    weights: Weights, prefix: str, projector: set[str], extra: Sequence[str], account: Account
+    weights: Weights, prefix: str, projector: str, used: set[str], extra: Sequence[str], account: Account
 ) -> None:
     """A line for every group of tensors that are not used, and one for what belongs to the training.
 
-    `projector`: the names of its tensors.
+    `projector`: what precedes the names of its tensors, of which some are `used`.
     """
     unused = [f"{prefix}{name}" for name in extra]
     unused += [name for name in weights.state if not name.startswith(prefix)]
-    unused = [n for n in unused if n not in projector and not n.endswith("num_batches_tracked")]
+    unused = [n for n in unused if n not in used and not n.endswith("num_batches_tracked")]
     groups: dict[str, dict[str, list[str]]] = {}
     for name in unused:
         group = _group(name, prefix, weights.containers)
+        if projector and name.startswith(projector):  # a part of what is read
+            group = f"{projector}{name.removeprefix(projector).partition('.')[0]}."
         groups.setdefault(_kind(group) or group, {}).setdefault(group, []).append(name)
     for kind, members in groups.items():
         begin = [names[0] if len(names) == 1 else group for group, names in members.items()]

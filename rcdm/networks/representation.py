@@ -200,8 +200,10 @@ class RepresentationSource(nn.Module):
 def _no_level(name: str, network: SSLNetwork | OpenNetwork, level: str) -> str:
     choices = f"choose one of {', '.join(network.levels())}."
     if level.startswith("projector") and isinstance(network, SSLNetwork) and network.projector is None:
-        return f"{name}: there is no projector, none was found with these weights (--projector PREFIX says where one "
-        f"lies in a file); {choices}"
+        return (
+            f"{name}: there is no projector, none was found with these weights (--projector names that of a file); "
+            f"{choices}"
+        )
     return f"{name} has no level {level!r}; {choices}"
 
 

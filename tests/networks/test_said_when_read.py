@@ -1,0 +1,127 @@
+"""What a file does not say is said by whoever reads it, whatever its tensors are called; and always the same."""
+
+import logging
+
+import pytest
+import torch
+from test_foreign_files import backbone, same, tiny_vit
+from test_published import mlp, named
+from torch import Tensor, nn
+
+import rcdm
+from rcdm import cli
+from rcdm.networks import found_projector
+from rcdm.networks.foreign_files import read_file
+from rcdm.networks.reading import Account, Reading
+
+
+def written(path, **parts: nn.Module | dict[str, Tensor]):
+    """A file of a ResNet with other parts beside it, by what precedes their names."""
+    network = backbone()
+    state = named("backbone.", network)
+    for prefix, part in parts.items():
+        tensors = part if isinstance(part, dict) else part.state_dict()
+        state |= {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+    torch.save({"state_dict": state}, path)
+    return network
+
+
+def strictly(path) -> str:
+    """What a strict reading refuses the file for, beside what the test takes for granted."""
+    with pytest.raises(ValueError, match="reading is strict") as refusal:
+        read_file(path, None, Reading(strict=True, activation="relu", normalisation="imagenet", image_size=32))
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["projector_state_dict", "projection", "online_network.projection", "my_projector"])
+def test_a_projector_is_found_by_what_people_call_it(name, tmp_path):
+    torch.manual_seed(0)
+    projector = mlp(512, 32, 8)
+    network = written(tmp_path / "file.pth", **{name: projector})
+    same(tmp_path / "file.pth", network, projector)
+
+
+@pytest.mark.parametrize("name", ["projector", "projection_head", "ssl_projector"])
+def test_a_projector_of_one_layer_is_one(name, tmp_path):
+    torch.manual_seed(0)
+    projector = nn.Linear(512, 24)
+    network = written(tmp_path / "file.pth", **{name: projector})
+    same(tmp_path / "file.pth", network, projector)
+
+
+def test_a_norm_that_has_no_place_in_the_projector_is_left_out_aloud(tmp_path):
+    """`linear1`, `linear2` say their order; a `norm` beside them may stand anywhere."""
+    layers = {"linear1": nn.Linear(512, 32), "linear2": nn.Linear(32, 8), "norm": nn.BatchNorm1d(32)}
+    tensors = {f"{name}.{key}": t for name, layer in layers.items() for key, t in layer.state_dict().items()}
+    written(tmp_path / "file.pth", projector=tensors)
+    assert "projector.norm" in strictly(tmp_path / "file.pth")
+    lines = read_file(tmp_path / "file.pth")[2]["reading"]["lines"]
+    assert any(line.startswith("left out: ") and "projector." in line for line in lines)
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(4, 32), nn.BatchNorm1d(32, track_running_stats=False), nn.LayerNorm(32)])
+def test_a_norm_without_running_statistics_is_a_guess(norm, tmp_path):
+    written(tmp_path / "file.pth", projector=nn.Sequential(nn.Linear(512, 32), norm, nn.ReLU(), nn.Linear(32, 8)))
+    assert "assumed: LayerNorm" in strictly(tmp_path / "file.pth")
+
+
+def test_a_norm_with_running_statistics_is_none(tmp_path):
+    projector = nn.Sequential(nn.Linear(512, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 8))
+    written(tmp_path / "file.pth", projector=projector)
+    assert not any("LayerNorm" in line for line in read_file(tmp_path / "file.pth")[2]["reading"]["lines"])
+
+
+def test_of_two_heads_alike_it_is_always_the_same(monkeypatch):
+    heads = {f"teacher.{name}_head.mlp.": mlp(512, 32, 8).state_dict() for name in ("ibot", "dino")}
+    for order in (heads, dict(reversed(heads.items()))):
+        monkeypatch.setattr(found_projector, "_candidates", lambda *_, order=order: order)
+        account = Account(Reading())
+        assert found_projector.projector_of({}, "teacher.backbone.", 512, account)[2] == "teacher.dino_head.mlp."
+        assert "not at teacher.ibot_head.mlp." in account.lines[0]
+
+
+def test_the_vits_of_moco_v3_have_twelve_heads(tmp_path):
+    network = tiny_vit(num_heads=12)
+    torch.save({"state_dict": named("module.base_encoder.", network)}, tmp_path / "moco.pth.tar")
+    config = same(tmp_path / "moco.pth.tar", network, None)[1]
+    assert config["arguments"]["num_heads"] == 12
+    assert any("as MoCo v3 has them" in line for line in config["reading"]["lines"])
+
+
+def test_pixels_of_timms_own_weights_are_a_guess_for_others(tmp_path):
+    torch.save(tiny_vit(patch_size=16, img_size=224, depth=12).state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(ValueError, match=r"assumed: the pixels' mean and deviation that timm's own weights"):
+        read_file(tmp_path / "mine.pth", "vit_tiny_patch16_224", Reading(strict=True))
+
+
+@pytest.mark.parametrize("name", ["half", "train", "to", "forward", "keys", "mine"])
+def test_a_file_may_be_called_as_it_likes(name, tmp_path):
+    written(tmp_path / f"{name}.pth", projector=mlp(512, 8))
+    sources = rcdm.sources_of(str(tmp_path / f"{name}.pth"), image_size=32)
+    assert sources.names == (f"{name}/backbone", f"{name}/projector")
+    sources.save_pretrained(tmp_path / "sources")
+    again = rcdm.Sources.from_pretrained(tmp_path / "sources")
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(again[f"{name}/backbone"](images), sources[f"{name}/backbone"](images), atol=1e-5)
+
+
+def test_who_draws_hears_how_the_file_was_read(tmp_path, caplog):
+    written(tmp_path / "mine.pth")
+    with caplog.at_level(logging.WARNING):
+        rcdm.sources_of(str(tmp_path / "mine.pth"))
+    assert "assumed: ImageNet's mean" in caplog.text and "tensors at backbone" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "command", [["sample", "photo.png"], ["study", "samples"], ["evaluate", "sprites-32"], ["serve"]]
+)
+def test_a_file_that_nothing_would_read_is_refused(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.split(), "--backbone", "mine.pth"])
+    assert stop.value.code == 2 and "add --prior NAME" in capsys.readouterr().err
+
+
+def test_images_of_no_pixels_are_refused(tmp_path):
+    written(tmp_path / "mine.pth")
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        rcdm.sources_of(str(tmp_path / "mine.pth"), image_size=0)
