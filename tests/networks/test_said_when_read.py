@@ -112,9 +112,7 @@ def test_who_draws_hears_how_the_file_was_read(tmp_path, caplog):
     assert "assumed: ImageNet's mean" in caplog.text and "tensors at backbone" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "command", [["sample", "photo.png"], ["study", "samples"], ["evaluate", "sprites-32"], ["serve"]]
-)
+@pytest.mark.parametrize("command", ["sample photo.png", "study samples", "evaluate sprites-32", "serve"])
 def test_a_file_that_nothing_would_read_is_refused(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*command.split(), "--backbone", "mine.pth"])
