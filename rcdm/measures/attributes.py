@@ -89,16 +89,15 @@ def _direction(weight: Tensor, angle: Tensor) -> Tensor:
     return F.normalize(mean, dim=1)
 
 
-def turns_of(name: str, phi: Tensor, dim: int) -> Tensor | None:
-    """An angle φ [..., 2] as turns along the axis `dim`, unwrapped, from 0 on; None for what is no angle.
+def is_angle(name: str, phi: Tensor) -> bool:
+    """Whether φ [..., P] of an attribute is an angle as (cos, sin)."""
+    return phi.shape[-1] == 2 and name != "place"
 
-    The last axis is left with one number: [..., 1].
-    """
-    if phi.shape[-1] != 2 or name == "place":
-        return None
-    turns = torch.atan2(phi[..., 1:], phi[..., :1]) / (2 * torch.pi)
-    steps = (turns.diff(dim=dim) + 0.5) % 1 - 0.5
-    return torch.cat([torch.zeros_like(turns.narrow(dim, 0, 1)), steps], dim).cumsum(dim)
+
+def turned_back(phi: Tensor, start: Tensor) -> Tensor:
+    """Angles φ [..., 2] as seen from where they began, [..., 2]: φ itself where that is at 0."""
+    (c, s), (c0, s0) = phi.unbind(-1), start.unbind(-1)
+    return torch.stack([c * c0 + s * s0, s * c0 - c * s0], -1)
 
 
 MEANINGS = {

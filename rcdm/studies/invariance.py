@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from rcdm.data import images as im
 from rcdm.data.transformations import TELLING, TRANSFORMATIONS, Transformation
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.figures.result import StudyResult
-from rcdm.measures.attributes import Attributes, turns_of
+from rcdm.measures.attributes import Attributes, is_angle
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.levels import transformation_probe
 from rcdm.measures.metrics import Number, bootstrap, squared_distance_to_others, squared_error
@@ -165,8 +166,10 @@ def _ratio(part: Tensor, whole: Tensor) -> Number:
 def _path(attributes: Attributes, name: str, ladder: Sequence[Tensor]) -> Tensor:
     """How an attribute moves from the untransformed images on: [N,strengths,P]; an angle in turns, unwrapped (P 1)."""
     phi = torch.stack([attributes.read(images)[name].cpu() for images in ladder], 1)  # [N, 1 + strengths, P]
-    if (turns := turns_of(name, phi, 1)) is not None:
-        return turns[:, 1:]
+    if is_angle(name, phi):
+        turns = torch.atan2(phi[..., 1], phi[..., 0]) / (2 * math.pi)
+        steps = (turns[:, 1:] - turns[:, :-1] + 0.5) % 1 - 0.5
+        return steps.cumsum(1)[..., None]
     return phi[:, 1:] - phi[:, :1]
 
 

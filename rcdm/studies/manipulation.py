@@ -23,7 +23,7 @@ from rcdm.figures import general
 from rcdm.figures.matrix import matrix
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, SINGLE, Look, figure, fill_handles
-from rcdm.measures.attributes import Attributes, turns_of
+from rcdm.measures.attributes import Attributes, is_angle, turned_back
 from rcdm.measures.directions import FILE, find_directions, shipped_directions
 from rcdm.measures.directions import METHODS as ALONG
 from rcdm.measures.faithfulness import encode_all, pixels_of
@@ -170,7 +170,7 @@ def _without_shared(
 def moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes) -> dict[str, dict[str, float]]:
     """Direction -> attribute -> movement of its φ per step of one deviation, in deviations of the data (a length).
 
-    It is what moves in all images alike; an angle moves along its circle, wherever it begins.
+    It is what moves in all images alike; an angle counts from where it is without a push.
     """
     n, w, e, k = drawn.shape[:4]
     read = attributes.read(drawn.flatten(0, 3))
@@ -178,8 +178,8 @@ def moves(drawn: Tensor, ways: list[str], steps: Tensor, attributes: Attributes)
     result: dict[str, dict[str, float]] = {way: {} for way in ways}
     for name, phi in read.items():
         phi = phi.unflatten(0, (n, w, e, k))
-        if (turns := turns_of(name, phi, 2)) is not None:
-            phi = 2 * torch.pi * turns  # the length of the arc
+        if is_angle(name, phi):
+            phi = turned_back(phi, phi[:, :, [int(steps.abs().argmin())]])
         slope = (phi * centred.view(1, 1, -1, 1, 1)).sum(2) / centred.square().sum()  # [N,W,K,P]
         spread = attributes.spread.get(name) or float(variance(read[name])) or 1.0
         length = slope.mean((0, 2)).norm(dim=1) / spread**0.5
