@@ -51,6 +51,8 @@ def read_file(
     path, reading = Path(path), reading or Reading()
     account, weights, noted = Account(reading), read_weights(path), notes_beside(path)
     architecture = architecture or noted.architecture or None
+    if path.is_dir():
+        account.said(f"weights: {_some([file.name for file in weights.files])}")
     prefix, form = _find(weights, path, architecture, account)
     tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.state.items() if name.startswith(prefix)}
     writer = _writer(weights.state, prefix, noted)
@@ -183,6 +185,9 @@ def _converted(tensors: State, backbone: nn.Module, account: Account) -> State:
     """In timm's naming and sizes; what its own conversion drops is said."""
     with contextlib.redirect_stdout(io.StringIO()):
         result = as_timm(tensors, backbone)
+    before, after = (len(t["pos_embed"][0]) if "pos_embed" in t else 0 for t in (tensors, result))
+    if before != after and tensors["pos_embed"].ndim == 3:
+        account.assumed(f"positions for {after} tokens, resized from {before}", "--image-size N")
     kept = {tensor.data_ptr() for tensor in result.values()}
     dropped = [n for n, t in tensors.items() if n not in result and t.data_ptr() not in kept and t.numel()]
     if dropped:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -66,13 +66,30 @@ class Reading:
         return " ".join(words)
 
 
+class _Noting:
+    """Reading, which notes in `asked` the options that are read."""
+
+    def __init__(self, reading: Reading, asked: set[str]) -> None:
+        self._reading, self._asked = reading, asked
+
+    def __getattr__(self, name: str) -> Any:
+        self._asked.add("normalisation" if name == "pixels" else name)
+        return getattr(self._reading, name)
+
+
 class Account:
     """Collects lines of what was assumed, chosen and left out, each with the option that decides it."""
 
     def __init__(self, reading: Reading) -> None:
-        self.reading = reading
+        self._own, self._asked = reading, set[str]()
         self.lines: list[str] = []
         self.open: list[str] = []
+        self._agreed = set[str]()
+
+    @property
+    def reading(self) -> Reading:
+        """The options, each of which is noted when somebody asks for it."""
+        return cast(Reading, _Noting(self._own, self._asked))
 
     def assumed(self, what: str, option: str) -> None:
         """Something that the file does not say."""
@@ -85,7 +102,8 @@ class Account:
     def left_out(self, beginnings: Sequence[str], what: str) -> None:
         """Tensors of the file that are not used; agreed to where `leave_out` names all beginnings of their names."""
         line = f"left out: {what}"
-        agreed = self.reading.leave_out
+        agreed = self._own.leave_out
+        self._agreed |= {word for word in agreed if any(begin.startswith(word) for begin in beginnings)}
         if all(any(begin.startswith(word) for word in agreed) for begin in beginnings):
             self.lines.append(line)
         else:
@@ -100,7 +118,15 @@ class Account:
         self.open.append(line)
 
     def close(self, path: object) -> list[str]:
-        """All lines. Raises ValueError where reading is strict and something was left to the reader."""
-        if self.reading.strict and self.open:
+        """All lines. Raises ValueError where reading is strict and something was left to the reader.
+
+        And for an option that nobody asked for: it would change nothing, and nobody would notice.
+        """
+        given = [option.name for option in fields(Reading) if getattr(self._own, option.name) not in (None, (), False)]
+        unused = [f"--{name.replace('_', '-')}" for name in given if name not in {*self._asked, "leave_out", "strict"}]
+        unused += [f"--leave-out {word}" for word in self._own.leave_out if word not in self._agreed]
+        if unused:
+            raise ValueError(f"Nothing of {path} depends on {', '.join(unused)}: leave it out.")
+        if self._own.strict and self.open:
             raise ValueError(f"{path} leaves something open, and reading is strict: {'; '.join(self.open)}.")
         return self.lines

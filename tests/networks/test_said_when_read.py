@@ -123,3 +123,29 @@ def test_images_of_no_pixels_are_refused(tmp_path):
     written(tmp_path / "mine.pth")
     with pytest.raises(ValueError, match="at least 1 pixel"):
         rcdm.sources_of(str(tmp_path / "mine.pth"), image_size=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"stem": "solo"}, "--stem"),
+        ({"heads": 3}, "--heads"),
+        ({"pooling": "mean"}, "--pooling"),
+        ({"activation": "gelu"}, "--activation"),
+        ({"leave_out": ("fc.", "nothing.")}, "--leave-out nothing."),
+    ],
+)
+def test_an_option_that_decides_nothing_is_refused(options, word, tmp_path):
+    written(tmp_path / "mine.pth")  # a ResNet with a 7x7 stem, without a projector
+    with pytest.raises(ValueError, match=f"depends on .*{word}.*: leave it out"):
+        read_file(tmp_path / "mine.pth", None, Reading(**options))
+    known = {"normalisation": "half", "image_size": 32, "projector": "none", "part": "state_dict.backbone."}
+    assert read_file(tmp_path / "mine.pth", None, Reading(**known))[1].mean == (0.5, 0.5, 0.5)
+
+
+def test_positions_that_are_resized_are_a_guess(tmp_path):
+    torch.save(tiny_vit(patch_size=16, img_size=64, depth=12).state_dict(), tmp_path / "mine.pth")
+    lines = read_file(tmp_path / "mine.pth", "vit_tiny_patch16_224")[2]["reading"]["lines"]
+    assert any("positions for 197 tokens, resized from 17" in line for line in lines)
+    fitting = read_file(tmp_path / "mine.pth", "vit_tiny_patch16_224", Reading(image_size=64))[2]["reading"]["lines"]
+    assert not any("resized" in line for line in fitting)
