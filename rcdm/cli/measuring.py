@@ -97,10 +97,11 @@ def _judges(names: Sequence[str] | None, pipe: RCDMPipeline, dataset: Dataset) -
     for source, name in zip(sources, names, strict=False):
         if source.name.partition("/")[0] in own:
             raise ValueError(f"{name} is a source of this checkpoint: the evaluator has to be another network.")
-    judges = []
+    judges: list[Evaluator] = []
     for source in sources:
         announce(f"{source.name} looks at training images")
-        judges.append(Evaluator(source.to(pipe.device), dataset))
+        alone = {"known": 0} if judges else {}  # the others read the class: nobody asks them for copies
+        judges.append(Evaluator(source.to(pipe.device), dataset, **alone))
     return judges
 
 

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
+from tqdm import tqdm
 
 from rcdm.data.dataset_protocol import Batch, Dataset
 from rcdm.measures.metrics import Number, bootstrap, nearest
 from rcdm.measures.parts import part, weights_digest
 from rcdm.measures.probes import logistic_regression
-from rcdm.measures.processes import over_processes
+from rcdm.measures.processes import first, over_processes
 from rcdm.networks.representation import RepresentationSource
 
 COPIED = 0.01
@@ -54,7 +55,9 @@ class Evaluator:
         self.training_images = dataset.n_train
         few = min(max(n, known), dataset.n_train or n)
         batches = [dataset.batch(step, min(500, few)) for step in range(-(-few // 500))]
-        training = torch.cat(list(over_processes(batches, self._looked_at)))[:few].to(self._device)
+        seen = over_processes(batches, self._looked_at)
+        bar = {"desc": f"{self.name}, training images", "leave": False, "disable": None if first() else True}
+        training = torch.cat(list(tqdm(seen, total=len(batches), unit="batch", **bar)))[:few].to(self._device)
         labels = torch.cat([batch.labels for batch in batches])[:n].to(training.device)
         self._mean, self._std = training[:n].mean(0), training[:n].std(0).clamp(min=1e-6)
         self._classes = dataset.classes
