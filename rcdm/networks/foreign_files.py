@@ -121,7 +121,7 @@ def _find(weights: Weights, path: Path, architecture: str | None, account: Accou
                 if name == known.mark or name.endswith(f".{known.mark}"):
                     candidates[name.removesuffix(known.mark)] = form
     if not candidates:
-        tops = ", ".join(sorted({name.partition(".")[0] for name in state})[:8])
+        tops = ", ".join(sorted({name.partition(".")[0] for name in state if name})[:8]) or "a tensor without a name"
         raise ValueError(f"No ResNet or ViT is recognised in {path}; it has {tops}. {hint(state, path)}")
     prefix = _chosen(candidates, weights, path, account)
     form = candidates[prefix]
@@ -223,8 +223,8 @@ def _report_left_out(
     groups: dict[str, dict[str, list[str]]] = {}
     for name in unused:
         group = _group(name, prefix, weights.containers)
-        if projector and name.startswith(projector):  # a part of what is read
-            group = f"{projector}{name.removeprefix(projector).partition('.')[0]}."
+        while projector and projector.startswith(group):  # a part of it is read
+            group = f"{group}{name.removeprefix(group).partition('.')[0]}."
         groups.setdefault(_kind(group) or group, {}).setdefault(group, []).append(name)
     for kind, members in groups.items():
         begin = [names[0] if len(names) == 1 else group for group, names in members.items()]

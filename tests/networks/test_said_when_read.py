@@ -149,3 +149,20 @@ def test_positions_that_are_resized_are_a_guess(tmp_path):
     assert any("positions for 197 tokens, resized from 17" in line for line in lines)
     fitting = read_file(tmp_path / "mine.pth", "vit_tiny_patch16_224", Reading(image_size=64))[2]["reading"]["lines"]
     assert not any("resized" in line for line in fitting)
+
+
+def test_of_a_head_that_is_read_the_prototypes_alone_are_left_out(tmp_path):
+    projector = mlp(512, 32, 32, 8, act=nn.GELU, norm=False)
+    prototypes = {"last_layer.weight": torch.zeros(40, 8)}
+    network = written(
+        tmp_path / "file.pth", head={f"mlp.{n}": t for n, t in projector.state_dict().items()} | prototypes
+    )
+    config = same(tmp_path / "file.pth", network, projector)[1]
+    (line,) = (line for line in config["reading"]["lines"] if line.startswith("left out:"))
+    assert "head.last_layer." in line and "head. " not in line
+
+
+def test_a_tensor_alone_is_no_network(tmp_path):
+    torch.save(torch.zeros(3, 3), tmp_path / "file.pt")
+    with pytest.raises(ValueError, match=r"file\.pt"):
+        read_file(tmp_path / "file.pt")
