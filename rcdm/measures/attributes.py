@@ -31,14 +31,15 @@ def varying_in(attributes: Attributes, images: Tensor) -> tuple[Attributes, list
 
     Raises ValueError where none is left.
     """
-    constant = [name for name, phi in attributes.read(images).items() if not float(variance(phi)) > CONSTANT]
+    given = attributes.read(images)
+    constant = [name for name, phi in given.items() if not float(variance(phi)) > CONSTANT]
     if not constant:
         return attributes, []
 
     def read(pictures: Tensor) -> dict[str, Tensor]:
         return {name: phi for name, phi in attributes.read(pictures).items() if name not in constant}
 
-    if not read(images[:1]):
+    if len(constant) == len(given):
         raise ValueError("These images are alike in everything that is read off them: give different ones.")
     return Attributes(read, attributes.spread), constant
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
+from rcdm.diffusion.checkpoints import best_device
 from rcdm.diffusion.precision import multiplies_bfloat16, warn_of_emulation
+from rcdm.training.run_folder import is_first
 
 log = logging.getLogger(__name__)
 
@@ -14,12 +16,13 @@ log = logging.getLogger(__name__)
 def precision_of(wish: str) -> str:
     """`auto` -> bf16 where the device of the run multiplies it, else no; what else is asked for is taken.
 
-    Says so where auto means float32, and where the device only emulates what is asked for.
+    Says so where auto means float32, and where the device only emulates what is asked for. It is asked before
+    accelerate has found the other processes: `PartialState()` would settle that there are none on CPUs.
     """
-    here = PartialState()
-    found = wish if wish != "auto" else "bf16" if multiplies_bfloat16(here.device) else "no"
-    if here.is_main_process:
-        warn_of_emulation(found, here.device)
+    device = "cpu" if parse_flag_from_env("ACCELERATE_USE_CPU") else best_device()
+    found = wish if wish != "auto" else "bf16" if multiplies_bfloat16(device) else "no"
+    if is_first():
+        warn_of_emulation(found, device)
         if found != wish and found == "no":
-            log.warning("In float32, as this %s does not multiply bfloat16.", here.device.type)
+            log.warning("In float32, as this %s does not multiply bfloat16.", device)
     return found

@@ -24,7 +24,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Half-written states of a run that was killed are cleared away. Raises ValueError naming the process that is there.
     """
-    if not _is_first():
+    if not is_first():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def remember_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write down what a run was begun with."""
-    if _is_first():
+    if is_first():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=1, default=str) + "\n")
 
@@ -53,7 +53,7 @@ def remember_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 def remember_left_out(folder: Path, dataset: object) -> None:
     """List the images that a data set could not read, where there are any, in `left_out_images.txt`."""
     left_out = getattr(dataset, "left_out", ())
-    if left_out and _is_first():
+    if left_out and is_first():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "left_out_images.txt").write_text("\n".join(left_out) + "\n")
         log.warning("%d images were left out: %s lists them.", len(left_out), folder / "left_out_images.txt")
@@ -76,6 +76,6 @@ def check_settings(folder: Path, settings: Mapping[str, Any], harmless: Collecti
         )
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this is the first of the processes of a run, or the only one; asked before they have found each other."""
     return os.environ.get("RANK", "0") == "0"

@@ -344,8 +344,14 @@ def test_evaluate_writes_every_number_with_n_and_null(with_reader, tmp_path, cap
 
 
 def test_study_command_writes_numbers_and_figure(with_reader, photo, tmp_path, capsys):
-    cli.main(["study", "retention", str(photo), str(photo), "--checkpoint", str(with_reader), "--samples", "2"]
-             + ["--source", "tiny/projector", "--device", "cpu", "--out", str(tmp_path)])  # fmt: skip
+    other = tmp_path / "other.png"
+    Image.open(photo).convert("RGB").rotate(90).point(lambda level: level // 2).save(other)
+    asked = ["--source", "tiny/projector", "--device", "cpu", "--out", str(tmp_path)]
+    asked += ["--checkpoint", str(with_reader), "--samples", "2"]
+    with pytest.raises(SystemExit):
+        cli.main(["study", "retention", str(photo), str(photo), *asked])
+    assert "alike in everything" in capsys.readouterr().err
+    cli.main(["study", "retention", str(photo), str(other), *asked])
     assert Image.open(tmp_path / "retention.png").size[0] > 100
     assert "tiny/projector" in (printed := capsys.readouterr().out) and "With 2 images" in printed
     assert "tiny/projector" in json.loads((tmp_path / "retention.json").read_text())["sources"]
