@@ -46,8 +46,8 @@ def evaluate(
 
     Per source: `cycle_error` with `cycle_error_shuffled` (null) and `cycle_error_shifted` (floor: the image moved by a
     pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (below it an image is foreign to the checkpoint),
-    and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `fid`, `copying`
-    and `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws
+    and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `fid`, `copying`,
+    `copied` and `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws
     (`unconditional`), the retention of the `class` that it reads, and `sister` where the network of the source is of
     the evaluator's own family; `class_readers` read the class, too. With `realism_draws` KID and FID are of so many
     draws against training images. `differences` and `agreement` are those of `studies.retention`, the
