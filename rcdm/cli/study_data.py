@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rcdm.data import images as im
-from rcdm.data.dataset_protocol import Dataset, training_images
+from rcdm.data.dataset_protocol import Dataset, first_images, training_images
 from rcdm.data.datasets import load_dataset
 from rcdm.data.sprites import Sprites
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -112,8 +112,7 @@ class StudyData:
         n = self._count or self._usual
         if self._split == "held_out":
             return self._dataset.held_out(n)
-        known = self._dataset.n_train
-        return self._dataset.batch(0, n if known is None else min(n, known))
+        return first_images(self._dataset, n)
 
     def _backgrounds(self) -> Any:
         """The same images with other backgrounds, which are known on the drawn world alone."""
@@ -123,9 +122,9 @@ class StudyData:
 
     def _all_training(self) -> Any:
         """What draws might be copied from, where there is an end to it and somebody said where it is."""
-        if self._data is None or (known := self._dataset.n_train) is None:
+        if self._data is None or self._dataset.n_train is None:
             return None
-        return self._dataset.batch(0, min(known, TRAINING)).images
+        return first_images(self._dataset, TRAINING).images
 
     def _chosen(self, images: Any) -> Any:
         """The first `count`, or all, of the photographs; of the data the number that is usual."""

@@ -41,6 +41,11 @@ class Dataset(Protocol):
     def to(self, device: torch.device | str) -> Dataset: ...
 
 
+def first_images(dataset: Dataset, n: int) -> Batch:
+    """The first n training images of the order, or all where there are fewer: none of them twice."""
+    return dataset.batch(0, min(n, dataset.n_train or n))
+
+
 def training_images(dataset: Dataset, n: int) -> Batch:
     """n different training images, or all where there are fewer: the second n of the order, or the first.
 
@@ -49,7 +54,7 @@ def training_images(dataset: Dataset, n: int) -> Batch:
     known = dataset.n_train
     if known is None or 2 * n <= known:
         return dataset.batch(1, n)
-    return dataset.batch(0, min(n, known))
+    return first_images(dataset, n)
 
 
 @runtime_checkable

@@ -153,35 +153,7 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             f"| {m['recall_at_1']['value']:.2f} | {m['mrr']['null']:.4f} |"
         )
     if "unconditional" in metrics:
-        lines += [
-            "",
-            f"Judged by {metrics['evaluator']} (never a source): KID x 1000; copying, the distance of the draws to the "
-            "nearest training image over that of held-out images (1: none); spread, the distance of two draws of an "
-            "image over that of two images.",
-            "",
-        ]
-        if among := metrics["unconditional"]["copying"].get("among"):
-            lines[-2] += f" Copies were looked for among {among} training images"
-            lines[-2] += f" of {of}." if (of := metrics["unconditional"]["copying"].get("of")) else "."
-        fid = "fid" in metrics["unconditional"]
-        if fid:
-            lines[-2] += " KID and FID compare only with those of the same judge and N."
-        copied = "copied" in metrics["unconditional"]
-        columns = f"{' FID (N) |' * fid} copying (95 %) |{' copied (95 %; chance 0.01) |' * copied} spread (95 %) |"
-        lines += [f"| source | KID (± deviation) |{columns}"]
-        lines += [f"|---|---|{'---|' * (fid + copied)}---|---|"]
-        for name, m in {**sources, "*unconditional draws*": metrics["unconditional"]}.items():
-            cells = [f"{name} †" if m.get("sister") else name]
-            cells += [f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"]
-            cells += [f"{m['fid']['value']:.3f} ({m['fid']['n']})"] if fid else []
-            cells += [_interval(m[name]) for name in ("copying", *["copied"] * copied, "spread_perceptual")]
-            lines.append(f"| {' | '.join(cells)} |")
-        if any(m.get("sister") for m in sources.values()):
-            lines += [
-                "",
-                "† The judge is a sister of this source's network: of one family, trained on the same images. What the "
-                "source keeps it sees best.",
-            ]
+        lines += _judged(metrics)
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
     for name, m in _led_and_plain(sources).items():
@@ -199,6 +171,41 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             f"Spearman correlation of retention with a probe's R² over all sources and attributes: {correlations}.",
         ]
     return "\n".join(lines)
+
+
+def _judged(metrics: Mapping[str, Any]) -> list[str]:
+    """The table of what an outside judge says, with what stands before and behind it."""
+    sources, free = metrics["sources"], metrics["unconditional"]
+    lines = [
+        "",
+        f"Judged by {metrics['evaluator']} (never a source): KID x 1000; copying, the distance of the draws to the "
+        "nearest training image over that of held-out images (1: none); spread, the distance of two draws of an "
+        "image over that of two images.",
+        "",
+    ]
+    if among := free["copying"].get("among"):
+        lines[-2] += f" Copies were looked for among {among} training images"
+        lines[-2] += f" of {of}." if (of := free["copying"].get("of")) else "."
+    fid = "fid" in free
+    if fid:
+        lines[-2] += " KID and FID compare only with those of the same judge and N."
+    copied = "copied" in free
+    columns = f"{' FID (N) |' * fid} copying (95 %) |{' copied (95 %; chance 0.01) |' * copied} spread (95 %) |"
+    lines += [f"| source | KID (± deviation) |{columns}"]
+    lines += [f"|---|---|{'---|' * (fid + copied)}---|---|"]
+    for name, m in {**sources, "*unconditional draws*": free}.items():
+        cells = [f"{name} †" if m.get("sister") else name]
+        cells += [f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"]
+        cells += [f"{m['fid']['value']:.3f} ({m['fid']['n']})"] if fid else []
+        cells += [_interval(m[name]) for name in ("copying", *["copied"] * copied, "spread_perceptual")]
+        lines.append(f"| {' | '.join(cells)} |")
+    if any(m.get("sister") for m in sources.values()):
+        lines += [
+            "",
+            "† The judge is a sister of this source's network: of one family, trained on the same images. What the "
+            "source keeps it sees best.",
+        ]
+    return lines
 
 
 def calibration_of(number: Mapping[str, Any]) -> str:

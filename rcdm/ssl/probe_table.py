@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcdm.data import sprites
-from rcdm.data.dataset_protocol import Dataset
+from rcdm.data.dataset_protocol import Dataset, first_images
 from rcdm.data.sprites import HELD_OUT_SEED, Sprites
 from rcdm.measures.probes import ridge_probe
 from rcdm.networks.representation import OpenNetwork, Preprocessing, RepresentationSource, SSLNetwork
@@ -57,5 +57,5 @@ def _truth(dataset: Dataset, n: int, *, held_out: bool) -> tuple[Tensor, dict[st
     if isinstance(dataset, Sprites):
         factors = sprites.sample_factors(n, HELD_OUT_SEED if held_out else dataset.seed)
         return sprites.render(factors, dataset.size), sprites.phi(factors)
-    images, labels, _ = dataset.held_out(n) if held_out else dataset.batch(0, min(n, dataset.n_train or n))
+    images, labels, _ = dataset.held_out(n) if held_out else first_images(dataset, n)
     return images, {"label": F.one_hot(labels, dataset.classes).float()}

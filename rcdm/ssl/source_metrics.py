@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
 
-from rcdm.data.dataset_protocol import Dataset
+from rcdm.data.dataset_protocol import Dataset, first_images
 from rcdm.data.sprites import Sprites
 from rcdm.data.transformations import TELLING
 from rcdm.data.views import ViewStrengths, random_view
@@ -81,8 +81,10 @@ def measure_source(
 
     for name in TELLING:
         on_progress(f"transformation probe: {name}")
-        n = min(size.transformation_images, dataset.n_train or size.transformation_images)
-        accuracies = transformation_probe(encode, dataset.batch(0, n).images, dataset.held_out(n // 2).images, name)
+        n = size.transformation_images
+        accuracies = transformation_probe(
+            encode, first_images(dataset, n).images, dataset.held_out(n // 2).images, name
+        )
         for level, number in accuracies.items():
             levels[level]["transformation_probe"][name] = number.to_json()
     result: dict[str, Any] = {"data": dataset.name, "n_train": len(labels), "n": len(held_out.labels), "levels": levels}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcdm.data.dataset_protocol import Dataset
+from rcdm.data.dataset_protocol import Dataset, first_images
 from rcdm.diffusion.guidance_settings import OFF, unguided
 from rcdm.diffusion.guided import GuidedPipeline
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -154,8 +154,7 @@ def enough_images(dataset: Dataset, size: EvaluationSize) -> tuple[Tensor, Tenso
             f"{dataset.name} holds out {len(held_out)} of its images, and evaluation needs at least 2, better 1000: "
             "give more images."
         )
-    known = dataset.n_train or size.probe_images
-    probe_images = dataset.batch(0, min(size.probe_images, known)).images.cpu()  # none of them twice
+    probe_images = first_images(dataset, size.probe_images).images.cpu()
     retention_study.refuse_too_few(min(size.retention_images, len(held_out)), size.retention_draws, len(probe_images))
     return held_out, probe_images
 

@@ -164,5 +164,5 @@ def test_of_a_head_that_is_read_the_prototypes_alone_are_left_out(tmp_path):
 
 def test_a_tensor_alone_is_no_network(tmp_path):
     torch.save(torch.zeros(3, 3), tmp_path / "file.pt")
-    with pytest.raises(ValueError, match=r"file\.pt"):
+    with pytest.raises(ValueError, match=r"file\.pt; it has a tensor without a name"):
         read_file(tmp_path / "file.pt")

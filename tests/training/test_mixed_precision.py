@@ -41,7 +41,6 @@ def test_a_cpu_that_multiplies_bfloat16_lists_it():
     flags = torch.backends.cpu.get_cpu_capability()
     if flags in ("DEFAULT", "NO AVX", "AVX2"):  # what torch sees of x86 before AVX-512
         assert not precision.multiplies_bfloat16("cpu")
-    assert precision.multiplies_bfloat16("cpu") == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @pytest.mark.parametrize("hardware", [True, False], indirect=True)
