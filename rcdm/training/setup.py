@@ -25,6 +25,7 @@ from rcdm.networks.resolve import sources_of
 from rcdm.networks.sources import Sources, read_sources
 from rcdm.training.config import TrainingConfig
 from rcdm.training.deepening import deepened
+from rcdm.training.muon_together import orthogonalise_together
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ def optimizer_of(
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError("muon needs whole matrices, which FSDP and DeepSpeed cut up: use adamw.")
     parameters = list(parameters)
+    if parameters[0].device.type == "cuda":
+        orthogonalise_together()
     if not multiplies_bfloat16(parameters[0].device):
         _orthogonalise_in_float32()
     return muon.Muon(parameters, lr=lr, weight_decay=decay, nesterov=True, betas=(0.9, 0.999))
