@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rcdm.data import images as im
 from rcdm.diffusion.pipeline import RCDMPipeline
+from rcdm.diffusion.process import Process
 from rcdm.figures import general
 from rcdm.figures.grids import Maps
 from rcdm.figures.intervals import interval_rows, marks
@@ -72,10 +73,22 @@ def study(
         }
         for source, bits in found.items()
     }
-    setting = {"logsnr": [lowest, highest], "levels": len(steps), "seeds": list(seeds), "images": len(x)}
+    setting = {
+        "logsnr": _reached(pipe, steps),
+        "asked": [lowest, highest],
+        "levels": len(steps),
+        "seeds": list(seeds),
+        "images": len(x),
+    }
     grid, rows, white = _pictures(x, found)
     result = {**setting, "white": white, "sources": numbers, "differences": _differences(found)}
     return StudyResult(grid, rows, ("given", *sources), result, _summary(result))
+
+
+def _reached(pipe: RCDMPipeline, steps: Sequence[int]) -> list[float]:
+    """The lowest and the highest ln SNR of these timesteps."""
+    logsnr = Process(pipe.scheduler).logsnr()[list(steps)]
+    return [float(logsnr.min()), float(logsnr.max())]
 
 
 def _mean(parts: list[Information]) -> Information:
@@ -126,9 +139,13 @@ def _pictures(x: Tensor, found: dict[str, Information]) -> tuple[list[Image.Imag
 def _summary(result: dict[str, Any]) -> str:
     low, high = result["logsnr"]
     lines = [
-        f"Bits per image down to ln SNR {high:g} (from {low:g}), {result['images']} images: {ERROR_SPARED} (95 %), "
+        f"Bits per image down to ln SNR {high:.1f} (from {low:.1f}), {result['images']} images: {ERROR_SPARED} (95 %), "
         f"that of another image's h, {GUESS_MOVED}"
     ]
+    if max(abs(one - other) for one, other in zip(result["logsnr"], result["asked"], strict=True)) > 0.1:
+        lines.append(
+            "Asked for were {:g} to {:g}: this checkpoint's timesteps have no such noise.".format(*result["asked"])
+        )
     for source, bits in result["sources"].items():
         one = bits["form_1"]
         lines.append(
@@ -155,7 +172,7 @@ def _figures(result: StudyResult, looks: Mapping[str, Look]) -> dict[str, Figure
     axes = drawn.subplots(1, 2 if gaps else 1, squeeze=False)[0]
     interval_rows(axes[0], rows, list(rows), looks)
     low, high = numbers["logsnr"]
-    axes[0].set_xlabel(f"bits per image, ln SNR {low:g} … {high:g}".replace("-", "−"))
+    axes[0].set_xlabel(f"bits per image, ln SNR {low:.1f} … {high:.1f}".replace("-", "−"))
     if gaps:
         _draw_differences(axes[1], gaps, looks)
     handles = [*marks(f"{ERROR_SPARED}, 95 %", "of another image's h", GUESS_MOVED), *fill_handles(rows, looks)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rcdm.data import sprites
+from rcdm.diffusion.process import Process
 from rcdm.measures.information import Information, information, trapezoid
 from rcdm.studies import STUDIES
 from rcdm.studies.information_study import _differences, _summary, agree
@@ -104,7 +105,7 @@ def test_a_withheld_difference_has_no_value_and_says_both() -> None:
     assert gap_of(14, -3) == {"withheld": True, "form_1": 14, "form_2": -3, "n": 4}
     assert gap_of(14, 12)["value"] == 14 and "withheld" not in gap_of(14, 12)
     sources = {"n/backbone": {"form_1": {"value": 1, "low": 0, "high": 2, "null": 0}, "form_2": {"value": 1}}}
-    about = {"logsnr": [-8, 6], "images": 4, "sources": sources, "differences": {"n": gap_of(14, -3)}}
+    about = {"logsnr": [-8, 6], "asked": [-8, 6], "images": 4, "sources": sources, "differences": {"n": gap_of(14, -3)}}
     assert "withheld" in _summary(about) and "14.0 by error spared, -3.0 by guess moved" in _summary(about)
 
 
@@ -125,6 +126,15 @@ def test_every_image_has_its_own_noise_whatever_the_batch(pipe):
         for size in (4, 1)
     )
     assert together["form_1"]["value"] == pytest.approx(apart["form_1"]["value"], abs=1e-2)
+
+
+def test_a_range_beyond_the_schedule_is_reported_as_far_as_it_was_integrated(pipe):
+    images, known = sprites.render(sprites.sample_factors(3, seed=4), 16), Process(pipe.scheduler).logsnr()
+    option = {"sources": ["tiny/layer2"], "levels": 3}
+    wide = STUDIES["information"](pipe, images, **option, lowest=-4.0, highest=40.0)
+    assert wide.numbers["logsnr"][1] == float(known.max()) < 40 and wide.numbers["asked"] == [-4.0, 40.0]
+    assert "Asked for were -4 to 40" in wide.summary and f"down to ln SNR {float(known.max()):.1f}" in wide.summary
+    assert "Asked for" not in STUDIES["information"](pipe, images, **option).summary
 
 
 def test_information_refuses_too_few_images(pipe):
