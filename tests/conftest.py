@@ -1,10 +1,13 @@
 """A complete checkpoint with random weights, small enough to draw from in milliseconds."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 import rcdm
@@ -18,8 +21,12 @@ TINY_SOURCES = ("tiny/backbone", "tiny/projector", "tiny/layer2")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
+    """Of torch and of BLAS, which would take all cores in each worker: then workers wait for each other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests begin, and of libraries that come later
     torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
 
 
 def make_tiny_sources() -> Sources:
