@@ -11,6 +11,13 @@ import torch
 from torch import Tensor, nn
 
 
+def compile_for(network: nn.Module, device: torch.device) -> None:
+    """Compile a network in place, with GroupNorm by channels where that is faster: on GPUs of NVIDIA."""
+    if device.type == "cuda":
+        normalise_by_channels(network)
+    network.compile()
+
+
 def normalise_by_channels(network: nn.Module) -> None:
     """Every GroupNorm of the network computes so from now on; weights, names and results stay, up to rounding."""
     for module in network.modules():

@@ -24,7 +24,7 @@ from rcdm.diffusion.whitening import folded
 from rcdm.measures.faithfulness import comparison_grid, faithfulness
 from rcdm.networks.sources import Sources, share_networks
 from rcdm.training.budget import Budget
-from rcdm.training.channel_norm import normalise_by_channels
+from rcdm.training.channel_norm import compile_for
 from rcdm.training.config import TrainingConfig
 from rcdm.training.held_out_error import HELD_OUT, held_out_error
 from rcdm.training.leading import learn_to_lead
@@ -137,9 +137,7 @@ class _Run(Loop):
         set_statistics(unet, config, sources, self.dataset, self.cache)
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device, config.compile))
         if config.compile:
-            if accelerator.device.type == "cuda":
-                normalise_by_channels(unet.unet)
-            unet.unet.compile()
+            compile_for(unet.unet, accelerator.device)
         optimizer = optimizer_of(
             config, [p for p in unet.parameters() if p.requires_grad], accelerator.distributed_type
         )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rcdm.diffusion.unet import RepresentationUNet, unet_arguments
-from rcdm.training.channel_norm import normalise_by_channels
+from rcdm.training.channel_norm import compile_for, normalise_by_channels
 
 
 def both(groups: int, channels: int) -> tuple[nn.GroupNorm, nn.GroupNorm]:
@@ -63,3 +63,12 @@ def test_under_autocast_it_computes_in_float32():
         own = other(x)
     assert own.dtype == torch.float32
     torch.testing.assert_close(own, plain(x.float()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_it_is_compiled_into_the_kernels_of_a_gpu_alone(device, monkeypatch):
+    compiled = []
+    network = nn.Sequential(nn.GroupNorm(2, 4))
+    monkeypatch.setattr(network, "compile", lambda: compiled.append(type(network[0]) is not nn.GroupNorm))
+    compile_for(network, torch.device(device))
+    assert compiled == [device == "cuda"]
