@@ -22,7 +22,7 @@ def both(groups: int, channels: int) -> tuple[nn.GroupNorm, nn.GroupNorm]:
     return plain, other
 
 
-@pytest.mark.parametrize("shape", [(3, 12, 5, 7), (2, 12, 1, 2), (2, 12, 9)])
+@pytest.mark.parametrize("shape", [(3, 12, 5, 7), (2, 12, 3, 3), (2, 12, 9)])
 @pytest.mark.parametrize("groups", [1, 4, 12])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_values_and_gradients_are_those_of_pytorch(shape, groups, offset):
