@@ -29,10 +29,10 @@ def _sources(folder: str, pipe: RCDMPipeline) -> Any:
 
 
 def _images_of(data: str, pipe: RCDMPipeline) -> Any:
+    from rcdm.data.dataset_protocol import first_images
     from rcdm.data.datasets import load_dataset
 
-    dataset = load_dataset(data, pipe.image_size)
-    return dataset.batch(0, min(OTHERS, dataset.n_train or OTHERS)).images
+    return first_images(load_dataset(data, pipe.image_size), OTHERS).images
 
 
 KINDS: dict[str, Callable[[str, RCDMPipeline], Any]] = {"file": _image, "folder": _sources, "data": _images_of}

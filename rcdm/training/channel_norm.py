@@ -1,4 +1,4 @@
-"""GroupNorm from sums over each channel, which lie side by side in channels_last: what a compiled denoiser trains with.
+"""GroupNorm from sums over each channel, which lie side by side in channels_last: what a denoiser trains with on a GPU.
 
 PyTorch's own operator wants its input channel after channel, so that in channels_last every call copies it there and
 back. Here mean and variance of a group come from those of its channels, and the rest is a product and a sum that the

@@ -12,7 +12,7 @@ SHAPES = [(24, 6, 3, 3), (24, 24, 3, 3), (24, 24, 3, 3), (48, 24, 3, 3), (96, 64
 """Of one kind several, some alike once they are matrices (24 x 216), some higher than wide."""
 
 
-def moved(step, nesterov, weight_decay, adjust):
+def moved(step, nesterov, weight_decay, adjust, mode="flatten", scale_eps=False):
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator) for shape in SHAPES]
     weights[1] = weights[1].to(memory_format=torch.channels_last)
@@ -22,7 +22,7 @@ def moved(step, nesterov, weight_decay, adjust):
         step(
             weights, gradients, momenta, lr=0.02, weight_decay=weight_decay, momentum=0.9, nesterov=nesterov,
             ns_steps=5, ns_coefficients="quintic", eps=1e-7, safety_factor=1.0, adjust_lr_fn=adjust,
-            conv_mode="flatten", normalize_spatial=True, scale_eps=False, capturable=False,
+            conv_mode=mode, normalize_spatial=True, scale_eps=scale_eps, capturable=False,
         )  # fmt: skip
     return weights + momenta
 
@@ -35,6 +35,13 @@ def test_weights_and_momenta_are_those_of_one_after_the_other(nesterov, weight_d
     together = moved(muon_together.step, nesterov, weight_decay, adjust)
     for own, given in zip(together, one_by_one, strict=True):
         torch.testing.assert_close(own, given, rtol=0, atol=2e-4)  # products are in bfloat16
+
+
+@pytest.mark.parametrize(("mode", "scale_eps"), [("batched", False), ("flatten", True)])
+def test_what_it_does_not_do_is_left_to_timm(mode, scale_eps):
+    options = True, 0.1, "match_rms_adamw", mode, scale_eps
+    one_by_one, together = moved(muon._single_tensor_muon, *options), moved(muon_together.step, *options)
+    assert all(map(torch.equal, together, one_by_one))
 
 
 def test_fewer_products_are_asked_for(monkeypatch):
