@@ -47,7 +47,9 @@ def make_tiny_sources() -> Sources:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a pipeline that draws 16 px images in 4 steps from the sources `TINY_SOURCES`."""
     sources = make_tiny_sources()
-    arguments = unet_arguments(16, channels=(8, 16), attention_resolutions=(4,), space=PixelSpace(patch=2))
+    arguments = unet_arguments(
+        16, channels=(8, 16), layers_per_block=1, attention_resolutions=(4,), space=PixelSpace(patch=2)
+    )
     unet = RepresentationUNet(sources.widths(), arguments, {"kind": "pixels", "patch": 2})
     for name in TINY_SOURCES:
         dim = unet.config.sources[name]

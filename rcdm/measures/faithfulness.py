@@ -34,7 +34,7 @@ def faithfulness_of(pipe: RCDMPipeline, h: Tensor, drawn: Tensor, source: str) -
     kept = pipe.unet.standardise(encode_all(pipe, drawn, source), source).cpu()
     backwards = retrieval(given, kept)["mrr"]
     own, other = similarity(kept, given), similarity(kept, given.roll(1, 0))
-    floor = bootstrap(lambda i: own[i].quantile(0.05), len(own), null=float(other.quantile(0.05)))
+    floor = bootstrap(lambda i: own[i].quantile(0.05), len(own), null=float(other.quantile(0.05)), vectorised=False)
     return {
         "cycle_error": cycle_error(kept, given),
         **retrieval(kept, given),

@@ -106,6 +106,7 @@ def against_projector(hears: Tensor, backbone: Views) -> dict[str, Any]:
         len(change),
         null=_chance_angle(len(hears), r, k),
         draws=100,
+        vectorised=False,
     )
     return {
         "heard": bootstrap(lambda i: inside[i].sum() / whole[i].sum(), len(change), null=usual).to_json(),

@@ -42,13 +42,31 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
+_AT_ONCE = 2**16
+"""Indices of a bootstrap that are taken at once: more would not be faster, and the rows they name are held."""
+
+
 def bootstrap(
-    statistic: Callable[[Tensor], Tensor], n: int, *, null: float | None = None, draws: int = 500, seed: int = 0
+    statistic: Callable[[Tensor], Tensor],
+    n: int,
+    *,
+    null: float | None = None,
+    draws: int = 500,
+    seed: int = 0,
+    vectorised: bool = True,
 ) -> Number:
-    """`statistic(index)` of n images, resampled with replacement; index is int64 [n], the result a scalar."""
+    """`statistic(index)` of n images, resampled with replacement; index is int64 [n], the result a scalar.
+
+    Many samples are taken at once by `torch.vmap`; `vectorised` is False for a statistic that it does not know how to
+    take so: one that looks at a number itself (`float`, NumPy), a quantile.
+    """
     stream = torch.Generator().manual_seed(seed)
     value = float(statistic(torch.arange(n)))
-    samples = torch.stack([statistic(torch.randint(n, (n,), generator=stream)).double() for _ in range(draws)])
+    indices = torch.randint(n, (draws, n), generator=stream)
+    if vectorised:
+        samples = torch.vmap(statistic, chunk_size=max(1, _AT_ONCE // n))(indices).double()
+    else:
+        samples = torch.stack([statistic(index).double() for index in indices])
     low, high = samples.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Number(value, low, high, n, null)
 
@@ -99,6 +117,11 @@ def ranks(queries: Tensor, gallery: Tensor, *, chunk: int = 1024) -> Tensor:
         closer, ties = (likeness > own).sum(1), (likeness == own).sum(1) - 1
         result.append((1 + closer + ties / 2).float().masked_fill(own[:, 0].isnan(), torch.nan))
     return torch.cat(result)
+
+
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation of the ranks of [N] and [N], ties in their middle. In torch, as `bootstrap` asks 500 times."""
+    return torch.corrcoef(torch.stack([(x[:, None] - x).sign().sum(1).double() for x in (a, b)]))[0, 1]
 
 
 def nearest(queries: Tensor, bank: Tensor, *, chunk: int = 500) -> tuple[Tensor, Tensor]:

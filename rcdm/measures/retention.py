@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -23,6 +22,7 @@ from rcdm.measures.metrics import (
     holm,
     retention,
     sign_flip,
+    spearman,
     variance,
 )
 from rcdm.measures.parts import part
@@ -220,9 +220,9 @@ def agreement(
     def correlation(i: Tensor) -> Tensor:
         spread = {name: variance(phi[i]) for name, phi in given.items()}
         kept, read = (
-            [float(1 - losses[source][name][i].mean() / spread[name]) for source, name in pairs]
+            torch.stack([1 - losses[source][name][i].mean() / spread[name] for source, name in pairs])
             for losses in (within, errors)
         )
-        return torch.tensor(float(spearmanr(kept, read).statistic))
+        return spearman(kept, read)
 
     return bootstrap(correlation, len(next(iter(given.values()))), null=0.0)

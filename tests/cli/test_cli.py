@@ -332,6 +332,7 @@ def test_evaluate_refuses_too_few_images_before_it_draws(tiny_checkpoint, tmp_pa
 
 def test_evaluate_writes_every_number_with_n_and_null(with_reader, tmp_path, capsys):
     sizes = ["--gallery", "6", "--retention-images", "4", "--retention-draws", "2", "--probe-images", "40"]
+    sizes += ["--guidance-images", "6", "--guidance-draws", "2"]
     cli.main(["evaluate", str(with_reader), "--device", "cpu", "--out", str(tmp_path), *sizes])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["n"] == 6 and metrics["num_inference_steps"] == 4

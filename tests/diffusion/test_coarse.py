@@ -125,6 +125,6 @@ def test_a_checkpoint_keeps_it_and_another_number_of_channels_is_refused(unet: R
 
 def test_a_prior_with_coarse_images_is_guided_as_others_are(unet: RepresentationUNet, tmp_path: Path):
     rcdm.RCDMPipeline(unet, velocity_scheduler(), make_tiny_sources(), default_steps=2).save_pretrained(tmp_path / "a")
-    pipe = rcdm.guided(str(tmp_path / "a"), make_tiny_sources())
+    pipe = rcdm.guided(str(tmp_path / "a"), make_tiny_sources(), prior_images=16)
     drawn = pipe(torch.rand(1, 3, 16, 16), source=BACKBONE, seeds=[0, 1], output_type="pt").images
     assert drawn.shape == (2, 3, 16, 16) and torch.isfinite(drawn).all()

@@ -50,7 +50,9 @@ def test_particles_come_to_the_exact_posterior():
 @pytest.fixture(scope="module")
 def pipes(tiny_checkpoint):
     sources = rcdm.load(tiny_checkpoint).sources
-    return {method: rcdm.guided(tiny_checkpoint, sources, method=method, particles=3) for method in METHODS}
+    return {
+        method: rcdm.guided(tiny_checkpoint, sources, method=method, particles=3, prior_images=64) for method in METHODS
+    }
 
 
 def photos(n: int) -> torch.Tensor:
@@ -90,11 +92,12 @@ def test_images_to_learn_from_are_those_of_the_sharper_sampler_whatever_draws(ti
     own, seen = guided._hold, []
     monkeypatch.setattr(guided, "_hold", lambda pipe, images, source: seen.append(images) or own(pipe, images, source))
     prior = rcdm.load(tiny_checkpoint, scheduler="spaced-dpmsolver")
-    pipe = rcdm.guided(tiny_checkpoint, prior.sources.only([BACKBONE]), scheduler=scheduler)
+    few = {"scheduler": scheduler, "prior_images": 16}
+    pipe = rcdm.guided(tiny_checkpoint, prior.sources.only([BACKBONE]), **few)
     seeds = range(guided._FIRST_SEED, guided._FIRST_SEED + 4)
     wanted = prior.draw(None, None, seeds, num_inference_steps=guided.PRIOR_STEPS)
     assert torch.allclose(seen[0][:4], wanted, atol=1e-5)
-    half = rcdm.guided(tiny_checkpoint, prior.sources.only([BACKBONE]), scheduler=scheduler, mixed_precision="bf16")
+    half = rcdm.guided(tiny_checkpoint, prior.sources.only([BACKBONE]), mixed_precision="bf16", **few)
     assert half.unet.mixed_precision == "bf16" and not torch.equal(seen[1], seen[0])
     assert type(pipe.scheduler).__name__ == ("EulerDiscreteScheduler" if scheduler else "DDPMScheduler")
 

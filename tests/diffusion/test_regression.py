@@ -157,6 +157,8 @@ def test_methods_that_learn_nothing_have_no_regression(method):
 
 def test_a_network_that_costs_much_is_learnt_from_fewer_images(tiny_checkpoint, monkeypatch):
     sources = rcdm.load(tiny_checkpoint).sources
+    for name in ("PRIOR_STEPS", "TRIED_STEPS"):
+        monkeypatch.setattr(guided, name, 1)
     many = rcdm.guided(tiny_checkpoint, sources.only([TINY_SOURCES[0]]))
     assert many.guidance[TINY_SOURCES[0]].images == guided.MOST
     monkeypatch.setattr(guided, "AFFORDABLE", 1.0)

@@ -344,7 +344,7 @@ def test_a_study_learns_what_is_missing_and_keeps_the_rest(led, learnt):
 
 
 def test_a_guided_prior_has_a_strength_of_its_own(tiny_checkpoint):
-    pipe = rcdm.guided(tiny_checkpoint, make_tiny_sources().only([BACKBONE]))
+    pipe = rcdm.guided(tiny_checkpoint, make_tiny_sources().only([BACKBONE]), prior_images=16)
     with pytest.raises(ValueError, match="strength of its own"):
         draw(pipe, guidance_strength=1.0)
     said: list[str] = []

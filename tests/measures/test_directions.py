@@ -100,6 +100,7 @@ def test_an_attack_without_training_images_is_beside_the_photographs_of_the_page
 
 def test_evaluating_writes_directions(tiny_checkpoint, tmp_path):
     small = ["--gallery", "8", "--retention-images", "8", "--retention-draws", "2", "--probe-images", "40"]
+    small += ["--guidance-images", "6", "--guidance-draws", "2"]
     cli.main(["evaluate", str(tiny_checkpoint), *small, "--device", "cpu", "--out", str(tmp_path)])
     found = load_file(tmp_path / FILE)
     for source in TINY_SOURCES:

@@ -159,6 +159,7 @@ def test_classes_are_one_hot_and_better_than_chance(judge):
 def test_evaluate_reports_the_judge_and_refuses_a_source(judge, tiny_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rcdm.cli.measuring.Evaluator", lambda source, dataset: judge)
     sizes = ["--gallery", "8", "--retention-images", "4", "--retention-draws", "2", "--probe-images", "40"]
+    sizes += ["--guidance-images", "6", "--guidance-draws", "2"]
     arguments = ["evaluate", str(tiny_checkpoint), "--device", "cpu", "--out", str(tmp_path), *sizes, "--evaluator"]
     with pytest.raises(SystemExit):
         cli.main([*arguments, f"{tiny_checkpoint}/tiny/backbone"])

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from rcdm.measures.metrics import (
     Number,
@@ -24,6 +25,7 @@ from rcdm.measures.metrics import (
     retrieval,
     sign_flip,
     singular_values,
+    spearman,
     squared_error,
     variance,
 )
@@ -55,10 +57,25 @@ def test_the_interval_of_a_bootstrap_is_two_sided_and_repeats():
 
 def test_few_draws_of_a_bootstrap_are_few():
     seen = []
-    bootstrap(lambda i: seen.append(i) or torch.tensor(0.0), 7, draws=5)
+    bootstrap(lambda i: seen.append(i) or torch.tensor(0.0), 7, draws=5, vectorised=False)
     assert len(seen) == 6 and seen[0].tolist() == list(range(7))
     assert all(len(i) == 7 and set(i.tolist()) <= set(range(7)) for i in seen)
     assert all(len(i.unique()) < 7 for i in seen[1:])  # with replacement
+
+
+@pytest.mark.parametrize("n", [5, 3000, 70_000])  # all samples at once, in pieces, one by one
+def test_samples_that_are_taken_at_once_are_those_that_are_taken_one_by_one(n):
+    values, phi = torch.rand(n), torch.randn(n, 2)
+    for statistic in (lambda i: values[i].median(), lambda i: values[i].mean() / variance(phi[i])):
+        at_once, one_by_one = (bootstrap(statistic, n, draws=40, vectorised=own) for own in (True, False))
+        assert (at_once.low, at_once.high) == pytest.approx((one_by_one.low, one_by_one.high), rel=1e-6)
+
+
+def test_the_correlation_of_ranks_is_that_of_scipy_with_ties():
+    a, b = (torch.randint(0, 9, (2, 5, 40)) / 7).unbind()
+    at_once = torch.vmap(spearman)(a, b)
+    for x, y, own in zip(a, b, at_once, strict=True):
+        assert float(spearman(x, y)) == pytest.approx(float(own)) == pytest.approx(spearmanr(x, y).statistic)
 
 
 def test_cycle_error_has_no_unit_and_no_origin():

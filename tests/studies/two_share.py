@@ -19,6 +19,7 @@ def work(checkpoint: str, evaluator: str, out: Path) -> int:
     denoise = RCDMPipeline._denoise
     where = ["--device", "cpu", "--out", str(out)]
     sizes = ["--gallery", "66", "--retention-images", "34", "--retention-draws", "2", "--probe-images", "20"]
+    sizes += ["--guidance-images", "20", "--guidance-draws", "2"]
     judged = ["--evaluator", evaluator, "--realism-draws", "130"]
     study = ["--checkpoint", checkpoint, *where, "--source", "tiny/backbone", "tiny/projector", "--reference", "20"]
     with pytest.MonkeyPatch.context() as patch:
