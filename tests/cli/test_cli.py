@@ -62,6 +62,7 @@ def test_sample_guides_a_prior_to_a_file_that_nobody_trained_for(photo, tiny_che
     shown = []
     monkeypatch.setattr("rcdm.cli.sample_grid.grid_png", lambda images, *_: shown.append(images) or b"")
     network = ["--prior", str(tiny_checkpoint), "--backbone", str(tmp_path / "mine.pth"), "--image-size", "16"]
+    network += ["--prior-images", "32"]
     out = tmp_path / "guided.png"
     report = sample(photo, tiny_checkpoint, out, *network, "--method", "mpgd", "--samples", "2", "--steps", "2")
     assert report["sources"] == ["mine/backbone"] and len(shown[0]) == 3 and "no decoder was trained" in report["note"]

@@ -43,7 +43,7 @@ def test_a_pipeline_beside_itself_says_the_same_twice(pipe):
 def test_the_command_asks_both_and_knows_what_it_has_asked(tiny_checkpoint, tmp_path, capsys):
     asked = ["study", "retention", "--checkpoint", str(tiny_checkpoint), "--prior", str(tiny_checkpoint), "--data"]
     asked += ["sprites", "--images", "2", "--samples", "2", "--reference", "20", "--steps", "1", "--source", BACKBONE]
-    asked += ["--device", "cpu", "--out", str(tmp_path)]
+    asked += ["--prior-images", "16", "--device", "cpu", "--out", str(tmp_path)]
     cli.main(asked)
     record = json.loads((tmp_path / "retention.json").read_text())
     assert set(record["cross_check"]) == {BACKBONE} and record["guidance"]["method"] == "regression"
