@@ -20,6 +20,8 @@ _HEAD = re.compile(
     r"((layers|mlp|net|model)\.)?)(\d|(fc|bn|linear|norm)_?\d)"
 )
 _LINEAR = re.compile(r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection_head|proj_head)(_state_dict)?\.)weight$")
+_ALSO_CLASSIFIER = re.compile(r"(^|(?<!neck)\.)(fc|heads?)\.$")
+"""What precedes the names of classifiers, too, but in a neck. MoCo's queue tells, too, that it is none."""
 _LAYER = re.compile(r"(?:(\d+)|(?:fc|bn|linear|norm)_?\d+)\.")
 _TEACHER = re.compile(r"teacher")
 
@@ -42,6 +44,8 @@ def projector_of(state: State, prefix: str, width: int, account: Account, *, kno
     if others and wanted is None:
         account.chosen(f"the projector at {first}, not at {', '.join(others)}", "--projector PREFIX")
     tensors = found[first]
+    if wanted is None and not known and _ALSO_CLASSIFIER.search(first) and not _has_queue(state):
+        account.assumed(f"the MLP at {first} is a projector, and no classifier", "--projector none")
     if _is_layer_norm(tensors):
         account.assumed(
             "LayerNorm in the projector (GroupNorm, and BatchNorm without running statistics, look alike in a file)",
@@ -92,11 +96,15 @@ def _single(state: State, prefix: str) -> set[str]:
     parent = re.sub(r"trunk\.$", "", prefix)
     places = {f"{prefix}proj"} if f"{prefix}proj" in state else set()
     places |= {f"{parent}head.proj."} if f"{parent}head.proj.weight" in state else set()
-    if any(re.search(r"(^|\.)queue$", name) for name in state) and f"{prefix}fc.weight" in state:
+    if _has_queue(state) and f"{prefix}fc.weight" in state:
         places.add(f"{prefix}fc.")
     if "neck.fc.weight" in state and prefix == "backbone.":
         places.add("neck.fc.")
     return places | named
+
+
+def _has_queue(state: State) -> bool:
+    return any(re.search(r"(^|\.)queue$", name) for name in state)
 
 
 def _rank(place: str, prefix: str) -> tuple[int, int, str]:

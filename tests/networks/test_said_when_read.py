@@ -49,6 +49,28 @@ def test_a_projector_of_one_layer_is_one(name, tmp_path):
     same(tmp_path / "file.pth", network, projector)
 
 
+@pytest.mark.parametrize("name", ["backbone.fc", "head", "ssl.heads"])
+def test_an_mlp_that_may_be_a_classifier_is_a_guess(name, tmp_path):
+    file, projector = tmp_path / "file.pth", mlp(512, 32, 10)
+    written(file, **{name: projector})
+    place = f"state_dict.{name}."
+    assert f"assumed: the MLP at {place} is a projector" in strictly(file)
+    read_file(file, None, Reading(strict=True, projector=place, activation="relu", normalisation="half", image_size=32))
+    alone = read_file(file, None, Reading(projector="none"))[0]
+    assert "projector" not in alone.levels()
+
+
+@pytest.mark.parametrize(("name", "beside"), [("backbone.fc", {"queue": {"": torch.rand(8, 64)}}), ("neck.fc", {})])
+def test_what_tells_that_it_is_no_classifier_is_believed(name, beside, tmp_path):
+    network = backbone()
+    state = named("backbone.", network) | named(f"{name}.", projector := mlp(512, 32, 8))
+    state |= {key: tensors[""] for key, tensors in beside.items()}
+    torch.save({"state_dict": state}, tmp_path / "file.pth")
+    same(tmp_path / "file.pth", network, projector)
+    lines = read_file(tmp_path / "file.pth")[2]["reading"]["lines"]
+    assert not any("classifier" in line for line in lines)
+
+
 def test_a_norm_that_has_no_place_in_the_projector_is_left_out_aloud(tmp_path):
     """`linear1`, `linear2` say their order; a `norm` beside them may stand anywhere."""
     layers = {"linear1": nn.Linear(512, 32), "linear2": nn.Linear(32, 8), "norm": nn.BatchNorm1d(32)}
