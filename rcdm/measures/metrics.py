@@ -62,11 +62,10 @@ def bootstrap(
     """
     stream = torch.Generator().manual_seed(seed)
     value = float(statistic(torch.arange(n)))
-    indices = torch.randint(n, (draws, n), generator=stream)
-    if vectorised:
-        samples = torch.vmap(statistic, chunk_size=max(1, _AT_ONCE // n))(indices).double()
-    else:
-        samples = torch.stack([statistic(index).double() for index in indices])
+    many = torch.vmap(statistic) if vectorised else lambda rows: torch.stack([statistic(index) for index in rows])
+    step = max(1, _AT_ONCE // n)
+    sizes = [min(step, draws - done) for done in range(0, draws, step)]
+    samples = torch.cat([many(torch.randint(n, (size, n), generator=stream)).double() for size in sizes])
     low, high = samples.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Number(value, low, high, n, null)
 
