@@ -21,7 +21,7 @@ _HEAD = re.compile(
 )
 _LINEAR = re.compile(r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection_head|proj_head)(_state_dict)?\.)weight$")
 _ALSO_CLASSIFIER = re.compile(r"(^|(?<!neck)\.)(fc|heads?)\.$")
-"""What precedes the names of classifiers, too, but in a neck. MoCo's queue tells, too, that it is none."""
+"""What precedes the names of a classifier, too; in a neck it does not, nor beside MoCo's queue."""
 _LAYER = re.compile(r"(?:(\d+)|(?:fc|bn|linear|norm)_?\d+)\.")
 _TEACHER = re.compile(r"teacher")
 

@@ -60,12 +60,11 @@ def test_an_mlp_that_may_be_a_classifier_is_a_guess(name, tmp_path):
     assert "projector" not in alone.levels()
 
 
-@pytest.mark.parametrize(("name", "beside"), [("backbone.fc", {"queue": {"": torch.rand(8, 64)}}), ("neck.fc", {})])
+@pytest.mark.parametrize(("name", "beside"), [("backbone.fc", {"queue": torch.rand(8, 64)}), ("neck.fc", {})])
 def test_what_tells_that_it_is_no_classifier_is_believed(name, beside, tmp_path):
     network = backbone()
     state = named("backbone.", network) | named(f"{name}.", projector := mlp(512, 32, 8))
-    state |= {key: tensors[""] for key, tensors in beside.items()}
-    torch.save({"state_dict": state}, tmp_path / "file.pth")
+    torch.save({"state_dict": state | beside}, tmp_path / "file.pth")
     same(tmp_path / "file.pth", network, projector)
     lines = read_file(tmp_path / "file.pth")[2]["reading"]["lines"]
     assert not any("classifier" in line for line in lines)
