@@ -30,8 +30,8 @@ def main() -> None:
     pipe = rcdm.load(options.checkpoint)
     pipe.unet.unet.conv_in.weight.data[:, pipe.unet.space.network_shape(1)[0] :] *= options.way_in
     dataset = load_dataset(options.data, pipe.image_size)
-    images = dataset.held_out(OFFSET + options.images).images[OFFSET:]
-    training = dataset.batch(0, options.learnt).images
+    images = dataset.held_out(OFFSET + options.images).images[OFFSET:].to(pipe.device)
+    training = dataset.batch(0, options.learnt).images.to(pipe.device)
     mean = training.mean(0)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).to(pipe.device)
     for source in options.sources or pipe.sources.names:

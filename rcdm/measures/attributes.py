@@ -16,7 +16,7 @@ from rcdm.measures.metrics import variance
 
 @dataclass(frozen=True)
 class Attributes:
-    """`read(images [N,3,H,W])` -> name -> φ [N,P]; `spread`: name -> Var φ over data images."""
+    """`read(images [N,3,H,W])` -> name -> φ [N,P] on the CPU; `spread`: name -> Var φ over data images."""
 
     read: Callable[[Tensor], dict[str, Tensor]]
     spread: Mapping[str, float]
@@ -57,7 +57,7 @@ def photo_attributes(images: Tensor) -> dict[str, Tensor]:
 
     hue: circular mean, weighted by saturation x value; saturation, brightness, contrast (deviation of luma), sharpness
     (log variance of the Laplacian of luma), warmth (mean of R − B); edges: circular mean of the doubled angle of the
-    gradient, weighted by its magnitude; place: centre of mass of the saturation, x and y in [-1,1].
+    gradient, weighted by its magnitude; place: centre of mass of the saturation, x and y in [-1,1]. φ lies on the CPU.
     """
     rgb = (images.float().clamp(-1, 1) + 1) / 2
     hue, saturation, value = rgb_to_hsv(rgb).unbind(1)
@@ -70,7 +70,7 @@ def photo_attributes(images: Tensor) -> dict[str, Tensor]:
     laplacian = F.conv2d(grey, grey.new_tensor([[[[0, 1, 0], [1, -4, 1], [0, 1, 0]]]]))
     axis_y, axis_x = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[2:])
     mass = saturation.sum((1, 2)).clamp(min=1e-6)
-    return {
+    read = {
         "hue": _direction(weight, turn),
         "saturation": saturation.mean((1, 2))[:, None],
         "brightness": value.mean((1, 2))[:, None],
@@ -82,6 +82,7 @@ def photo_attributes(images: Tensor) -> dict[str, Tensor]:
             [(saturation * axis_x).sum((1, 2)) / mass, (saturation * axis_y[:, None]).sum((1, 2)) / mass], 1
         ),
     }
+    return {name: phi.cpu() for name, phi in read.items()}
 
 
 def _direction(weight: Tensor, angle: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def find_directions(
     directions = {}
     for name, phi in attributes.read(images).items():
         for part in range(phi.shape[1]):
-            model = RidgeCV(alphas=(1e-1, 1e1, 1e3)).fit(centred.cpu().numpy(), phi[:, part].cpu().numpy())
+            model = RidgeCV(alphas=(1e-1, 1e1, 1e3)).fit(centred.cpu().numpy(), phi[:, part].numpy())
             predicted = centred @ torch.from_numpy(model.coef_).to(centred)
             if predicted.std() < 1e-8:
                 continue

@@ -58,16 +58,18 @@ def bootstrap(
     """`statistic(index)` of n images, resampled with replacement; index is int64 [n], the result a scalar.
 
     Many samples are taken at once by `torch.vmap`; `vectorised` is False for a statistic that it does not know how to
-    take so: one that looks at a number itself (`float`, NumPy), a quantile.
+    take so: one that looks at a number itself (`float`, NumPy), a quantile. Indices are drawn on the CPU, so that they
+    are the same everywhere, and lie where the statistic's numbers do.
     """
     stream = torch.Generator().manual_seed(seed)
-    value = float(statistic(torch.arange(n)))
+    value = statistic(torch.arange(n))
     many = torch.vmap(statistic) if vectorised else lambda rows: torch.stack([statistic(index) for index in rows])
     step = max(1, _AT_ONCE // n)
     sizes = [min(step, draws - done) for done in range(0, draws, step)]
-    samples = torch.cat([many(torch.randint(n, (size, n), generator=stream)).double() for size in sizes])
+    rows = (torch.randint(n, (size, n), generator=stream).to(value.device) for size in sizes)
+    samples = torch.cat([many(own).double().cpu() for own in rows])
     low, high = samples.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Number(value, low, high, n, null)
+    return Number(float(value), low, high, n, null)
 
 
 def mean(values: Tensor, *, null: float | None = None) -> Number:

@@ -84,8 +84,8 @@ def probed(
     h, h_test = (pipe.unet.standardise(encode_all(pipe, x, source), source).cpu() for x in (train, test))
     readings: dict[str, dict[str, Any]] = {name: {} for name in phi_test}
     errors: dict[str, dict[str, Tensor]] = {"ridge": {}, "probe": {}}
-    for (probe, name), model in _readers(h, {name: phi_train[name].cpu() for name in phi_test}):
-        truth, read = phi_test[name].cpu(), model(h_test)
+    for (probe, name), model in _readers(h, {name: phi_train[name] for name in phi_test}):
+        truth, read = phi_test[name], model(h_test)
         number = r_squared(read, truth)
         readings[name][probe] = number.value
         if probe == "probe":

@@ -165,7 +165,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Number:
 
 def _path(attributes: Attributes, name: str, ladder: Sequence[Tensor]) -> Tensor:
     """How an attribute moves from the untransformed images on: [N,strengths,P]; an angle in turns, unwrapped (P 1)."""
-    phi = torch.stack([attributes.read(images)[name].cpu() for images in ladder], 1)  # [N, 1 + strengths, P]
+    phi = torch.stack([attributes.read(images)[name] for images in ladder], 1)  # [N, 1 + strengths, P]
     if is_angle(name, phi):
         turns = torch.atan2(phi[..., 1], phi[..., 0]) / (2 * math.pi)
         steps = (turns[:, 1:] - turns[:, :-1] + 0.5) % 1 - 0.5

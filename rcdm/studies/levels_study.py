@@ -102,7 +102,7 @@ def _labelled(
     pipe: RCDMPipeline, attributes: Attributes, images: Tensor | Sequence[Image.Image], labels: Tensor | None
 ) -> _Labelled:
     x = pixels_of(pipe, images).to(pipe.device)
-    return _Labelled(x, {name: phi.cpu() for name, phi in attributes.read(x).items()}, labels)
+    return _Labelled(x, attributes.read(x), labels)
 
 
 def _probed(

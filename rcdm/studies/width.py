@@ -166,10 +166,7 @@ class _Run:
         self.x, self.train = (pixels_of(pipe, pictures).to(pipe.device) for pictures in (images, reference))
         self.few = self.x[:drawn_images]
         self.attributes, self.constant = varying_in(attributes_of(pipe), self.few)
-        self.phi, self.phi_train = (
-            {name: phi.cpu() for name, phi in self.attributes.read(pictures).items()}
-            for pictures in (self.x, self.train)
-        )
+        self.phi, self.phi_train = (self.attributes.read(pictures) for pictures in (self.x, self.train))
         self.given = {name: phi[:drawn_images] for name, phi in self.phi.items()}
         self.free = read_unconditional(pipe, self.attributes, len(self.few), seeds, steps)
         self.ladder = noise_ladder(pipe, noise_levels, LOWEST, HIGHEST) if pipe.unet.config.has_unconditional else []
@@ -218,9 +215,8 @@ class _Run:
         k, given = len(self.seeds), variant.given(encode_all(self.pipe, self.few, variant.source))
         plain = OFF if variant.source.rpartition("/")[0] in self.unguided else None
         draws = draw_each(self.pipe, given, variant.source, self.seeds, self.steps, plain)
-        read = {name: phi.cpu() for name, phi in self.attributes.read(draws).items()}
-        free = {name: phi.cpu() for name, phi in self.free.items()}
-        numbers: dict[str, Any] = {"retention": retention_numbers(read, free, self.given, k)}
+        read = self.attributes.read(draws)
+        numbers: dict[str, Any] = {"retention": retention_numbers(read, self.free, self.given, k)}
         losses: Losses = {"retention": {name: variance(phi.unflatten(0, (-1, k)), 1) for name, phi in read.items()}}
         if self.ladder:
             bits, null = (
