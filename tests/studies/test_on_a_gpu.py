@@ -10,6 +10,7 @@ import torch
 from pretended_gpu import OnGPU, pretended_gpu
 from test_study_files import quick_save
 
+import rcdm
 from rcdm import cli
 from rcdm.data import images as im
 from rcdm.data import sprites
@@ -26,6 +27,14 @@ def test_the_pretended_gpu_refuses_what_cuda_refuses():
         for mixed in (lambda: there + here, lambda: here[there[:, 0].long()], lambda: there.numpy()):
             with pytest.raises((RuntimeError, TypeError)):
                 mixed()
+
+
+def test_a_pipeline_goes_there(tiny_checkpoint):
+    with pretended_gpu():
+        pipe = rcdm.load(tiny_checkpoint, device="cuda")
+        h = pipe.encode(torch.zeros(2, 3, 16, 16), "tiny/backbone")
+        drawn = pipe.draw(h, "tiny/backbone", seeds=[1, 2])
+        assert pipe.device.type == "cuda" and isinstance(h, OnGPU) and isinstance(drawn, OnGPU)
 
 
 def test_an_interval_is_the_same_wherever_numbers_lie():
@@ -51,17 +60,7 @@ def test_a_study_finds_on_a_gpu_what_it_finds_on_a_cpu(study, photographs, tiny_
     def found(device: str) -> dict[str, Any]:
         out = tmp_path / device
         asked = ["--checkpoint", str(tiny_checkpoint), "--device", device, "--out", str(out), "--samples", "2"]
-        asked += [
-            "--images",
-            images,
-            "--reference",
-            "40",
-            "--source",
-            "tiny/backbone",
-            "tiny/projector",
-            "--data",
-            photographs,
-        ]
+        asked += ["--images", images, "--reference", "40", "--source", "tiny/backbone", "tiny/projector"]
         cli.main(["study", study, *asked, "--data", photographs, *(word for one in more for word in ("--option", one))])
         record = json.loads((out / f"{study}.json").read_text())
         return {name: of for name, of in record.items() if name not in ("settings", "command")}
