@@ -47,7 +47,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_scheduler_option(parser)
     add_precision_option(parser)
     add_guidance_option(parser)
-    parser.add_argument("--out", type=Path, default=None, help="folder for metrics.json; the checkpoint's if not given")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        help="folder for metrics.json (of backbones: sources/NAME/metrics.json); if not given, the checkpoint's, whose "
+        "numbers, and with --guidance-images the guidance, are replaced",
+    )
     parser.add_argument("--device", default=None, help="cpu, cuda, mps")
     add_prior_options(parser)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rcdm.cli.options import add_options, announce, given
@@ -85,12 +86,21 @@ def checkpoint_of(options: argparse.Namespace, name: str) -> RCDMPipeline:
 def _led(options: argparse.Namespace, pipe: RCDMPipeline) -> RCDMPipeline:
     scale, strength = options.guidance_scale, options.guidance_strength
     if scale is not None or strength is not None:
-        asked = options.source or pipe.sources.names
+        asked = options.source or (_with_regression(pipe) if strength else ())
         strengths = dict.fromkeys(asked, strength or 0.0)
         pipe.use_guidance(1 if scale is None else scale, pipe.config.guidance_interval, strengths)
     if getattr(options, "full_resolution", False):
         pipe.register_to_config(full_resolution=True)
     return pipe
+
+
+def _with_regression(pipe: RCDMPipeline) -> Sequence[str]:
+    """The sources that can be led, where none are named; says which cannot. All of them where none can."""
+    names = pipe.sources.names
+    learnt = [name for name in names if pipe.regressor is not None and name in pipe.regressor.names]
+    if learnt and (others := [name for name in names if name not in learnt]):
+        announce(f"not led, as the checkpoint has no regression of them: {', '.join(others)}")
+    return learnt or names
 
 
 def drawn_by(options: argparse.Namespace) -> str:

@@ -137,4 +137,6 @@ def measure_backbones(options: argparse.Namespace) -> None:
     for source in sources:
         _, preprocessing = load_network(source)
         own = data or _known(learnt_from[source] or usual)
-        print(measure_folder(source, load_dataset(own, preprocessing.size), on_progress=announce))
+        out = source if options.out is None else options.out / "sources" / source.name
+        print(measure_folder(source, load_dataset(own, preprocessing.size), out=out, on_progress=announce))
+        print(out / "metrics.json", file=sys.stderr)

@@ -103,6 +103,7 @@ def add_guidance_option(parser: argparse.ArgumentParser) -> None:
         metavar="STRENGTH",
         default=None,
         help="guide by the regression of h on noisy images that `rcdm train` learns at its end; 0 is off. "
+        "Where no source is named, those that have one are guided. "
         "Where one of the two is given, the other is off unless it is given, too",
     )
 

@@ -40,8 +40,9 @@ def random_view(
 
 
 def _uniform(like: Tensor, low: float, high: float, generator: torch.Generator | None) -> Tensor:
-    """[B,1,1,1], one number per image of the batch."""
-    return torch.empty(len(like), 1, 1, 1, device=like.device).uniform_(low, high, generator=generator)
+    """[B,1,1,1], one number per image of the batch, drawn where the generator lies."""
+    where = like.device if generator is None else generator.device
+    return torch.empty(len(like), 1, 1, 1, device=where).uniform_(low, high, generator=generator).to(like.device)
 
 
 def _chance(like: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:

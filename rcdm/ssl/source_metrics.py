@@ -58,7 +58,7 @@ def measure_source(
     held_out = dataset.held_out(size.test_images)
     on_progress("representations of the held-out images")
     test = levels_of(network, preprocessing, held_out.images)
-    stream = torch.Generator(device).manual_seed(0)
+    stream = torch.Generator().manual_seed(0)
     first, second = (
         levels_of(network, preprocessing, held_out.images, lambda images: random_view(images, views, stream))
         for _ in range(2)
@@ -122,9 +122,10 @@ def measure_folder(
     dataset: Dataset,
     size: SourceEvaluationSize | None = None,
     *,
+    out: Path | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Measure the network of a source folder; write metrics.json, return a table.
+    """Measure the network of a source folder; write metrics.json there, or in the folder `out`, and return a table.
 
     Views are those that it was trained with, or where its config.json does not tell, the defaults of `ViewStrengths`.
     """
@@ -139,7 +140,9 @@ def measure_folder(
         size,
         on_progress=lambda text: on_progress(f"{folder.name}: {text}"),
     )
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    out = out or folder
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     lines = [f"{folder.name}: held-out images of {metrics['data']}, N {metrics['n']}", format_levels(metrics["levels"])]
     if "ridge_r2" in metrics:
         lines += ["ridge R² of each factor (1 read perfectly, 0 not at all)", format_table(metrics["ridge_r2"])]

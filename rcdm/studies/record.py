@@ -22,7 +22,7 @@ COMMON = ("pipe", "images", "sources", "seeds", "num_inference_steps", "on_progr
 DATA = ("reference", "probe_images", "labels", "reference_labels", "backgrounds", "training")
 """Parameters for data, which whoever runs a study gives where it is at hand."""
 
-INTERVAL = "Bars and bands: 95 % bootstrap intervals over images."
+INTERVAL = "Bars and bands: 95 % intervals over images."
 
 Draw = Callable[[StudyResult, Mapping[str, Look]], dict[str, Figure]]
 """Result and looks of the sources -> figures: key "" is the main one, of the numbers; "images" and others beside it."""

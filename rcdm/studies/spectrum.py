@@ -113,7 +113,7 @@ def _against_strength(held: Sources, name: str, x: Tensor, views: ViewStrengths,
     hears = None if projector is None else row_space(projector, given["backbone"])
     steps: list[dict[str, Any]] = []
     for strength in STRENGTHS:
-        stream = torch.Generator(x.device).manual_seed(seed)
+        stream = torch.Generator().manual_seed(seed)
         change = views.scaled(strength)
         first, second = (
             levels_of(network, preprocessing, x, lambda part: random_view(part, change, stream))  # noqa: B023
@@ -133,7 +133,7 @@ def _against_strength(held: Sources, name: str, x: Tensor, views: ViewStrengths,
 def _pictures(x: Tensor, views: ViewStrengths, seed: int) -> list[Image.Image]:
     columns = []
     for strength in STRENGTHS:
-        stream = torch.Generator(x.device).manual_seed(seed)
+        stream = torch.Generator().manual_seed(seed)
         columns.append(im.to_pil(random_view(x, views.scaled(strength), stream)))
     return [image for row in zip(*columns, strict=True) for image in row]
 

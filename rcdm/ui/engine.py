@@ -47,6 +47,7 @@ class Engine:
         self.shelf = Shelf(
             names,
             max_bytes=settings.model_mib * 2**20,
+            seconds=settings.keep_minutes * 60,
             data=settings.data,
             device=device,
             mixed_precision=settings.mixed_precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cachetools import LRUCache
+from cachetools import TLRUCache
 from PIL import Image
 from torch import Tensor
 
@@ -145,20 +146,27 @@ def _listed(names: Sequence[str]) -> str:
 
 
 class Shelf:
-    """Loaded checkpoints by name, the least recently used given up when all together pass `max_bytes`."""
+    """Loaded checkpoints by name, the least recently used given up when all together pass `max_bytes`.
+
+    What visitors bring stays for `seconds` at most.
+    """
 
     def __init__(
         self,
         names: Sequence[str],
         *,
         max_bytes: int,
+        seconds: float,
         data: str = "",
         device: torch.device | str | None = None,
         mixed_precision: str = "no",
     ) -> None:
         self.names, self._data, self._device, self._precision = tuple(names), data, device, mixed_precision
-        self._loaded: LRUCache[str, Loaded] = LRUCache(  # one that is larger than the limit takes all of it, and stays
-            max_bytes, getsizeof=lambda loaded: min(loaded.size(), max_bytes)
+        self._seconds = seconds
+        self._loaded: TLRUCache[str, Loaded] = TLRUCache(
+            max_bytes,
+            lambda name, _, now: math.inf if name in self.names else now + seconds,
+            getsizeof=lambda loaded: min(loaded.size(), max_bytes),  # a larger one takes all of the limit, and stays
         )
         self._lock = threading.Lock()
 
@@ -176,7 +184,7 @@ class Shelf:
             return loaded
 
     def bring(self, name: str, pipe: RCDMPipeline, words: Sequence[str] = ()) -> str:
-        """Keep a visitor's own until others need the place; returns its name, which nobody else can guess.
+        """Keep a visitor's own, until others need the place or its time is over; returns a name that nobody can guess.
 
         `words` as in Loaded.
         """
@@ -184,7 +192,14 @@ class Shelf:
         let_see(pipe)
         with self._lock:
             self._loaded[whole_name] = Loaded(whole_name, pipe, words=words)
+        end = threading.Timer(self._seconds, self._forget)  # also when nobody asks for anything
+        end.daemon = True
+        end.start()
         return whole_name
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._loaded.expire()
 
     def __len__(self) -> int:
         """How many are in memory."""

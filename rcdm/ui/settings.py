@@ -49,7 +49,7 @@ class Settings:
     )
     model_mib: int = _setting(4096, "checkpoints kept in memory, all together, in MiB; one always stays")
     result_mib: int = _setting(256, "finished drawings kept in memory, all together, in MiB")
-    keep_minutes: int = _setting(60, "after how many minutes uploads and drawings are forgotten")
+    keep_minutes: int = _setting(60, "after how many minutes uploads, drawings and visitors' networks are forgotten")
 
     @property
     def network_bytes(self) -> int:

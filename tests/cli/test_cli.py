@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -315,6 +316,18 @@ def test_evaluate_asks_where_the_data_of_a_checkpoint_are(capsys, tmp_path):
             cli.main(["evaluate", checkpoint, "--out", str(tmp_path / "there")])
         assert "has learned from cifar10: say where that is with --data" in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
+
+
+def test_numbers_of_networks_go_where_they_are_wanted(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("rcdm.ssl.source_metrics.measure_source", lambda *_, **__: {"data": "", "n": 1, "levels": {}})
+    folder, out = tmp_path / "networks", tmp_path / "there"
+    shutil.copytree(tiny_checkpoint / "sources", folder / "sources")
+    before = sorted(folder.rglob("*"))
+    cli.main(["evaluate", str(folder), "--data", "sprites", "--out", str(out)])
+    assert sorted(folder.rglob("*")) == before
+    written = [path.relative_to(out) for path in out.rglob("metrics.json")]
+    cli.main(["evaluate", str(folder), "--data", "sprites"])
+    assert written and [path.relative_to(folder) for path in folder.rglob("metrics.json")] == written
 
 
 def test_evaluate_refuses_too_few_images_before_it_draws(tiny_checkpoint, tmp_path, capsys, monkeypatch):

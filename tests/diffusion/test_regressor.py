@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import gaussian_world as gw
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rcdm
+from rcdm.cli.guiding import checkpoint_of
 from rcdm.diffusion.checkpoints import save_guidance
 from rcdm.diffusion.guidance import GuidedUNet
 from rcdm.diffusion.guidance_settings import Guidance
@@ -256,6 +258,23 @@ def test_a_source_that_was_not_learnt_is_refused(pipe):
     draw(pipe, guidance_strength=1.0)
     with pytest.raises(ValueError, match=f"no regression of {PROJECTOR}"):
         draw(pipe, source=PROJECTOR, guidance_strength=1.0)
+
+
+def test_a_command_leads_the_sources_that_can_be_led_and_names_the_others(pipe, tmp_path, capsys):
+    def loaded(*source: str) -> rcdm.RCDMPipeline:
+        asked = {"device": "cpu", "scheduler": None, "mixed_precision": "no", "guidance_scale": None}
+        return checkpoint_of(Namespace(source=list(source), guidance_strength=W, **asked), str(tmp_path))
+
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"no regression of {BACKBONE}, {PROJECTOR}, {LAYER}"):
+        loaded()
+    pipe.use_regressor(learn_all(pipe.unet, pipe.sources, Process(pipe.scheduler), photos(12), [BACKBONE, LAYER]))
+    pipe.save_pretrained(tmp_path)
+    assert loaded().config.guidance_strengths == {BACKBONE: W, LAYER: W}
+    assert f"no regression of them: {PROJECTOR}\n" in capsys.readouterr().err
+    assert loaded(LAYER).config.guidance_strengths == {LAYER: W} and "not led" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"no regression of {PROJECTOR}"):
+        loaded(PROJECTOR)
 
 
 def test_a_learned_variance_stays(tiny_checkpoint):

@@ -52,10 +52,12 @@ def photographs(tmp_path) -> str:
     return str(tmp_path / "photographs")
 
 
-@pytest.mark.parametrize("study", ["retention", "information", "interpolation"])
+@pytest.mark.parametrize("study", ["retention", "information", "interpolation", "spectrum"])
 def test_a_study_finds_on_a_gpu_what_it_finds_on_a_cpu(study, photographs, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("rcdm.studies.study_files.save", quick_save)
-    images, more = {"information": ("6", ("levels=3",)), "interpolation": ("2", ("points=3",))}.get(study, ("6", ()))
+    images, more = {
+        "information": ("6", ("levels=3",)), "interpolation": ("2", ("points=3",)), "spectrum": ("8", ()),
+    }.get(study, ("6", ()))  # fmt: skip
 
     def found(device: str) -> dict[str, Any]:
         out = tmp_path / device

@@ -1,10 +1,12 @@
 """The parts of the page that need no server."""
 
 import argparse
+import gc
 import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -341,12 +343,25 @@ def test_finished_work_is_not_done_again(engine: Engine, monkeypatch: pytest.Mon
 
 def test_the_shelf_keeps_what_fits(tiny_checkpoint: Path) -> None:
     names = [str(tiny_checkpoint), "sprites-32"]
-    tight, wide = (Shelf(names, max_bytes=limit, device="cpu") for limit in (1, 2**30))
+    tight, wide = (Shelf(names, max_bytes=limit, seconds=3600, device="cpu") for limit in (1, 2**30))
     for shelf in (tight, wide):
         assert [shelf[name].name for name in names] == names
     assert (len(tight), len(wide)) == (1, 2) and wide[names[0]] is wide[names[0]]
     with pytest.raises(ValueError, match=r"no checkpoint '\.\.' here"):
         wide[".."]
+
+
+def test_what_a_visitor_brought_is_forgotten_in_time_though_nobody_asks(tiny_checkpoint: Path) -> None:
+    shelf = Shelf([str(tiny_checkpoint)], max_bytes=2**30, seconds=0.5, device="cpu")
+    pipe = rcdm.load(tiny_checkpoint)
+    brought, theirs = shelf.bring("mine", pipe), weakref.ref(pipe)
+    del pipe
+    assert shelf[brought].name == brought and shelf[str(tiny_checkpoint)] and len(shelf) == 2
+    time.sleep(1)
+    gc.collect()
+    assert theirs() is None and len(shelf) == 1
+    with pytest.raises(ValueError, match="There is no checkpoint"):
+        shelf[brought]
 
 
 def test_a_page_in_bfloat16_says_so_in_its_commands(tiny_checkpoint: Path) -> None:
