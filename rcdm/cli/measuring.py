@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 
 from rcdm.cli.guiding import pipeline_of
 from rcdm.cli.options import announce
+from rcdm.cli.study_data import other_images
 from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.checkpoints import load_source, save_guidance
@@ -44,6 +45,8 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
         announce("all draws are guided as the options say: no guidance is chosen")
         sizes["guidance_images"] = 0
     size = EvaluationSize(**sizes)
+    if words := other_images(pipe, dataset):
+        announce(words)
     images = enough_images(dataset, size)  # refused before anybody waits for a judge
     parts = Parts(folder / "evaluation.parts", identity_of(pipe))
     if len(parts):
@@ -63,11 +66,12 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     if not first():
         return
     folder.mkdir(parents=True, exist_ok=True)
+    written = write_metrics(metrics, folder)
     print(markdown_tables(metrics))
     if (folder / "model_index.json").is_file() and "guidance" in metrics:
         save_guidance(pipe, folder)
         announce(f"{folder / 'model_index.json'} says from now on how strongly draws are guided")
-    print(write_metrics(metrics, folder), file=sys.stderr)
+    print(written, file=sys.stderr)
     announce("directions of attributes and main directions")
     print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
     if options.guidance_scale is None and options.guidance_strength is None:

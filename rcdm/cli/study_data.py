@@ -8,18 +8,22 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
+from rcdm.cli.options import announce
 from rcdm.data import images as im
-from rcdm.data.dataset_protocol import Dataset, first_images, training_images
+from rcdm.data.dataset_protocol import Batch, Dataset, digest_of, first_images, training_images
 from rcdm.data.datasets import load_dataset
 from rcdm.data.sprites import Sprites
+from rcdm.diffusion.checkpoints import folder_of
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.directions import has_directions
+from rcdm.measures.retention import FEWEST_TO_LEARN
+from rcdm.networks.checked_files import read_object
 
 TRAINING = 20_000
 """How many training images, at most, the nearest ones are looked for in."""
 
 MORE_THAN_NEEDED = 8
-"""Photographs of a list are kept at up to so many times the size at which they are looked at."""
+"""Photographs of a list are kept at up to so many times the size that is drawn, or what a network is fed if larger."""
 
 
 class StudyData:
@@ -54,8 +58,10 @@ class StudyData:
     def images(self) -> Any:
         """The photographs as PIL images, or images of the data [N,3,S,S]. ValueError for fewer than `count`."""
         if self._files:
-            names = self._chosen(self._files)
-            return [im.halved(im.decode(file), MORE_THAN_NEEDED * self._pipe.image_size) for file in names]
+            pipe, names = self._pipe, self._chosen(self._files)
+            fed = (pipe.sources[source].preprocessing.size for source in pipe.sources.names)
+            side = max([MORE_THAN_NEEDED * pipe.image_size, *fed])
+            return [im.halved(im.decode(file), side) for file in names]
         return self._chosen(self._taken.images)
 
     @cached_property
@@ -101,10 +107,20 @@ class StudyData:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return load_dataset(self.data, self._pipe.image_size)
+        dataset = load_dataset(self.data, self._pipe.image_size)
+        if words := other_images(self._pipe, dataset):
+            announce(words)
+        return dataset
 
     @cached_property
     def _training(self) -> Any:
+        """Training images to learn from; where training images are looked at, too, those that follow them."""
+        if not self._files and self._split == "train":
+            shown = len(self._taken.images)
+            batch = first_images(self._dataset, shown + self._reference)
+            if len(batch.images) >= shown + min(FEWEST_TO_LEARN, self._reference):
+                return Batch(batch.images[shown:], batch.labels[shown:])
+            announce("what is learnt from training images is learnt from those that are looked at, too: there are few")
         return training_images(self._dataset, self._reference)
 
     @cached_property
@@ -136,6 +152,22 @@ class StudyData:
                 "that the checkpoint may have seen, with --split train."
             )
         return images if self._count is None else images[: self._count]
+
+
+def other_images(pipe: RCDMPipeline, dataset: Dataset) -> str:
+    """A sentence where the training images of a data set are not those that a checkpoint learnt from; else nothing.
+
+    Which images are held out depends on how many there are.
+    """
+    folder = folder_of(pipe)
+    file = None if folder is None else folder / "training.json"
+    known = read_object(file).get("images_digest") if file is not None and file.is_file() else None
+    if known is None or known == digest_of(dataset):
+        return ""
+    return (
+        f"{dataset.name}: these are not the training images that the checkpoint learnt from, or not all of them and no "
+        "others, so it may have seen some of those that are held out now"
+    )
 
 
 def _files_of(photo: str) -> list[Path]:

@@ -49,7 +49,7 @@ def first_images(dataset: Dataset, n: int) -> Batch:
 def training_images(dataset: Dataset, n: int) -> Batch:
     """n different training images, or all where there are fewer: the second n of the order, or the first.
 
-    The first are those that an option `--split train` gives, so that others stand beside them where there are enough.
+    The first are those that are often looked at, so that others stand beside them where there are enough.
     """
     known = dataset.n_train
     if known is None or 2 * n <= known:
@@ -69,6 +69,11 @@ class NumberedDataset(Dataset, Protocol):
 
     def fingerprint(self) -> str:
         """A digest of the training images and of their order."""
+
+
+def digest_of(dataset: Dataset) -> str:
+    """A digest of the training images and of their order; the name of a data set whose images have no numbers."""
+    return dataset.fingerprint() if isinstance(dataset, NumberedDataset) else dataset.name
 
 
 class Epochs:

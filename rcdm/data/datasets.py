@@ -9,8 +9,11 @@ import torch
 
 from rcdm.data import images as im
 from rcdm.data.dataset_protocol import Dataset
-from rcdm.data.in_memory import Photographs, Pixels, decode_all, split
+from rcdm.data.in_memory import Photographs, Pixels, decode_all, mixed, split
 from rcdm.data.sprites import Sprites
+
+HELD_OUT_FOLDERS = ("val", "validation", "valid", "test", "dev")
+"""Beside a folder `train`; the first that is there."""
 
 
 def load_dataset(name: str, size: int, *, seed: int = 0) -> Dataset:
@@ -18,8 +21,9 @@ def load_dataset(name: str, size: int, *, seed: int = 0) -> Dataset:
 
     Images and parquet files are decoded into memory, and those that cannot be are left out, which is said; .tar shards
     (`shards`) and data sets of the hub (`hub_stream`) are read as they are needed. Held out are the shards whose names
-    begin with val, test or dev, or the folder `val` where it stands beside a folder `train`; otherwise a tenth of the
-    images.
+    begin with val, test or dev, or the folder `val`, `validation`, `valid`, `test` or `dev` (the first of them that is
+    there) beside a folder `train`; otherwise a tenth of the images. Held-out images that lie in the order of their
+    labels are mixed, always alike.
     A parquet file has a column `image` (encoded bytes, or a struct with `bytes`) and may have an integer `label`.
     Raises ValueError, saying what was looked for, when no image is found.
     """
@@ -52,9 +56,11 @@ def _from_tar(shards: list[Path], held_out_shards: list[Path], size: int, seed: 
 
 
 def _from_folder(folder: Path, size: int, seed: int) -> Photographs:
-    """Sub-folders are classes; `train` and `val` are split first where both are there."""
-    parts = [folder / "train", folder / "val"]
-    parts = parts if all(part.is_dir() for part in parts) else [folder]
+    """Sub-folders are classes; `train` and a folder that is held out are split first where both are there."""
+    held_out_folder = next((folder / name for name in HELD_OUT_FOLDERS if (folder / name).is_dir()), None)
+    parts = [folder]
+    if held_out_folder is not None and (folder / "train").is_dir():
+        parts = [folder / "train", held_out_folder]
     by_part = [sorted(f for f in part.rglob("*") if f.suffix.lower() in im.IMAGE_EXTENSIONS) for part in parts]
     for part, files in zip(parts, by_part, strict=True):
         if not files:
@@ -66,7 +72,7 @@ def _from_folder(folder: Path, size: int, seed: int) -> Photographs:
         images, kept, broken = decode_all(files, size)
         pixels.append(Pixels(images, torch.tensor([names.index(of_files[k]) for k in kept])))
         left_out += broken
-    train, held_out = pixels if len(pixels) == 2 else split(pixels[0])
+    train, held_out = (pixels[0], mixed(pixels[1])) if len(pixels) == 2 else split(pixels[0])
     return Photographs(train, held_out, name=folder.name, classes=len(names), seed=seed, left_out=left_out)
 
 
@@ -75,6 +81,7 @@ def _from_parquet(shards: list[Path], held_out_shards: list[Path], size: int, se
     train, left_out = _read_parquet(shards, size)
     if held_out_shards:
         held_out, broken = _read_parquet(held_out_shards, size)
+        held_out = mixed(held_out)
         left_out += broken
     else:
         train, held_out = split(train)

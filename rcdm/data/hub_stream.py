@@ -107,10 +107,13 @@ class HubStream:
         return self._on_device(*loaded)
 
     def held_out(self, n: int) -> Batch:
-        """The first n held-out images, fewer where there are not so many."""
+        """n held-out images, always the same, fewer where there are not so many."""
         if len(self._looked_at[0]) < n:
-            samples = (s for s in self._train if self._is_held_out(s)) if self._held_out is None else self._held_out
-            self._looked_at = self._read(iter(samples), n)
+            if self._held_out is None:
+                samples = (sample for sample in self._train if self._is_held_out(sample))
+            else:  # a split often lies in the order of its classes
+                samples = iter(self._held_out.shuffle(seed=0, buffer_size=BUFFER))
+            self._looked_at = self._read(samples, n)
         return self._on_device(*(part[:n] for part in self._looked_at))
 
     def _endless(self, first: int) -> Iterator[dict[str, Any]]:

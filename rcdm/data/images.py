@@ -113,9 +113,12 @@ def squash(image: Image.Image, size: int) -> Image.Image:
 def to_tensor(images: Image.Image | Sequence[Image.Image], size: int | None = None) -> Tensor:
     """One or more PIL images -> float32 [B,3,H,W] in [-1,1] = uint8 / 127.5 - 1; with a size, centre-cropped to it.
 
-    ValueError if there is no image, or no size and the images differ in theirs.
+    ValueError if there is no image, or something else, or no size and the images differ in theirs.
     """
-    pictures = [as_rgb(image) for image in ([images] if isinstance(images, Image.Image) else images)]
+    given = [images] if isinstance(images, Image.Image) else list(images)
+    if others := [image for image in given if not isinstance(image, Image.Image)]:
+        raise ValueError(f"PIL images are needed (`PIL.Image.open` opens a file), not {type(others[0]).__name__}.")
+    pictures = [as_rgb(image) for image in given]
     if size is not None:
         pictures = [centre_crop(picture, size) for picture in pictures]
     sizes = {picture.size for picture in pictures}

@@ -47,6 +47,12 @@ class TarShards:
     def __init__(self, shards: Sequence[Path], held_out_shards: Sequence[Path], size: int, *, seed: int = 0) -> None:
         self._files = [*shards, *held_out_shards]
         self._index = _index(self._files)
+        if left_out := int(self._index.get("left_out", 0)):
+            log.warning(
+                "%d images are left out: up to the first dot of its name each is called as another one, as parts of a "
+                "sample are. Rename them if they are samples of their own.",
+                left_out,
+            )
         self.name, self.size, self.seed = shards[0].resolve().parent.name, size, seed
         self.classes = 1 + int(self._index["label"].max())
         shard = torch.from_numpy(self._index["shard"]).long()
@@ -153,11 +159,13 @@ def _index(files: Sequence[Path]) -> dict[str, np.ndarray]:
         with np.load(kept) as arrays:
             return dict(arrays)
     with ThreadPoolExecutor() as pool:
-        parts = list(tqdm(pool.map(_read_headers, files), total=len(files), desc="indexing shards", leave=False))
+        read = list(tqdm(pool.map(_read_headers, files), total=len(files), desc="indexing shards", leave=False))
+    parts = [entries for entries, _ in read]
     columns = np.array([(k, *entry) for k, part in enumerate(parts) for entry in part], np.int64).reshape(-1, 4)
     if len(columns) < 2:
         raise ValueError(f"{files[0].parent} holds {len(columns)} images in .tar files; at least 2 are needed.")
     index = dict(zip(("shard", "offset", "length", "label"), np.ascontiguousarray(columns.T), strict=True))
+    index["left_out"] = np.array(sum(left_out for _, left_out in read))
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(f".{os.getpid()}.npz")
     np.savez(partial, **index)
@@ -165,8 +173,13 @@ def _index(files: Sequence[Path]) -> dict[str, np.ndarray]:
     return index
 
 
-def _read_headers(file: Path) -> list[tuple[int, int, int]]:
-    """(offset, length, label) of every image of a tar file; 0 where no label is given. Nothing is extracted."""
+def _read_headers(file: Path) -> tuple[list[tuple[int, int, int]], int]:
+    """(offset, length, label) of every sample of a tar file, and how many images are left out. Nothing is extracted.
+
+    A sample is what has one name up to the first dot, of which the first image is taken; the label is 0 where none is
+    given.
+    """
+    left_out = 0
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -179,11 +192,12 @@ def _read_headers(file: Path) -> list[tuple[int, int, int]]:
                 if extension == "cls":
                     labels[f"{folder}/{key}"] = _label(archive.extractfile(member), file, member)
                 elif os.path.splitext(base)[1].lower() in im.IMAGE_EXTENSIONS:
+                    left_out += f"{folder}/{key}" in images
                     images.setdefault(f"{folder}/{key}", (member.offset_data, member.size))
                 archive.members = []  # type: ignore[attr-defined]  # else millions of headers stay in memory
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{file} is no whole, uncompressed tar file: {error}") from error
-    return [(*where, labels.get(key, 0)) for key, where in images.items()]
+    return [(*where, labels.get(key, 0)) for key, where in images.items()], left_out
 
 
 def _label(content: Any, file: Path, member: tarfile.TarInfo) -> int:

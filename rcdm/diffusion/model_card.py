@@ -152,7 +152,7 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             f"| {m['cycle_error_shifted']['value']:.3f} | {_interval(m['mrr'])} "
             f"| {m['recall_at_1']['value']:.2f} | {m['mrr']['null']:.4f} |"
         )
-    if "unconditional" in metrics:
+    if "evaluator" in metrics:
         lines += _judged(metrics)
     attributes = list(next(iter(sources.values()))["retention"])
     lines += ["", "| source | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 1) + "|"]
@@ -162,8 +162,10 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
             r = m["retention"][attribute]
             cells.append(f"{r['value']:.2f} · {r['probe']:.2f} · {calibration_of(r)}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    null = [f"{next(iter(sources.values()))['retention'][attribute]['null']:.2f}" for attribute in attributes]
-    lines.append("| *unconditional draws (null of retention)* | " + " | ".join(null) + " |")
+    first = next(iter(sources.values()))["retention"]
+    if all("null" in first[attribute] for attribute in attributes):  # else the denoiser cannot draw unconditionally
+        null = [f"{first[attribute]['null']:.2f}" for attribute in attributes]
+        lines.append("| *unconditional draws (null of retention)* | " + " | ".join(null) + " |")
     if "agreement" in metrics:
         correlations = "; ".join(f"{_PROBES[name]} {_interval(rho)}" for name, rho in metrics["agreement"].items())
         lines += [
@@ -175,7 +177,9 @@ def markdown_tables(metrics: dict[str, Any]) -> str:
 
 def _judged(metrics: Mapping[str, Any]) -> list[str]:
     """The table of what an outside judge says, with what stands before and behind it."""
-    sources, free = metrics["sources"], metrics["unconditional"]
+    sources, free = metrics["sources"], metrics.get("unconditional")  # none of a denoiser that cannot draw them
+    rows = sources if free is None else {**sources, "*unconditional draws*": free}
+    first = next(iter(rows.values()))
     lines = [
         "",
         f"Judged by {metrics['evaluator']} (never a source): KID x 1000; copying, the distance of the draws to the "
@@ -183,17 +187,17 @@ def _judged(metrics: Mapping[str, Any]) -> list[str]:
         "image over that of two images.",
         "",
     ]
-    if among := free["copying"].get("among"):
+    if among := first["copying"].get("among"):
         lines[-2] += f" Copies were looked for among {among} training images"
-        lines[-2] += f" of {of}." if (of := free["copying"].get("of")) else "."
-    fid = "fid" in free
+        lines[-2] += f" of {of}." if (of := first["copying"].get("of")) else "."
+    fid = "fid" in first
     if fid:
         lines[-2] += " KID and FID compare only with those of the same judge and N."
-    copied = "copied" in free
+    copied = "copied" in first
     columns = f"{' FID (N) |' * fid} copying (95 %) |{' copied (95 %; chance 0.01) |' * copied} spread (95 %) |"
     lines += [f"| source | KID (± deviation) |{columns}"]
     lines += [f"|---|---|{'---|' * (fid + copied)}---|---|"]
-    for name, m in {**sources, "*unconditional draws*": free}.items():
+    for name, m in rows.items():
         cells = [f"{name} †" if m.get("sister") else name]
         cells += [f"{m['kid']['value']:.2f} ± {m['kid']['deviation']:.2f}"]
         cells += [f"{m['fid']['value']:.3f} ({m['fid']['n']})"] if fid else []

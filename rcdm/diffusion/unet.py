@@ -150,10 +150,15 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         self.mixed_precision = name
 
     def set_statistics(self, source: str, mean: Tensor, std: Tensor) -> None:
-        """Remember the training mean and deviation [D] of a source; the forward pass standardises with them."""
+        """Remember the training mean and deviation [D] of a source; the forward pass standardises with them.
+
+        A number that hardly varied in training (less than 1/1000 of the median) has the median for its deviation:
+        divided by its own, it would drown all others in the first image in which it does.
+        """
         projection = self._projection(source)
+        typical = std.median()
         projection.mean.copy_(mean)
-        projection.std.copy_(std.clamp(min=1e-6))
+        projection.std.copy_(torch.where(std > 1e-3 * typical, std, typical).clamp(min=1e-6))
 
     def learn_whitened(self, source: str, covariance: Tensor) -> None:
         """Train a source's Linear as one on whitened numbers; `covariance` [D,D] is that of standardised ones."""

@@ -65,7 +65,7 @@ def trapezoid(points: Tensor) -> Tensor:
 def noise_ladder(pipe: RCDMPipeline, levels: int, lowest: float, highest: float) -> list[int]:
     """Timesteps whose log signal-to-noise ratios are spaced evenly over the range, as far as the schedule reaches.
 
-    Raises ValueError for fewer than two levels, or a range that is empty.
+    Raises ValueError for fewer than two levels, or a range that is empty or that the schedule does not reach.
     """
     if levels < 2 or not lowest < highest:
         raise ValueError(
@@ -73,7 +73,13 @@ def noise_ladder(pipe: RCDMPipeline, levels: int, lowest: float, highest: float)
         )
     logsnr = Process(pipe.scheduler).logsnr()
     targets = torch.linspace(highest, lowest, levels)
-    return sorted({int((logsnr - value).abs().argmin()) for value in targets})
+    found = sorted({int((logsnr - value).abs().argmin()) for value in targets})
+    if len(found) < 2:
+        raise ValueError(
+            f"From {lowest:g} to {highest:g} ln SNR the schedule of this denoiser has a single level; it reaches from "
+            f"{float(logsnr.min()):.1f} to {float(logsnr.max()):.1f}."
+        )
+    return found
 
 
 @torch.no_grad()

@@ -88,8 +88,10 @@ def squared_error(drawn: Tensor, given: Tensor) -> Tensor:
 
 
 def squared_distance_to_others(given: Tensor) -> Tensor:
-    """Mean over j ≠ i of ‖f(x_i) − f(x_j)‖²: [N,D] standardised -> [N]."""
+    """Mean over j ≠ i of ‖f(x_i) − f(x_j)‖²: [N,D] standardised -> [N]; NaN of a single one."""
     n = len(given)
+    if n == 1:
+        return torch.full_like(given[:, 0], torch.nan)
     # Σ_j ‖a_i − a_j‖² = n ‖a_i‖² + Σ ‖a_j‖² − 2 a_i · Σ a_j
     total = n * given.square().sum(1) + given.square().sum() - 2 * given @ given.sum(0)
     return total / (n - 1)

@@ -58,6 +58,9 @@ class _Levels(nn.Module):
         tokens = level.partition("@")[2] or ("mean" if embeds else self._tokens)
         last = getattr(body, "output_fmt", "") == "NHWC" or (embeds and getattr(body, "dynamic_img_size", False))
         last = last and not isinstance(self.at(level), (nn.Conv2d, nn.BatchNorm2d))
+        if isinstance(output, Tensor) and output.ndim == 4:  # maps of square images are square
+            _, first, second, third = output.shape
+            last = True if first == second != third else False if second == third != first else last
         return pooled(output, tokens, 0 if embeds else getattr(body, "num_prefix_tokens", 0), channels_last=last)
 
 
@@ -249,14 +252,17 @@ def level_widths(module: nn.Module, preprocessing: Preprocessing) -> dict[str, i
 
 
 def _outputs_of(places: Mapping[str, nn.Module], network: nn.Module, x: Tensor) -> dict[str, Any]:
-    """Name -> what the module of that name puts out in one pass, in the order of `places`."""
+    """Name -> what the module of that name puts out when it is first called, in the order of `places`.
+
+    As `_output_of` sees it: before a later layer writes into it in its place.
+    """
     reached: dict[str, Any] = {}
     me = threading.get_ident()
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep_own(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if threading.get_ident() == me:  # others may use the network at the same time
-                reached[name] = output
+            if threading.get_ident() == me and name not in reached:  # others may use the network at the same time
+                reached[name] = _copied(output)
 
         return keep_own
 
@@ -267,6 +273,13 @@ def _outputs_of(places: Mapping[str, nn.Module], network: nn.Module, x: Tensor) 
         for hook in hooks:
             hook.remove()
     return {name: reached[name] for name in places if name in reached}
+
+
+def _copied(output: Any) -> Any:
+    """A tensor, or a tuple or list of such, that nobody else can change."""
+    if isinstance(output, Tensor):
+        return output.clone()
+    return tuple(map(_copied, output)) if isinstance(output, (tuple, list)) else output
 
 
 class _Reached(Exception):

@@ -121,7 +121,7 @@ class Sources(ModelMixin):
         if isinstance(images, Image.Image):
             images = [images]
         if isinstance(images, Tensor):
-            images = images.to(self.device, torch.float32)
+            images = _as_floats(images).to(self.device, torch.float32)
         if isinstance(source, str):
             return self[source](images)
         if len(source) != len(images):
@@ -135,7 +135,8 @@ class Sources(ModelMixin):
     @torch.no_grad()
     def encode_all(self, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """[B,3,H,W] in [-1,1] -> name of each source, or of these -> [B,D] float32, every network run once."""
-        images, names = images.to(self.device, torch.float32), self.names if names is None else names
+        images = _as_floats(images).to(self.device, torch.float32)
+        names = self.names if names is None else names
         levels = {}
         for name in dict.fromkeys(name.partition("/")[0] for name in names):
             network, preprocessing = self.network(name)
@@ -202,6 +203,15 @@ class Sources(ModelMixin):
         if there := [path for path in controls if (path / "model.safetensors").is_file()]:
             folders.setdefault(CONTROL, there[0])
         return _load(folders, config.sources)
+
+
+def _as_floats(images: Tensor) -> Tensor:
+    """The images. Raises ValueError for whole numbers, which are not in [-1,1]."""
+    if not images.is_floating_point():
+        raise ValueError(
+            f"Images must be float [B,3,H,W] in [-1,1], not {images.dtype}: `rcdm.to_tensor` makes one of PIL images."
+        )
+    return images
 
 
 def _key(name: str) -> str:

@@ -18,11 +18,11 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.utils.lars import LARS
 from torch import Tensor, nn
 
-from rcdm.data.dataset_protocol import Dataset
+from rcdm.data.dataset_protocol import Dataset, digest_of
 from rcdm.data.sprites import Sprites
 from rcdm.data.views import random_view
 from rcdm.diffusion.memory import keep_freed_memory
-from rcdm.measures.metrics import effective_rank, singular_values
+from rcdm.measures.metrics import effective_rank, finite, singular_values
 from rcdm.networks.backbones import build_backbone
 from rcdm.networks.representation import Preprocessing, SSLNetwork
 from rcdm.networks.source_folder import load_network, read_config, save_network
@@ -69,11 +69,12 @@ def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: 
     keep_freed_memory()
     with alone_in(folder):
         config = replace(config, mixed_precision=precision_of(config.mixed_precision))
+        settings = {**asdict(config), "resolution": dataset.size, "training images (digest)": digest_of(dataset)[:16]}
         continued = resume and bool(saved_states(folder))
         if continued:
-            check_settings(folder, asdict(config), HARMLESS)
+            check_settings(folder, settings, HARMLESS)
         else:
-            remember_settings(folder, asdict(config))
+            remember_settings(folder, settings)
         remember_left_out(folder, dataset)
         run = _Run(dataset, config, folder)
         if continued:
@@ -330,7 +331,7 @@ def save_source(
                 "images": progress.images,
                 "epochs": round(progress.images / dataset.n_train, 2) if dataset.n_train else None,
                 "seconds": round(progress.seconds),
-                "history": progress.history,
+                "history": finite(progress.history),
                 **({"before": before} if before else {}),
             },
             "licence": "MIT" if isinstance(dataset, Sprites) else f"the terms of the training data, {dataset.name}",

@@ -73,10 +73,12 @@ def study(
     that of the clean image) and, where a class can be read from the draws, `flips`: the share of draws whose class is
     not that of the clean image's draw with the same noise. Shown are the first images (up to 4) under attack and a draw
     of each.
-    Raises ValueError for fewer than 2 images.
+    Raises ValueError for fewer than 2 images, or no step.
     """
     if len(images) < 2:
         raise ValueError(f"The attack needs at least 2 images, better 32, and got {len(images)}.")
+    if steps < 1:
+        raise ValueError(f"The attack takes at least 1 step, better 20, not {steps}.")
     x, attributes = pixels_of(pipe, images).to(pipe.device), attributes_of(pipe)
     grid: list[Image.Image] = []
     rows: list[str] = []

@@ -48,12 +48,13 @@ def evaluate(
     pixel instead of drawn), `mrr`, `recall_at_1`, `similarity_floor` (below it an image is foreign to the checkpoint),
     and per attribute `retention` with probe and calibration. With an evaluator also `kid`, `fid`, `copying`,
     `copied` and `spread_perceptual` (of two draws of an image), to be compared with those of unconditional draws
-    (`unconditional`), the retention of the `class` that it reads, and `sister` where the network of the source is of
-    the evaluator's own family; `class_readers` read the class, too. With `realism_draws` KID and FID are of so many
-    draws against training images. `differences` and `agreement` are those of `studies.retention`, the
-    differences of a network whose levels are guided differently those without guidance. Raises ValueError for too few
-    images, before anything is drawn; `images` is what `enough_images` gave whoever asked before. `shares`: of the
-    variance of the pixels, those that image, source and seed decide, and `seed_told`, as in `measures.shares`.
+    (`unconditional`, where the denoiser can make them), the retention of the `class` that it reads, and `sister` where
+    the network of the source is of the evaluator's own family; `class_readers` read the class, too. With
+    `realism_draws` KID and FID are of so many draws against training images. `differences` and `agreement` are those
+    of `studies.retention`, the differences of a network whose levels are guided differently those without guidance.
+    Raises ValueError for too few images, before anything is drawn; `images` is what `enough_images` gave whoever asked
+    before. `shares`: of the variance of the pixels, those that image, source and seed decide, and `seed_told`, as in
+    `measures.shares`.
     First guidance is chosen for every source on images after the gallery (`guidance`, as `studies.guidance_scale` has
     it; its regression is learnt on the images of the probes), and left with the pipeline: all draws are guided so
     (`guidance_scale`, `guidance_strength`), and what they are worth without is in `unguided`.
@@ -72,7 +73,9 @@ def evaluate(
         result |= _guided_by_truth(pipe, dataset, probe_images, attributes, size, num_inference_steps, on_progress)
     judged = _Judged(pipe, dataset, held_out, size, num_inference_steps, on_progress)
     if evaluator is not None:
-        result |= {"evaluator": evaluator.name, "unconditional": judged.unconditional(evaluator)}
+        result["evaluator"] = evaluator.name
+        if pipe.unet.config.has_unconditional:
+            result["unconditional"] = judged.unconditional(evaluator)
     numbers: dict[str, Any] = {}
     for source in pipe.sources.names:
         on_progress(f"{source}: one draw of each of {len(held_out)} images")

@@ -57,6 +57,8 @@ def study(
     """
     if len(images) < 2:
         raise ValueError(f"Information needs at least 2 images, better 64, and got {len(images)}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}.")
     x = pixels_of(pipe, images).to(pipe.device)
     steps = noise_ladder(pipe, levels, lowest, highest)
     found: dict[str, Information] = {}

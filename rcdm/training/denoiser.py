@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +14,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from rcdm.data.dataset_protocol import Dataset, NumberedDataset
+from rcdm.data.dataset_protocol import Dataset, NumberedDataset, digest_of
 from rcdm.data.datasets import load_dataset
 from rcdm.data.in_memory import Photographs
 from rcdm.diffusion.checked_folder import unfinished
@@ -22,6 +23,7 @@ from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import random_numbers, spread_evenly
 from rcdm.diffusion.whitening import folded
 from rcdm.measures.faithfulness import comparison_grid, faithfulness
+from rcdm.measures.metrics import finite
 from rcdm.networks.sources import Sources, share_networks
 from rcdm.training.budget import Budget
 from rcdm.training.channel_norm import compile_for
@@ -231,14 +233,20 @@ class _Run(Loop):
                 "or choose another output_dir."
             )
         if wish is None:
-            remember_settings(self.folder, asdict(self.config))
+            remember_settings(self.folder, self._settings())
             return
-        check_settings(self.folder, asdict(self.config), HARMLESS)
+        check_settings(self.folder, self._settings(), HARMLESS)
         if self.load(wish):
             if self.sharded:  # each process has a part, and a state would keep that of the main process alone
                 log.warning("The averaged weights begin anew from the present ones.")
                 self.ema = self._new_average()
             self.ema.to(self.accelerator.device)
+
+    def _settings(self) -> dict[str, Any]:
+        """What a run that is continued must have again: options, networks, images."""
+        networks = {name.partition("/")[0]: name for name in self.sources.names}
+        digests = {f"{network} (digest)": self.sources.fingerprint(name)[:16] for network, name in networks.items()}
+        return {**asdict(self.config), **digests, "training images (digest)": digest_of(self.dataset)[:16]}
 
     def _new_average(self) -> EMAModel:
         """Averaged weights that begin with the present ones; torch cannot copy lists of sharded tensors at once."""
@@ -304,10 +312,11 @@ class _Run(Loop):
         training = {
             "config": {k: v for k, v in asdict(self.config).items() if not k.endswith("_dir")},
             "data": self.dataset.name,
+            "images_digest": digest_of(self.dataset),
             **self.progress.state_dict(),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+        (self.folder / "training.json").write_text(json.dumps(finite(training), indent=2, allow_nan=False) + "\n")
         pipe.unet.half()
         pipe.save_pretrained(self.folder, max_shard_size=LARGEST_FILE)
         if self.config.share_sources:

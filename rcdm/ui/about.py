@@ -30,7 +30,8 @@ what was drawn from it. Nothing is shown to others, there are no analytics, and 
 **Method and licence.** RCDM: Bordes, Balestriero & Vincent, *High Fidelity Visualization of What Your Self-Supervised
 Representation Knows About*, TMLR 2022 (arXiv 2112.09164). Code and the drawn world: MIT. The photographs among the
 examples are pictures 6 and 20 of the Kodak Lossless True Color Image Suite, released for unrestricted use, and
-*Chelsea* by Stéfan van der Walt (CC0). A checkpoint trained on other data has its terms in its model card; the networks released with the paper are CC-BY-NC."""
+*Chelsea* by Stéfan van der Walt (CC0). A checkpoint trained on other data has its terms in its model card; the
+networks released with the paper are CC-BY-NC."""
 
 
 def build(engine: Engine, controls: Controls) -> None:

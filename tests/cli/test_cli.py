@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from rcdm.diffusion.model_card import markdown_tables
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import Process
 from rcdm.diffusion.regressor import Regressor, learn_source
+from rcdm.measures.judge import Evaluator
 from rcdm.studies import NAMES, STUDIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -356,6 +358,26 @@ def test_evaluate_writes_every_number_with_n_and_null(with_reader, tmp_path, cap
         assert set(source["retention"]) == {"red", "sky"}
     assert set(metrics["differences"]["tiny"]) == {"red", "sky"} and metrics["differences"]["tiny"]["red"]["n"] == 4
     assert "| tiny/projector |" in capsys.readouterr().out
+
+
+def test_a_denoiser_that_cannot_draw_freely_is_evaluated_too(with_reader, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rcdm.cli.measuring.Evaluator", partial(Evaluator, n=30))
+    for name in ("judges/sources/judge", "photographs"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "judges" / "sources" / "judge").symlink_to(with_reader / "sources" / "tiny")
+    for i, image in enumerate(im.to_pil(sprites.render(sprites.sample_factors(40, seed=2), 16))):
+        (tmp_path / "photographs").mkdir(exist_ok=True)
+        image.save(tmp_path / "photographs" / f"{i}.png")
+    pipe = rcdm.load(with_reader)
+    pipe.unet.register_to_config(has_unconditional=False)
+    pipe.save_pretrained(tmp_path / "mine")
+    asked = ["--gallery", "4", "--retention-images", "4", "--retention-draws", "2", "--probe-images", "20"]
+    asked += ["--guidance-images", "0", "--data", str(tmp_path / "photographs"), "--device", "cpu"]
+    cli.main(["evaluate", str(tmp_path / "mine"), *asked, "--evaluator", f"{tmp_path}/judges/judge/backbone"])
+    metrics = json.loads((tmp_path / "mine" / "metrics.json").read_text())
+    assert "unconditional" not in metrics and all("kid" in of for of in metrics["sources"].values())
+    printed = capsys.readouterr().out
+    assert "Judged by judge/backbone" in printed and "unconditional" not in printed
 
 
 def test_study_command_writes_numbers_and_figure(with_reader, photo, tmp_path, capsys):

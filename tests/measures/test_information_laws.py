@@ -19,6 +19,8 @@ def test_rungs_are_evenly_spaced_as_far_as_the_schedule_reaches(pipe):
         steps = noise_ladder(pipe, levels, -6.0, 5.0)
         assert len(steps) == levels and steps == sorted(steps)
         assert torch.allclose(logsnr[steps], torch.linspace(5, -6, levels), atol=0.05)
+    with pytest.raises(ValueError, match="a single level; it reaches from"):
+        noise_ladder(pipe, 9, 50.0, 60.0)
     far = noise_ladder(pipe, 40, -100.0, 100.0)
     assert far[0] == 0 and len(far) < 40 and len(set(far)) == len(far)  # levels beyond its ends are one
 

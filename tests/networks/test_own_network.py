@@ -8,7 +8,8 @@ import rcdm
 from rcdm import cli
 from rcdm.networks import backbones
 from rcdm.networks.backbones import build_backbone
-from rcdm.networks.representation import Preprocessing, SSLNetwork, level_widths
+from rcdm.networks.representation import OpenNetwork, Preprocessing, SSLNetwork, level_widths
+from rcdm.networks.sources import Sources
 
 
 class TinyViT(nn.Module):
@@ -109,6 +110,41 @@ def test_a_backbone_of_timm_is_read_at_any_path_and_pooled_as_it_pools_itself():
     for level, words in (("blocks.1@max", "after the @ stands 'mean' or 'first'"), ("blocks.77", "has no level")):
         with pytest.raises(ValueError, match=words):
             rcdm.RepresentationSource("vit/x", network, level, Preprocessing(32))
+
+
+def test_a_level_is_one_thing_however_it_is_read():
+    """Also where a layer is called twice, or a later one writes into what it put out."""
+    torch.manual_seed(0)
+    resnet = build_backbone("timm", name="resnet10t").train()
+    resnet(torch.randn(8, 3, 32, 32))
+    own = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Conv2d(8, 16, 3), nn.ReLU(inplace=True))
+    small = backbones.SmallResNet(width=4)
+    for network, levels in (
+        (SSLNetwork(resnet), ["bn1", "layer2.0.bn1", "layer2.0.bn2", "layer2.0.act2", "layer2.0", "backbone"]),
+        (SSLNetwork(small), [f"layer2.0.{name}" for name, _ in small.layer2[0].named_children()]),
+        (OpenNetwork(own, ["0", "2", "output"]), ["0", "2", "output"]),
+    ):
+        sources = Sources({"mine": (network.eval(), Preprocessing(32))}, [f"mine/{level}" for level in levels], {})
+        x = torch.rand(4, 3, 32, 32) * 2 - 1
+        at_once = sources.encode_all(x)
+        for name in sources.names:
+            assert torch.allclose(sources.encode(x, name), at_once[name], atol=1e-6), name
+    first = own[0](Preprocessing(32)(x)).mean((2, 3))
+    assert torch.allclose(at_once["mine/0"], first, atol=1e-6) and (first < 0).any()
+
+
+def test_channels_are_found_inside_a_block_that_puts_them_last():
+    torch.manual_seed(0)
+    network = SSLNetwork(build_backbone("timm", name="test_convnext")).eval()
+    block, seen = network.backbone.stages[2].blocks[0], {}
+    inside = {"norm": block.norm, "mlp": block.mlp, "mlp.act": block.mlp.act, "conv_dw": block.conv_dw}
+    for name, part in inside.items():
+        part.register_forward_hook(lambda _, __, output, name=name: seen.setdefault(name, output.clone()))
+    with torch.no_grad():
+        h = network.all_levels(torch.randn(2, 3, 64, 64), [f"stages.2.blocks.0.{name}" for name in inside])
+    for name, maps in seen.items():
+        positions = (2, 3) if name == "conv_dw" else (1, 2)
+        assert torch.allclose(h[f"stages.2.blocks.0.{name}"], maps.mean(positions), atol=1e-5), name
 
 
 def test_a_dry_run_lists_levels_with_their_widths(vit):

@@ -67,6 +67,19 @@ def test_only_the_same_network_can_be_shared(tiny_checkpoint, tmp_path):
     assert digest(tmp_path / "one" / "sources" / "tiny") == before
 
 
+@pytest.mark.parametrize("images", [torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2, 3, 16, 16).long()])
+def test_whole_numbers_are_no_images(pipe, images):
+    for read in (pipe.encode, pipe.sources.encode_all):
+        with pytest.raises(ValueError, match="must be float"):
+            read(images, *["tiny/backbone"] * (read == pipe.encode))
+
+
+@pytest.mark.parametrize("images", ["cat.png", torch.zeros(8, 8, 3).numpy(), ["cat.png"]])
+def test_what_is_no_picture_is_refused_in_a_sentence(pipe, images):
+    with pytest.raises(ValueError, match="PIL images are needed"):
+        pipe(images, source="tiny/backbone")
+
+
 def test_every_network_runs_once_for_all_sources(pipe):
     images = torch.rand(3, 3, 16, 16) * 2 - 1
     together = pipe.sources.encode_all(images)

@@ -1,6 +1,7 @@
 """Pretraining: the loop, its states, the source folders and the numbers that it leaves."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from rcdm.data import sprites
 from rcdm.data.datasets import load_dataset
 from rcdm.data.transformations import TELLING
 from rcdm.measures.metrics import effective_rank
-from rcdm.networks.source_folder import load_network
+from rcdm.networks.backbones import build_backbone
+from rcdm.networks.representation import SSLNetwork
+from rcdm.networks.source_folder import load_network, read_config
 from rcdm.networks.sources import read_sources
 from rcdm.ssl import pretraining
 from rcdm.ssl.objectives import OBJECTIVES
-from rcdm.ssl.pretraining import PretrainConfig, pretrain
+from rcdm.ssl.pretraining import PretrainConfig, pretrain, save_source
 from rcdm.ssl.source_metrics import SourceEvaluationSize, knn, measure_source
 from rcdm.training.budget import Budget, Progress
 from rcdm.training.loop import Diverged
@@ -110,6 +113,14 @@ def test_what_is_saved_is_what_is_returned(tmp_path):
     assert (tmp_path / "simclr" / "model.safetensors").stat().st_size < 2.5 * sum(
         p.numel() for p in network.parameters()
     ) + 20_000  # two bytes for each weight
+
+
+def test_a_network_that_has_collapsed_can_be_read(tmp_path):
+    network = SSLNetwork(build_backbone("small_resnet", **tiny().architecture()))
+    progress = Progress(history=[{"step": 1.0, "effective_rank": math.nan}])
+    save_source(tmp_path, network, data(), tiny(), progress)
+    load_network(tmp_path)
+    assert read_config(tmp_path)["training"]["history"] == [{"step": 1.0}]
 
 
 @pytest.mark.parametrize("objective", ["simclr", "byol"])

@@ -4,10 +4,15 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import TINY_SOURCES
 
+import rcdm
 from rcdm import cli
-from rcdm.measures.retention import cross_check
+from rcdm.data import images as im
+from rcdm.data import sprites
+from rcdm.measures.readers import attributes_of
+from rcdm.measures.retention import cross_check, draw_each, retention_numbers
 from rcdm.studies.retention_study import study
 
 BACKBONE = TINY_SOURCES[0]
@@ -38,6 +43,24 @@ def test_a_pipeline_beside_itself_says_the_same_twice(pipe):
     for found in result.numbers["cross_check"][BACKBONE].values():
         assert found["trained"] == found["guided"] and not found["apart"]
     assert "their intervals meet in 8 of 8 cells." in result.summary
+
+
+def test_both_are_read_at_the_size_of_the_given_images(pipe, monkeypatch):
+    """Sharpness and edges differ by resolution alone."""
+    images, larger = sprites.render(sprites.sample_factors(6, seed=5), 16), rcdm.load(pipe.config._name_or_path)
+
+    def doubled(which, *arguments):
+        drawn = draw_each(pipe, *arguments)
+        return drawn if which is pipe else F.interpolate(drawn, scale_factor=2)
+
+    monkeypatch.setattr("rcdm.studies.retention_study.draw_each", doubled)
+    result = study(pipe, images, sources=[BACKBONE], seeds=[0, 1, 2], guided=larger, num_inference_steps=2)
+    attributes, drawn = attributes_of(pipe), doubled(larger, pipe.encode(images, BACKBONE), BACKBONE, [0, 1, 2], 2)
+    alike = retention_numbers(attributes.read(im.resize(drawn, 16)), {}, attributes.read(images), 3)
+    found = result.numbers["cross_check"][BACKBONE]
+    assert len(found) == 8
+    for name, cell in found.items():
+        assert cell["guided"] == {key: alike[name][key] for key in cell["guided"]}
 
 
 def test_the_command_asks_both_and_knows_what_it_has_asked(tiny_checkpoint, tmp_path, capsys):

@@ -207,12 +207,23 @@ def test_shared_dimensions_are_removed_and_replaced(pipe, redness):
         ({"method": "magic"}, "principal"),
         ({"method": "neighbours", "source": "tiny/projector"}, "can be negative"),
         ({"count": 2}, "at least 3 reference"),
+        ({"directions": 0}, "at least 1 direction"),
+        ({"points": 1}, "2 points along it"),
     ],
 )
 def test_manipulation_refuses_what_it_cannot_do(pipe, changes, words):
     source, count = changes.pop("source", "tiny/backbone"), changes.pop("count", 40)
     with pytest.raises(ValueError, match=words):
         STUDIES["manipulation"](pipe, two(), sources=[source], seeds=[0], reference=reference()[:count], **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [("adversarial", {"steps": 0}, "at least 1 step"), ("information", {"batch_size": 0}, "batch_size is at least 1")],
+)
+def test_numbers_that_mean_nothing_are_refused(pipe, name, changes, words):
+    with pytest.raises(ValueError, match=words):
+        STUDIES[name](pipe, two(), sources=["tiny/backbone"], seeds=[0], **changes)
 
 
 def test_settings_of_a_study_are_checked(tiny_checkpoint, capsys, tmp_path):

@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+import rcdm
 from rcdm import cli
 from rcdm.cli.study_data import StudyData
 from rcdm.data import images as im
 from rcdm.data import sprites
+from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.parts import Parts, digest, json_part, keeping
 from rcdm.measures.readers import attributes_of
@@ -282,6 +284,44 @@ def test_images_of_a_study_are_files_a_folder_or_a_split(pipe, tmp_path):
     reference = {"reference": Parameter("reference", Parameter.KEYWORD_ONLY)}
     assert len(train.extras(reference)["reference"]) == 4
     assert len(StudyData(pipe, usual=3).images) == 3 == len(StudyData(pipe, usual=3).names)
+
+
+def test_what_is_learnt_from_is_not_what_is_looked_at(pipe, tmp_path, capsys):
+    folder = photo_folder(tmp_path, 60)
+    probes = {"probe_images": Parameter("probe_images", Parameter.KEYWORD_ONLY)}
+
+    def common(count: int, reference: int) -> int:
+        data = StudyData(pipe, data=str(folder), split="train", count=count, reference=reference)
+        looked_at, learnt_from = (
+            {image.numpy().tobytes() for image in images}
+            for images in (data.images, data.extras(probes)["probe_images"])
+        )
+        return len(looked_at & learnt_from)
+
+    assert common(30, 24) == common(30, 2000) == common(4, 20) == 0 and "few" not in capsys.readouterr().err
+    assert common(50, 2000) == 50 and "those that are looked at, too" in capsys.readouterr().err
+
+
+def test_images_that_came_later_are_told_from_those_of_the_training(pipe, tmp_path, capsys):
+    folder, checkpoint = photo_folder(tmp_path, 30), tmp_path / "mine"
+    pipe.save_pretrained(checkpoint)
+    known = load_dataset(str(folder), 16).fingerprint()
+    (checkpoint / "training.json").write_text(json.dumps({"images_digest": known}))
+    mine = rcdm.load(checkpoint)
+    assert len(StudyData(mine, data=str(folder), count=2).images) == 2
+    assert "may have seen" not in capsys.readouterr().err
+    (folder / "one more.png").write_bytes((folder / "0.png").read_bytes())
+    assert len(StudyData(mine, data=str(folder), count=2).images) == 2
+    assert "may have seen some of those that are held out" in capsys.readouterr().err
+
+
+def test_a_sharp_photograph_reaches_a_network_that_sees_more_than_is_drawn(pipe, tmp_path):
+    Image.effect_noise((700, 700), 80).convert("RGB").save(tmp_path / "sharp.png")
+    pipe.register_to_config(full_resolution=True)
+    pipe.sources._preprocessing["tiny"] = replace(pipe.sources._preprocessing["tiny"], size=384)
+    (photo,) = StudyData(pipe, photos=[str(tmp_path / "sharp.png")]).images
+    expected = pipe.encode(im.decode(tmp_path / "sharp.png"), "tiny/backbone")
+    assert torch.equal(pipe.encode(photo, "tiny/backbone"), expected)
 
 
 def test_too_few_images_are_refused_with_the_number(study, pipe, tmp_path, capsys):

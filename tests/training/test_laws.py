@@ -155,6 +155,15 @@ def test_a_constant_dimension_is_standardised_to_a_finite_number(pipe):
     assert float(unet.standardise(torch.ones(1, dim) + 1e-4, "tiny/projector").max()) <= 101
 
 
+def test_a_number_that_hardly_varied_in_training_does_not_drown_the_others(pipe):
+    unet, name = copy.deepcopy(pipe.unet), "tiny/projector"
+    mean, std = torch.zeros(8), torch.linspace(1, 2, 8)
+    std[3] = 1e-5
+    unet.set_statistics(name, mean, std)
+    z = unet.standardise(torch.ones(1, 8), name)[0]
+    assert 0.5 < float(z[3]) < 1 and torch.allclose(z[std > 1e-3], 1 / std[std > 1e-3])
+
+
 def test_flipped_images_are_flipped_for_source_and_denoiser_alike(sources_dir, tmp_path, monkeypatch):
     """Where every image is flipped, the loss is that of a data set of mirrored images."""
     monkeypatch.setattr(denoiser, "set_statistics", lambda *arguments: None)

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import make_tiny_sources
 from kills import survive
-from test_training import half_way, same, sources_dir, tiny, train_until, uninterrupted
+from test_training import half_way, photographs, same, sources_dir, tiny, train_until, uninterrupted
 
 import rcdm
 from rcdm.training.denoiser import _Run, train
@@ -81,6 +82,24 @@ def test_a_run_is_not_continued_as_another_one(tmp_path: Path, monkeypatch: pyte
     longer = {"max_train_steps": 9, "checkpointing_steps": 3, "validation_steps": 99}
     assert (train(tiny(sources, folder, resume_from_checkpoint="latest", **longer)) / "model_index.json").is_file()
     assert not same(folder, train(tiny(sources, tmp_path / "whole", max_train_steps=8)))
+
+
+def test_a_run_is_not_continued_with_other_networks_or_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, folder, images = make_tiny_sources(), tmp_path / "run", tmp_path / "images"
+    sources.save_pretrained(tmp_path / "sources")
+    photographs(images)
+    train_until(3, tiny(tmp_path / "sources", folder, train_data_dir=str(images)), monkeypatch)
+    again = tiny(tmp_path / "sources", folder, train_data_dir=str(images), resume_from_checkpoint="latest")
+    added = images / "a" / "one more.png"
+    added.write_bytes(next(images.rglob("*.png")).read_bytes())
+    with pytest.raises(ValueError, match=r"begun with training images \(digest\)"):
+        train(again)
+    added.unlink()
+    next(iter(sources.networks.values())).backbone.conv1.weight.data *= 2
+    shutil.rmtree(tmp_path / "sources")
+    sources.save_pretrained(tmp_path / "sources")
+    with pytest.raises(ValueError, match=r"begun with tiny \(digest\)"):
+        train(again)
 
 
 @pytest.mark.parametrize("seed", [0])

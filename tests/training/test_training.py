@@ -230,6 +230,13 @@ def test_only_projections_leaves_the_denoiser_and_its_free_draws_alone(sources_d
         tiny(sources_dir, tmp_path, only_projections=True)
 
 
+def test_what_a_single_held_out_image_cannot_tell_is_left_out(sources_dir, tmp_path):
+    folder = train(tiny(sources_dir, tmp_path, max_train_steps=2, validation_steps=1, num_validation_images=1))
+    rcdm.load(folder)
+    first, _ = json.loads((folder / "training.json").read_text())["history"]
+    assert "held_out_error" in first and "tiny/backbone cycle_error" not in first
+
+
 def test_statistics_are_those_of_the_training_images(uninterrupted: Path):
     pipe = rcdm.load(uninterrupted, device="cpu")
     images = load_dataset("sprites", 16).batch(0, 16).images
