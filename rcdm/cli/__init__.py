@@ -75,6 +75,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
         parser.exit(130, f"\n{parser.prog}: interrupted. {getattr(options, 'interrupted', '')}".rstrip(" ") + "\n")
     except BrokenPipeError:  # who read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # of the disk, of the network
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def _register(options: argparse.Namespace) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 from rcdm.cli.options import wait_for_torch
 from rcdm.networks.catalogue import PUBLISHED
 
+TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+"""What a flag that is on or off may be."""
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
@@ -56,5 +59,9 @@ def _flag(text: str) -> tuple[str, Any]:
         raise ValueError(f"--flag takes NAME=VALUE with a name of {', '.join(DEFAULT_FLAGS)}, not {text!r}.")
     example = RELEASED_FLAGS[name]
     if isinstance(example, bool):
-        return name, value.lower() in ("true", "1", "yes")
+        if value.lower() not in TRUTHS:
+            raise ValueError(f"--flag {name} is {' or '.join(TRUTHS)}, not {value!r}.")
+        return name, TRUTHS[value.lower()]
+    if name == "noise_schedule" and value not in ("linear", "cosine"):
+        raise ValueError(f"--flag noise_schedule is linear or cosine, not {value!r}.")
     return name, type(example)(value)

@@ -14,7 +14,7 @@ from rcdm.cli.options import (
     add_scheduler_option,
     wait_for_torch,
 )
-from rcdm.cli.refusals import refuse_checkpoint, refuse_data
+from rcdm.cli.refusals import refuse_checkpoint, refuse_data, refuse_place
 from rcdm.diffusion.places import INSTALLED, checkpoint_folder
 from rcdm.networks.catalogue import JUDGE
 from rcdm.studies.evaluation_size import EvaluationSize
@@ -59,6 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    refuse_place(options.out)
     refuse_data(options.data)
     refuse_prior(options)
     if options.prior is not None and options.out is None:

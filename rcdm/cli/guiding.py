@@ -41,8 +41,12 @@ def refuse_prior(options: argparse.Namespace) -> None:
     if options.prior is None:
         if read := Reading(**given(options, Reading)).given():
             raise ValueError(f"{read.split()[0]} says how a file is read that is given with --backbone and --prior.")
+        if (options.method, options.particles, options.prior_images) != (METHOD, PARTICLES, None):
+            raise ValueError("--method, --particles and --prior-images say how a prior is guided: give --prior, too.")
         return
     refuse_method(options.method, options.particles, options.prior_images)
+    if options.particles != PARTICLES and options.method != "tds":
+        raise ValueError(f"--particles is for --method tds, and the method is {options.method}.")
     if options.guidance_strength is not None:
         raise ValueError("--guidance-strength is for a trained decoder: leave it out with --prior.")
     find(options.prior)

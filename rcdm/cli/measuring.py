@@ -74,7 +74,8 @@ def measure_checkpoint(options: argparse.Namespace) -> None:
     print(written, file=sys.stderr)
     announce("directions of attributes and main directions")
     print(write_directions(directions_in(pipe, dataset), folder), file=sys.stderr)
-    if options.guidance_scale is None and options.guidance_strength is None:
+    chosen = (options.guidance_scale, options.guidance_strength, options.scheduler)
+    if chosen == (None, None, None) and pipe.unet.mixed_precision == "no":
         announce("the drawing that its page opens with")
         loaded = Loaded(options.checkpoint, pipe)
         print(draw(loaded, tuple(default_sources(pipe.sources.names)), folder), file=sys.stderr)

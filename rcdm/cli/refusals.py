@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def refuse_photos(photos: Sequence[str]) -> None:
     for photo in photos:
         if not Path(photo).exists():
             raise ValueError(f"{photo!r} is not a file: check the path.")
+
+
+def refuse_place(folder: Path | None) -> None:
+    """ValueError for a folder where nothing can be written, before anybody waits for what should go there."""
+    if folder is None:
+        return
+    there = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is no folder: say with --out where else to write.")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{there} may not be written to: say with --out where else to write.")
 
 
 def refuse_data(data: str | None) -> None:

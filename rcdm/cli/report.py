@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rcdm.cli.options import CommandParser, add_drawing_options, wait_for_torch
-from rcdm.cli.refusals import refuse_data, refuse_number
+from rcdm.cli.refusals import refuse_data, refuse_number, refuse_place
 from rcdm.cli.study import AGAIN, add_data_options
 from rcdm.diffusion.places import checkpoint_folder, find
 from rcdm.studies import unrun
@@ -35,6 +35,7 @@ def _names() -> str:
 
 
 def _report(options: argparse.Namespace) -> None:
+    refuse_place(options.out)
     refuse_data(options.data)
     refuse_number("--samples", options.samples)
     refuse_number("--images", options.images)

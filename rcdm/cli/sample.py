@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rcdm.cli.guiding import add_prior_options
 from rcdm.cli.options import add_drawing_options, wait_for_torch
-from rcdm.cli.refusals import refuse_drawing, refuse_photos
+from rcdm.cli.refusals import refuse_drawing, refuse_photos, refuse_place
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,10 @@ def _sample(options: argparse.Namespace) -> None:
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, and is {options.out}.")
     refuse_photos(options.photos)
+    for file in (options.out, options.out.with_suffix(".json")):
+        if any(Path(photo).resolve() == file.resolve() for photo in options.photos):
+            raise ValueError(f"{file} is one of the photographs, and would be written over: give another --out.")
+    refuse_place(options.out.parent)
     refuse_drawing(options)
     wait_for_torch("sample")
     from rcdm.cli.sample_grid import draw_grid

@@ -55,7 +55,7 @@ def draw_grid(options: argparse.Namespace) -> None:
                     about["kept_by_draws"] = {name: number.to_json() for name, number in kept.items()}
                 numbers.append({"photo": str(path), "source": source, **about})
     given = [im.centre_crop(photo, 4 * pipe.image_size) for photo in photos]
-    names = [path.name for path in map(Path, options.photos)]
+    names = [_short(Path(path).name) for path in options.photos]
     grid = (_across if options.across else _below)(given, names, drawn, sources, seeds)
     record = {
         "seeds": seeds,
@@ -72,6 +72,12 @@ def draw_grid(options: argparse.Namespace) -> None:
 
 
 Pictures = list[Image.Image]
+
+
+def _short(name: str, longest: int = 32) -> str:
+    """A file name that leaves room for the source beside it."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
 def _below(given: Pictures, names: list[str], drawn: list[Pictures], sources: list[str], seeds: list[int]) -> bytes:

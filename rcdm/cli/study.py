@@ -9,7 +9,7 @@ from typing import Any
 
 from rcdm.cli.guiding import add_prior_options
 from rcdm.cli.options import CommandParser, add_drawing_options, wait_for_torch
-from rcdm.cli.refusals import refuse_data, refuse_drawing, refuse_number, refuse_photos
+from rcdm.cli.refusals import refuse_data, refuse_drawing, refuse_number, refuse_photos, refuse_place
 from rcdm.studies import NAMES, unrun
 
 AGAIN = "What is finished is kept: run the same command again to continue."
@@ -63,6 +63,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
+    refuse_place(options.out)
     if options.study not in NAMES:
         raise ValueError(f"There is no study {options.study!r}; choose one of {', '.join(NAMES)}.")
     refuse_asked(options)

@@ -49,6 +49,7 @@ def load(
         folder = official_folder(str(name).removeprefix("official/"))
     else:
         folder = find(name)
+    device = usable(device or best_device())
     keep_freed_memory()
     pipe = RCDMPipeline.from_pretrained(folder)
     pipe.unet.float().eval().requires_grad_(False)
@@ -56,7 +57,7 @@ def load(
     if scheduler is not None:
         pipe.use_scheduler(scheduler)
     pipe.unet.use_mixed_precision(mixed_precision)
-    warn_of_emulation(mixed_precision, device := device or best_device())
+    warn_of_emulation(mixed_precision, device)
     return pipe.to(device)
 
 
@@ -86,6 +87,16 @@ def save_guidance(pipe: RCDMPipeline, folder: Path) -> None:
 def best_device() -> str:
     """Where a checkpoint goes when nobody says."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usable(device: torch.device | str) -> torch.device | str:
+    """The device. Raises ValueError where torch knows no such device, or has none here."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"There is no device {str(device)!r} here: leave it out, or take cpu ({first}).") from error
+    return device
 
 
 def load_source(name: str, **options: Any) -> RepresentationSource:

@@ -255,6 +255,8 @@ class RCDMPipeline(GuidanceSettings, DiffusionPipeline):
             raise ValueError("Give at least one seed and one representation, and as many of one as of the other.")
         if not self.unet.config.has_unconditional and (representation is None or guidance_scale not in (None, 1)):
             raise ValueError(UNGUIDED)
+        if representation is not None:
+            representation = checked(representation, self.unet.named(source), self.unet.config.sources)
         drawn = []
         with self.progress_bar(total=(calls := self.calls_of(steps)) * -(-len(seeds) // batch_size)) as bar:
             for index in torch.arange(len(seeds)).split(batch_size):

@@ -10,6 +10,7 @@ This is the one place where these stand: training, sampling, previews and the me
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import re
 from collections.abc import Sequence
@@ -201,6 +202,8 @@ def _with_noise_of(scheduler: SchedulerMixin, kind: Any) -> SchedulerMixin:
     signal = scheduler.alphas_cumprod.double().clamp(min=_LEAST_SIGNAL)
     before = torch.cat([signal.new_ones(1), signal[:-1]])
     settings = {name: value for name, value in scheduler.config.items() if name not in _OF_BETAS}
+    if "variance_type" not in inspect.signature(kind.__init__).parameters:  # diffusers would keep it, and we believe it
+        settings.pop("variance_type", None)
     return kind.from_config(settings, trained_betas=(1 - signal / before).tolist())
 
 

@@ -84,5 +84,7 @@ def _percent(number: Mapping[str, float]) -> str:
 
 
 def _gap(levels: Mapping[str, Any]) -> str:
+    if "projector" not in levels:
+        return ""
     gap = levels["projector"]["linear_top1"]["value"] - levels["backbone"]["linear_top1"]["value"]
     return f"{100 * gap:+.1f}"

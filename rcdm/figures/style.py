@@ -109,8 +109,12 @@ def fill_handles(sources: Iterable[str], looks: Mapping[str, Look]) -> list[Line
 
 
 def looks(sources: Iterable[str]) -> dict[str, Look]:
-    """Source -> look, the same for every figure of a checkpoint: give all of its sources."""
+    """Source -> look, the same for every figure of a checkpoint: give all of its sources.
+
+    Levels between backbone and projector have a line of their own each, as far as there are lines.
+    """
     names = list(sources)
+    between = [level for level in dict.fromkeys(name.partition("/")[2] for name in names) if level not in ENDS]
     networks = list(dict.fromkeys(name.partition("/")[0] for name in names))
     free = [name for name in _COLOURS if name not in networks]
     slots = list(_COLOURS)
@@ -118,17 +122,24 @@ def looks(sources: Iterable[str]) -> dict[str, Look]:
         n: slots.index(n if n in _COLOURS else free.pop(0) if free else slots[i % len(slots)])
         for i, n in enumerate(networks)
     }
-    return {name: _look(slot[name.partition("/")[0]], name.partition("/")[2]) for name in names}
+    lines = {level: _LINES[i % len(_LINES)] for i, level in enumerate(between)}
+    return {name: _look(slot[name.partition("/")[0]], name.partition("/")[2], lines) for name in names}
 
 
-def _look(slot: int, level: str) -> Look:
+ENDS = ("", "backbone", "projector")
+_LINES: tuple[Any, ...] = (
+    *((0, (1, 1)), (0, (5, 1, 1, 1)), (0, (2, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (6, 3))),
+)
+
+
+def _look(slot: int, level: str, lines: Mapping[str, Any]) -> Look:
     base, marker = to_rgb(list(_COLOURS.values())[slot]), _MARKERS[slot]
     if level == "backbone" or level == "":
         dark = _lightness(base, 0.8)
         return Look(dark, dark, marker, "-")
     if level == "projector":
         return Look(_lightness(base, 1.25), (1.0, 1.0, 1.0), marker, (0, (4, 1.5)))
-    return Look(base, _lightness(base, 1.7), marker, (0, (1, 1)))
+    return Look(base, _lightness(base, 1.7), marker, lines[level])
 
 
 def _lightness(colour: tuple[float, float, float], factor: float) -> tuple[float, float, float]:

@@ -76,6 +76,8 @@ def study(
     without reference images where they are needed.
     """
     _check(method, len(images), None if reference is None else len(reference))
+    if target is not None and method != "neighbours":
+        raise ValueError("A target is for method=neighbours: give that, too, or leave the target out.")
     if method != "neighbours" and (directions < 1 or points < 2):
         raise ValueError(f"Give at least 1 direction and 2 points along it, not {directions} and {points}.")
     grid: list[Image.Image] = []

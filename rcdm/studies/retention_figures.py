@@ -99,18 +99,19 @@ def _calibration(number: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cross_check_figure(found: Mapping[str, Any], looks: Mapping[str, Look]) -> Figure:
     """Retention in the draws of the trained decoder and in guided ones, a point per source and attribute."""
-    drawn = figure(SINGLE, 3.0)
+    drawn, lowest = figure(SINGLE, 3.0), -0.5
     axes = drawn.subplots()
     for source, attributes in found.items():
         for cell in attributes.values():
             one, two = cell["trained"], cell["guided"]
+            lowest = min(lowest, one["value"], two["value"])
             shape = [[v["value"] - v["low"], v["high"] - v["value"]] for v in (one, two)]
             spans = [[[max(0.0, part)] for part in parts] for parts in shape]
             look = {**looks[source].point, "linewidth": 0, "elinewidth": 0.6}
             axes.errorbar(one["value"], two["value"], xerr=spans[0], yerr=spans[1], **look)
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0)
-    axes.set_xlim(-0.6, 1.1)
-    axes.set_ylim(-0.6, 1.1)
+    axes.set_xlim(lowest - 0.1, 1.1)
+    axes.set_ylim(lowest - 0.1, 1.1)
     axes.set_xlabel("retention, trained decoder")
     axes.set_ylabel("retention, guided prior")
     level_legend(drawn, list(found), looks, networks=True)

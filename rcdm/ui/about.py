@@ -38,7 +38,7 @@ def build(engine: Engine, controls: Controls) -> None:
     """Lay out and wire the tab."""
     gr.Markdown(WORDS)
     table = gr.HTML(calibration_html(engine[engine.settings.checkpoint]))
-    controls.checkpoint.input(
+    controls.checkpoint.change(
         lambda name: calibration_html(engine[name]), controls.checkpoint, table, show_progress="hidden",
         api_visibility="private",
     )  # fmt: skip

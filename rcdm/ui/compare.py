@@ -100,28 +100,33 @@ def _draw(engine: Engine, request: gr.Request, choices: Asked, guided: str, abov
     job = Columns(choices.picture, choices.sources, choices.seeds, choices.steps, GUIDED[guided])
     own = () if job.strength is None else (("guidance", guided),)
     given, begun = choices.given, time.monotonic()
-    kept = [result for key in above[: MOST_ROWS - 1] if (result := engine.store.get(key)) is not None]
+    rows = ((key, engine.store.get(key)) for key in above[1 - MOST_ROWS :])  # the oldest makes room
+    kept: list[tuple[str, Result]] = [(key, result) for key, result in rows if result is not None]
     task = f"{len(job.sources)} × {len(job.seeds)} images"
-    top, first = Markup().join(_sheet(engine, result, i == 0) for i, result in enumerate(kept)), not kept
+    before = [None, *(result.seeds for _, result in kept)]  # of the row above each
+    top = Markup().join(_sheet(engine, result, seeds) for (_, result), seeds in zip(kept, before, strict=False))
     ways = zip(job.sources, job.guidance(choices.loaded.pipe), strict=True)
     empty = [Column(source, [], guidance=one.in_words()) for source, one in ways]
-    waiting = skeleton_html(given, empty, job.seeds, first=first)
+    waiting = skeleton_html(given, empty, job.seeds, above=before[-1])
     yield status_html(f"Drawing {task} …", 0), top + waiting, gr.skip(), gr.skip()
     for item in engine.run(choices.loaded.name, job, request):
         if isinstance(item, Progress):
             words = status_html(f"Drawing {task}: {item.words}", item.share)
-            yield words, top + sheet_html(given, item.columns, job.seeds, first=first), gr.skip(), gr.skip()
+            yield words, top + sheet_html(given, item.columns, job.seeds, above=before[-1]), gr.skip(), gr.skip()
         elif isinstance(item, tuple):
             result, key = keep(engine, choices, job, item[0], FIRST_TAB, own)
-            done = status_html(f"{task} in {time.monotonic() - begun:.1f} s")
-            yield done, top + _sheet(engine, result, first), take_html(result, key), [*above[: MOST_ROWS - 1], key]
+            full = f"; the oldest of {MOST_ROWS} rows made room" if len(above) >= MOST_ROWS else ""
+            done = status_html(f"{task} in {time.monotonic() - begun:.1f} s{full}")
+            keys = [*(earlier for earlier, _ in kept), key]
+            yield done, top + _sheet(engine, result, before[-1]), take_html(result, key), keys
         else:
             yield gr.skip()
 
 
-def _sheet(engine: Engine, result: Result, first: bool) -> Markup:
+def _sheet(engine: Engine, result: Result, above: tuple[int, ...] | None) -> Markup:
+    """A row, below one of the seeds `above`, or the first one."""
     abilities = engine[result.checkpoint].abilities
-    return sheet_html(result.given, result.columns, result.seeds, first=first, abilities=abilities)
+    return sheet_html(result.given, result.columns, result.seeds, above=above, abilities=abilities)
 
 
 def _opening(engine: Engine, checkpoint: str) -> tuple[Markup, Markup, Markup, list[str]]:
@@ -132,7 +137,7 @@ def _opening(engine: Engine, checkpoint: str) -> tuple[Markup, Markup, Markup, l
         return status_html(""), Markup(EMPTY), Markup(), []
     engine.shipped[key] = result
     words = status_html(f"A finished drawing of {result.photo}; press Draw for yours.")
-    return words, _sheet(engine, result, True), take_html(result, key), []
+    return words, _sheet(engine, result, None), take_html(result, key), []
 
 
 def _more(engine: Engine, controls: Controls) -> None:

@@ -7,7 +7,7 @@ import os
 import time
 from abc import ABCMeta
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from rcdm.data import images as im
-from rcdm.ui.drawing import Job, Progress
+from rcdm.ui.drawing import Columns, Job, Progress
 from rcdm.ui.engine import DEVICE, Engine
 from rcdm.ui.examples import EXAMPLES, default_sources, examples_of
 from rcdm.ui.export import Result
@@ -233,6 +233,7 @@ def run_tab(
     def work(request: gr.Request, *values: Any) -> Iterator[Any]:
         choices = asked_here(engine, values[:6])
         job, shown = make(choices, *values[6:])
+        choices = given_to(choices, job)
         value = yield from follow(engine, choices, job, request)
         said = tuple((key, in_link(value)) for key, value in zip(own, values[6:], strict=True))
         yield gr.skip(), shown(value), take_html(*keep(engine, choices, job, value, tab, said))
@@ -243,6 +244,13 @@ def run_tab(
     status, result, take = gr.HTML(elem_classes="told"), gr.HTML("", elem_id=f"{name}-result"), gr.HTML("")
     event = wire(start.click, stop, work, [*controls.inputs(), *own.values()], [status, result, take], status)
     wait_for_data(engine, controls, start, [status, result, take], [event], lacks)
+
+
+def given_to(choices: Asked, job: Job) -> Asked:
+    """What was asked for with the picture that the job has: a tab may have its own."""
+    if isinstance(job, Columns) and job.picture is not choices.picture:
+        return replace(choices, picture=job.picture, example="")
+    return choices
 
 
 def follow(engine: Engine, choices: Asked, job: Job, request: gr.Request) -> Generator[Any, None, Any]:

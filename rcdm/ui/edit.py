@@ -78,8 +78,8 @@ def build(engine: Engine, controls: Controls) -> None:
         return "" if loaded.data or has_directions(loaded.pipe) else NO_DATA
 
     wait_for_data(engine, controls, start, [status, result, take], events, lacks)
-    for control in (controls.checkpoint, method):  # other directions
-        control.change(
+    for control in (controls.checkpoint, method):  # other directions; a link that sets these has its own
+        control.input(
             lambda: gr.update(choices=[], value=None, visible=False), None, direction, queue=False,
             api_visibility="private",
         )  # fmt: skip

@@ -19,7 +19,7 @@ from rcdm.measures.directions import METHODS, has_directions
 from rcdm.studies import STUDIES
 from rcdm.ui.drawing import Column, Progress, Report, Show
 from rcdm.ui.loaded import Loaded
-from rcdm.ui.watching import Check, checked
+from rcdm.ui.watching import Check, checked, private
 
 NOISES = 4  # streams of noise that the bits of one image are averaged over
 COMPANIONS = 3  # other images, for studies that need something to compare with
@@ -62,11 +62,12 @@ class Study:
         if self.directions and not self._can_do_without(loaded):
             more["reference"] = loaded.references[self.companions :]
         settings = {"num_inference_steps": self.steps, **dict(self.settings), **more}
+        pipe = private(loaded.pipe) if self.name == "guidance" else loaded.pipe  # which keeps what it has learnt
         counted = STUDIES[self.name].cost is not None
         progress = Report(show, self._calls(len(pictures), _numbers_read(loaded)) if counted else 0)
-        with checked(loaded.pipe, check, progress.add, progress.see):
+        with checked(pipe, check, progress.add, progress.see):
             return STUDIES[self.name](
-                loaded.pipe, pictures, sources=self.sources, seeds=self.seeds, on_progress=progress.say, **settings
+                pipe, pictures, sources=self.sources, seeds=self.seeds, on_progress=progress.say, **settings
             )
 
     def _can_do_without(self, loaded: Loaded) -> bool:

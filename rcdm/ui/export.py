@@ -25,7 +25,7 @@ from rcdm.studies import STUDIES
 from rcdm.ui.columns_figure import columns_figure
 from rcdm.ui.drawing import Column, Job
 from rcdm.ui.exploring import Bits, Study
-from rcdm.ui.ladders import Attacked, Edited, Ladders, Transformed
+from rcdm.ui.ladders import MAIN, Attacked, Edited, Ladders, Transformed
 
 CELL = 256  # pixels of an image in the PNG: 2 cm at 300 dots per inch
 FIRST_TAB = "Compare"
@@ -209,7 +209,8 @@ def _options(job: Job) -> Mapping[str, Any]:
     if isinstance(job, Attacked):
         return {"steps": job.attack_steps}
     if isinstance(job, Edited):
-        return {"method": job.method, "reach": f"{job.reach:g}"}
+        main = {"directions": MAIN} if job.method == "principal" else {}
+        return {"method": job.method, "reach": f"{job.reach:g}", **main}
     return {}
 
 

@@ -44,11 +44,11 @@ class Brought:
     def calls(self) -> int:
         return 20_000  # the prior's own draws and the trials, forwards and backwards
 
-    def words(self, prior: str) -> tuple[str, ...]:
-        """Of a command line, that do the same with the user's own copy of the file."""
+    def words(self, prior: str, learnt_from: int) -> tuple[str, ...]:
+        """Of a command line, that do the same with the user's own copy of the file, and as many images of the prior."""
         own = f"{self.kind}={self.file.name}" if self.kind else self.file.name
         size = ("--image-size", str(self.image_size)) if self.image_size else ()
-        return ("--prior", prior, "--backbone", own, *size)
+        return ("--prior", prior, "--backbone", own, *size, "--prior-images", str(learnt_from))
 
     def run(self, loaded: Loaded, show: Show, check: Check) -> GuidedPipeline:
         def tell(words: str) -> None:
@@ -98,7 +98,9 @@ def build(engine: Engine, controls: Controls) -> None:
             if isinstance(item, Progress):
                 yield status_html(f"Working: {item.words} …"), *idle
             elif isinstance(item, tuple):
-                name = engine.shelf.bring(f"{place.name}, guiding {prior}", item[0], job.words(prior))
+                learnt_from = max(reached.images for reached in item[0].guidance.values())
+                words = job.words(prior, learnt_from)
+                name = engine.shelf.bring(f"{place.name}, guiding {prior}", item[0], words)
                 names = item[0].sources.names
                 said = "; ".join(f"{source}: {reached.in_words()}" for source, reached in item[0].guidance.items())
                 yield (

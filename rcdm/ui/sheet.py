@@ -54,20 +54,22 @@ def sheet_html(
     columns: Sequence[Column],
     seeds: Sequence[int],
     *,
-    first: bool = True,
+    above: Sequence[int] | None = None,
     abilities: Abilities | None = None,
 ) -> Markup:
     """What is shown of one drawing: the given image, one column per source, and, for the first, how to read them.
 
-    `abilities`: what the decoder can draw and cannot.
+    `above`: the seeds of the row before it; None for the first. `abilities`: what the decoder can draw and cannot.
     """
-    about = {"first": first, "waiting": False, "meanings": MEANINGS, "abilities": abilities}
+    about = {"above": above, "waiting": False, "meanings": MEANINGS, "abilities": abilities}
     return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 
 
-def skeleton_html(given: Image.Image, columns: Sequence[Column], seeds: Sequence[int], *, first: bool = True) -> Markup:
+def skeleton_html(
+    given: Image.Image, columns: Sequence[Column], seeds: Sequence[int], *, above: Sequence[int] | None = None
+) -> Markup:
     """The same places for columns without images, so that nothing jumps when the first previews arrive."""
-    about = {"first": first, "waiting": True, "meanings": MEANINGS, "abilities": None}
+    about = {"above": above, "waiting": True, "meanings": MEANINGS, "abilities": None}
     return render("sheet.html", given=given, columns=columns, seeds=seeds, **about)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,15 @@ def let_see(pipe: RCDMPipeline) -> None:
         return draw_batch(*given, both)
 
     pipe.draw_batch = seen_batch  # type: ignore[method-assign,assignment]
+
+
+def private(pipe: RCDMPipeline) -> RCDMPipeline:
+    """A pipeline of the same parts, whose settings may be changed: nobody else has it."""
+    own = copy.copy(pipe)
+    for name in ("draw", "draw_batch"):  # what was wrapped calls the first one
+        own.__dict__.pop(name, None)
+    let_see(own)
+    return own
 
 
 @contextmanager

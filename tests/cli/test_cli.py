@@ -208,6 +208,11 @@ NEEDED = {name: [] for name in cli.COMMANDS} | {
         ),
         (["sample", "README.md", "--prior", "sprites-32", "--method", "luck"], 2, "invalid choice"),
         (["sample", "README.md", "--image-size", "64"], 2, "with --backbone and --prior"),
+        (["sample", "README.md", "--method", "tds"], 2, "give --prior, too"),
+        (["sample", "README.md", "--prior", "sprites-32", "--particles", "9"], 2, "is for --method tds"),
+        (["sample", "docs/images/kept.png", "--out", "docs/images/kept.png"], 2, "would be written over"),
+        (["sample", "docs/images/kept.png", "--out", "README.md/a.png"], 2, "README.md is no folder"),
+        (["study", "samples", "--out", "README.md/a"], 2, "README.md is no folder"),
         (["study", "samples", "--prior", "sprites-32", "--source", "simclr/no"], 2, "choose one of simclr-nojitter"),
         (["sample", "README.md", "--checkpoint", "backbones-cifar10"], 2, "backbones only"),
         (["study", "astrology"], 2, "choose one of samples, retention"),
@@ -373,11 +378,34 @@ def test_a_denoiser_that_cannot_draw_freely_is_evaluated_too(with_reader, tmp_pa
     pipe.save_pretrained(tmp_path / "mine")
     asked = ["--gallery", "4", "--retention-images", "4", "--retention-draws", "2", "--probe-images", "20"]
     asked += ["--guidance-images", "0", "--data", str(tmp_path / "photographs"), "--device", "cpu"]
+    asked += ["--scheduler", "euler"]
     cli.main(["evaluate", str(tmp_path / "mine"), *asked, "--evaluator", f"{tmp_path}/judges/judge/backbone"])
     metrics = json.loads((tmp_path / "mine" / "metrics.json").read_text())
     assert "unconditional" not in metrics and all("kid" in of for of in metrics["sources"].values())
     printed = capsys.readouterr().out
     assert "Judged by judge/backbone" in printed and "unconditional" not in printed
+    assert not (tmp_path / "mine" / "drawing.json").exists()  # a page draws with the checkpoint's own sampler
+
+
+def test_what_the_disk_says_is_one_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("rcdm.cli.sample._sample", lambda _: (tmp_path / "no" / "file").write_text(""))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sample", "x.png"])
+    assert ended.value.code == 2 and "No such file or directory" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named(tiny_checkpoint):
+    for device in ("cud", "cuda:77", "meta:x"):
+        with pytest.raises(ValueError, match=f"There is no device '{device}' here"):
+            rcdm.load(tiny_checkpoint, device=device)
+
+
+def test_the_source_stands_beside_a_long_name():
+    from rcdm.cli.sample_grid import _short
+
+    name = "My holiday in the Alps, the second day, view from the hut - Kopie (2).jpg"
+    assert _short("plane.jpg") == "plane.jpg" and len(_short(name)) <= 32
+    assert _short(name).startswith("My holiday") and _short(name).endswith("Kopie (2).jpg")
 
 
 def test_study_command_writes_numbers_and_figure(with_reader, photo, tmp_path, capsys):

@@ -11,6 +11,7 @@ from reference_adm import Reference
 from safetensors.torch import load_file
 from torch import nn
 
+from rcdm.cli.convert_official import _flag
 from rcdm.data import images as im
 from rcdm.diffusion.official import convert
 from rcdm.diffusion.official.convert import RELEASED_FLAGS, from_official, official_scheduler
@@ -296,3 +297,14 @@ def test_a_file_that_does_not_fit_is_refused_by_its_keys(change, words):
     change(state)
     with pytest.raises(ValueError, match=words):
         from_official(state, flags_of(CASES[0]))
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("No", False), ("0", False)])
+def test_a_flag_that_is_on_or_off_says_which(text, value):
+    assert _flag(f"predict_xstart={text}") == ("predict_xstart", value)
+
+
+@pytest.mark.parametrize("text", ["predict_xstart=on", "rescale_timesteps=T", "noise_schedule=sqrt", "nothing=1"])
+def test_a_flag_that_means_nothing_is_refused(text):
+    with pytest.raises(ValueError, match="--flag"):
+        _flag(text)

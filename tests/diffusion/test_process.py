@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import (
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
@@ -154,6 +155,23 @@ def test_every_sampler_draws_from_a_representation(pipe, name):
     pipe.use_scheduler(name)
     drawn = pipe(images(1), source="tiny/projector", seeds=[0, 1], num_inference_steps=4, output_type="pt").images
     assert drawn.shape == (2, 3, 16, 16) and torch.isfinite(drawn).all() and (drawn[0] - drawn[1]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "uni-pc"])
+def test_a_sampler_without_a_learned_variance_leaves_it_out(pipe, monkeypatch, name):
+    """A network that puts out its channels twice draws as one that puts them out once."""
+    options = {"source": "tiny/projector", "seeds": [1], "num_inference_steps": 3, "output_type": "pt"}
+    pipe.use_scheduler(name)
+    plain, forward = pipe(images(1), **options).images, pipe.unet.forward
+
+    def doubled(*arguments, **named):
+        out = forward(*arguments, **named)
+        return type(out)(sample=torch.cat([out.sample, torch.full_like(out.sample, 0.3)], 1))
+
+    monkeypatch.setattr(pipe.unet, "forward", doubled)
+    pipe.scheduler = DDPMScheduler.from_config(velocity_scheduler().config, variance_type="learned_range")
+    pipe.use_scheduler(name)
+    assert torch.allclose(pipe(images(1), **options).images, plain, atol=1e-5)
 
 
 def test_a_sampler_has_the_noise_that_was_learnt():

@@ -82,6 +82,8 @@ def test_a_source_keeps_its_look_whatever_is_shown_beside_it():
     assert looks(["simclr/backbone"])["simclr/backbone"] == looks(SOURCES)["simclr/backbone"]
     many = looks([f"{network}/{level}" for network in ("a", "b", "c", "vicreg") for level in ("backbone", "projector")])
     assert len({(look.colour, look.face, look.marker) for look in many.values()}) == 8
+    levels = looks([f"a/{level}" for level in ("layer1", "layer2", "layer3", "layer4", "backbone", "projector")])
+    assert len({str(look.line) for look in levels.values()}) == 6
     grey = {source: round(sum(look.colour), 1) for source, look in many.items()}
     assert all(grey[f"{n}/backbone"] < grey[f"{n}/projector"] for n in "abc")
 

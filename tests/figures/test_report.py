@@ -7,6 +7,7 @@ import pytest
 
 from rcdm import cli
 from rcdm.cli import report_sections
+from rcdm.figures.network_levels import levels_table
 from rcdm.figures.report_page import Section, page_html
 from rcdm.studies import STUDIES, Study, StudyResult, unrun
 
@@ -81,3 +82,11 @@ def test_a_page_escapes_what_it_is_given(tmp_path):
         "<a>", ["<b>"], [Section("<i>", "<p>", summary="<s>", command="<u>", numbers="<q>", failure="<em>")]
     )
     assert not re.search(r"<(a|b|i|s|u|q|em)>", text) and "&lt;em&gt;" in text
+
+
+def test_a_network_without_a_projector_has_no_gap():
+    level = {"linear_top1": {"value": 0.5, "null": 0.1}, "knn20": {"value": 0.4}}
+    table = levels_table(
+        {"a": {"n": 9, "levels": {"backbone": level}}, "b": {"n": 9, "levels": {"backbone": level, "projector": level}}}
+    )
+    assert "| a | 50.0 (40.0) |  |  |" in table and "| b | 50.0 (40.0) | 50.0 (40.0) | +0.0 |" in table

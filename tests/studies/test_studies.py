@@ -209,6 +209,7 @@ def test_shared_dimensions_are_removed_and_replaced(pipe, redness):
         ({"count": 2}, "at least 3 reference"),
         ({"directions": 0}, "at least 1 direction"),
         ({"points": 1}, "2 points along it"),
+        ({"target": Image.new("RGB", (16, 16))}, "A target is for method=neighbours"),
     ],
 )
 def test_manipulation_refuses_what_it_cannot_do(pipe, changes, words):

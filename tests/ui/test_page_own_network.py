@@ -44,8 +44,9 @@ def test_a_file_is_drawn_with_as_any_checkpoint_is(
     name = engine.shelf.bring("mine.pth, guiding tiny", pipe)
     assert name not in engine.shelf.names and engine[name].pipe is pipe  # on no list, and there for who knows its name
     assert len(name.rpartition("#")[2]) == 8 and engine.shelf.bring("mine.pth, guiding tiny", pipe) != name
-    words = Brought(file, "resnet18", 32).words("sprites-32")
-    assert words == ("--prior", "sprites-32", "--backbone", "resnet18=mine.pth", "--image-size", "32")
+    words = Brought(file, "resnet18", 32).words("sprites-32", 48)
+    asked = ("--prior", "sprites-32", "--backbone", "resnet18=mine.pth", "--image-size", "32", "--prior-images", "48")
+    assert words == asked
     found: list[Any] = []
     monkeypatch.setattr(sample, "_sample", found.append)
     cli.main(["sample", "photo.png", *words])

@@ -41,7 +41,7 @@ from rcdm.ui.drawing import Column, Columns
 from rcdm.ui.engine import CALLS_PER_SECOND, Engine, on_hosted_gpu
 from rcdm.ui.exploring import Bits, Nearest, Study, read_factors
 from rcdm.ui.guard import Rate
-from rcdm.ui.ladders import Ladders
+from rcdm.ui.ladders import Edited, Ladders
 from rcdm.ui.loaded import Loaded, Shelf
 from rcdm.ui.settings import Settings
 from rcdm.ui.store import Store, key_of
@@ -220,6 +220,7 @@ def test_programs_reach_every_study(name: str, loaded: Loaded, monkeypatch: pyte
     job = api.study_of(name, wanted, _second(tmp_path), QUICK.get(name, {}))
     pictures, numbers = api._answer(_run(job, loaded))
     assert pictures and numbers and "path" not in numbers
+    assert loaded.pipe.regressor is None  # what one visitor's study learns is nobody else's
     if name == "manipulation":
         assert any("shared of target" in label for _, label in pictures) and numbers["reference"] == 32
     if name in ("levels", "width"):  # nothing that is measured on has been learnt from
@@ -522,9 +523,29 @@ def test_rows_pile_up_under_the_first(engine: Engine, tmp_path: Path) -> None:
     for seed in range(8):
         wanted = controls.asked(engine, str(file), engine.settings.checkpoint, list(BOTH), 2, 1, seed)
         *_, last = compare._draw(engine, None, wanted, "chosen", keys)
-        html, keys = last[1], last[3]
+        html, before, keys = last[1], keys, last[3]
+        assert keys[:-1] == before[1 - compare.MOST_ROWS :]  # the oldest makes room
+        assert ("made room" in last[0]) is (seed >= compare.MOST_ROWS)
+        assert html.count("other seeds, other noise") == len(keys) - 1
         assert html.count('class="rcdm sheet"') == min(seed + 1, compare.MOST_ROWS) == len(keys)
         assert html.count("What stays the same") == 1
+    *_, last = compare._draw(engine, None, wanted, "none", keys)
+    assert last[1].count("the same seeds, the same noise") == 1
+
+
+def test_what_was_given_is_what_a_tab_gave(loaded: Loaded) -> None:
+    own = PICTURE.rotate(90)
+    wanted = controls.Asked(loaded, PICTURE, BOTH, (0, 1), 1, "arrow.png")
+    found = controls.given_to(wanted, Columns(own, BOTH, (0, 1), 1))
+    assert (found.picture, found.example) == (own, "") and found.given.tobytes() != wanted.given.tobytes()
+    assert controls.given_to(wanted, Columns(PICTURE, BOTH, (0, 1), 1)) is wanted
+
+
+def test_the_command_of_an_edit_has_the_direction(tiny_checkpoint: Path) -> None:
+    for method, words in (("principal", "--option directions=8"), ("attributes", "")):
+        job = Edited(PICTURE, BOTH, (0, 1), 2, method, 2.0, "component 6")
+        made = export.Result(str(tiny_checkpoint), job, PICTURE, None, "heart.png", number=2)
+        assert words in (command := export.command_of(made)) and ("directions" in command) is bool(words)
 
 
 def test_columns_that_wait_for_images_say_how_they_will_be_guided(engine: Engine, tmp_path: Path) -> None:
