@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rcdm.networks.backbones import STEMS
 from rcdm.networks.catalogue import TORCHVISION_VIT
+from rcdm.networks.images_fed import Noted
 from rcdm.networks.reading import Account
 
 State = Mapping[str, Tensor]
@@ -77,6 +78,8 @@ OPENAI = "CLIP's vit of OpenAI"
 
 _DEPTHS: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16}
+_CLIP_HEADS = {1280: 16, 1408: 16, 1664: 16}
+"""Width -> heads of the CLIPs whose heads are not 64 wide."""
 
 _HINTS = (
     (r"embeddings\.patch_embeddings|encoder\.layers?\.\d+\.(attention|self_attn|layernorm)|embedder\.embedder\.", ""),
@@ -112,8 +115,13 @@ def hint(state: State, path: Path) -> str:
     )
 
 
-def resnet_arguments(tensors: State, form: str, solo: bool, account: Account, path: Path) -> dict[str, Any]:
-    """Depth, widths and stem of a ResNet, of tensors with torchvision's names. ValueError for one it does not have."""
+def resnet_arguments(
+    tensors: State, form: str, solo: bool, noted: bool, account: Account, path: Path
+) -> dict[str, Any]:
+    """Depth, widths and stem of a ResNet, of tensors with torchvision's names. ValueError for one it does not have.
+
+    `solo`: solo-learn wrote the file, which is `noted` beside it or else a guess.
+    """
     blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in tensors
     depth = 50 if blocks == (3, 4, 6, 3) and bottleneck else _DEPTHS.get(blocks)
@@ -132,18 +140,22 @@ def resnet_arguments(tensors: State, form: str, solo: bool, account: Account, pa
         if groups > 1 or inner != 64 * widen:
             arguments |= {"groups": groups, "group_width": inner // groups}
     if first.shape[-1] == 3:
-        arguments["stem"] = _stem(form, solo, account)
+        arguments["stem"] = _stem(form, solo, noted, account)
     return arguments
 
 
-def _stem(form: str, solo: bool, account: Account) -> str:
+def _stem(form: str, solo: bool, noted: bool, account: Account) -> str:
     """That of a ResNet whose first convolution is 3x3: solo-learn's and lightly's are known."""
     if account.reading.stem is not None:
         if account.reading.stem not in STEMS[1:]:
             raise ValueError(f"stem is one of {', '.join(STEMS[1:])}, not {account.reading.stem!r}.")
         return account.reading.stem
-    if form.startswith("lightly") or solo:
-        return "lightly" if form.startswith("lightly") else "solo"
+    if form.startswith("lightly"):
+        return "lightly"
+    if solo:
+        if not noted:
+            account.assumed("a padding of 2 and no max-pool at the 3x3 stem, as solo-learn has it", "--stem small")
+        return "solo"
     account.assumed("a padding of 1 and no max-pool at the 3x3 stem", "--stem solo, or pooled,")
     return "small"
 
@@ -153,7 +165,7 @@ _IN_A_BLOCK = re.compile(
 )
 
 
-def vit_arguments(tensors: State, form: str, writer: str, account: Account, path: Path) -> dict[str, Any]:
+def vit_arguments(tensors: State, form: str, writer: str, noted: Noted, account: Account, path: Path) -> dict[str, Any]:
     """What builds a ViT of timm that has these tensors. Raises ValueError, saying what to write, for another kind."""
     embed = tensors["patch_embed.proj.weight"]
     odd = [name for name in tensors if name.startswith("blocks.") and not _IN_A_BLOCK.fullmatch(name)]
@@ -162,9 +174,9 @@ def vit_arguments(tensors: State, form: str, writer: str, account: Account, path
         raise ValueError(f"{path} holds a ViT of an unusual kind ({there}). {hint(tensors, path)}")
     width, patch = embed.shape[0], embed.shape[-1]
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    arguments: dict[str, Any] = {"name": _kind_of_vit(tensors, form, account)}
+    arguments: dict[str, Any] = {"name": _kind_of_vit(tensors, form, noted, account)}
     arguments |= {"img_size": 0, "patch_size": patch, "embed_dim": width, "depth": depth}
-    arguments["num_heads"] = _heads(tensors, form, writer, width, account, path)
+    arguments["num_heads"] = _heads(tensors, form, writer, width, noted, account, path)
     hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
     arguments |= {"mlp_ratio": hidden / width} if hidden != 4 * width else {}
     arguments |= {"qkv_bias": False} if "blocks.0.attn.qkv.bias" not in tensors else {}
@@ -174,10 +186,12 @@ def vit_arguments(tensors: State, form: str, writer: str, account: Account, path
     return arguments | _pooling(tensors, form, account) | _positions(tensors, patch, account, path)
 
 
-def _kind_of_vit(tensors: State, form: str, account: Account) -> str:
+def _kind_of_vit(tensors: State, form: str, noted: Noted, account: Account) -> str:
     """The name in timm of a ViT that has these parts; sizes are given beside it."""
-    if form.startswith("CLIP"):
+    if form.startswith("CLIP") or "norm_pre.weight" in tensors:
         known = {"quick_gelu": "vit_base_patch16_clip_quickgelu_224", "gelu": "vit_base_patch16_clip_224"}
+        if not form.startswith("CLIP"):
+            account.assumed("a CLIP, as a norm comes before its blocks", "TIMM_NAME=FILE")
         if (activation := account.reading.activation) is not None:
             if activation not in known:
                 raise ValueError(f"The activation of a CLIP is one of {', '.join(known)}, not {activation!r}.")
@@ -185,6 +199,10 @@ def _kind_of_vit(tensors: State, form: str, account: Account) -> str:
         if form == OPENAI:
             account.said("activation: quick_gelu, as OpenAI's own files have it")
             return known["quick_gelu"]
+        if noted.quick_gelu is not None:
+            activation = "quick_gelu" if noted.quick_gelu else "gelu"
+            account.said(f"activation: {activation}, from {noted.where} beside the file")
+            return known[activation]
         account.assumed("GELU in the blocks, which open_clip trains with", "--activation quick_gelu")
         return known["gelu"]
     if "dist_token" in tensors:
@@ -194,23 +212,37 @@ def _kind_of_vit(tensors: State, form: str, account: Account) -> str:
     return "vit_base_patch16_224" if "cls_token" in tensors else "vit_huge_patch14_gap_224"
 
 
-def _heads(tensors: State, form: str, writer: str, width: int, account: Account, path: Path) -> int:
-    """Attention heads are not in a file: the usual number, or 12 as MoCo v3 has it, and both MoCo v3 and MAE of
-    solo-learn, whose are the fixed position embeddings, which are zero for the class token.
+def _heads(tensors: State, form: str, writer: str, width: int, noted: Noted, account: Account, path: Path) -> int:
+    """Attention heads are not in a file: those of a note or a program that is known, else the usual number."""
+    if (known := known_heads(tensors, writer, width, account)) is not None:
+        return known
+    if form.startswith("CLIP") and noted.head_width and width % noted.head_width == 0:
+        number = width // noted.head_width
+        account.said(f"{number} attention heads, from {noted.where} beside the file")
+        return number
+    usual = width // 64 if form.startswith("CLIP") and width % 64 == 0 else None
+    usual = _CLIP_HEADS.get(width, usual) if form.startswith("CLIP") else _HEADS.get(width)
+    if usual is None:
+        raise ValueError(f"{path} holds a ViT of width {width}, which is no usual one: say its heads with --heads N.")
+    account.assumed(f"{usual} attention heads, as is usual for a width of {width}", "--heads N")
+    return usual
+
+
+def known_heads(tensors: State, writer: str, width: int, account: Account) -> int | None:
+    """What an option says, or 12, as MoCo v3 has them, and MoCo v3 and MAE of solo-learn, whose are the fixed position
+    embeddings, which are zero for the class token.
     """
     if (heads := account.reading.heads) is not None:
         if heads < 1 or width % heads:
             raise ValueError(f"A ViT of width {width} cannot have {heads} attention heads.")
         return heads
-    fixed = "cls_token" in tensors and tensors["pos_embed"].ndim == 3 and not tensors["pos_embed"][:, 0].any()
-    usual = width // 64 if form.startswith("CLIP") and width % 64 == 0 else _HEADS.get(width)
-    if usual is None:
-        raise ValueError(f"{path} holds a ViT of width {width}, which is no usual one: say its heads with --heads N.")
-    twelve = writer == "MoCo" or (fixed and writer == "solo-learn")
-    number = 12 if twelve and width < 1024 and width % 12 == 0 else usual
-    whose = "MoCo v3 has them" if writer == "MoCo" and twelve else f"is usual for a width of {width}"
-    account.assumed(f"{number} attention heads, as {whose}", "--heads N")
-    return number
+    place = tensors.get("pos_embed")
+    fixed = "cls_token" in tensors and place is not None and place.ndim == 3 and not place[:, 0].any()
+    if (writer == "MoCo" or (fixed and writer == "solo-learn")) and width < 1024 and width % 12 == 0:
+        whose = "MoCo v3 has them" if writer == "MoCo" else "solo-learn's MoCo v3 and MAE have them"
+        account.assumed(f"12 attention heads, as {whose}", "--heads N")
+        return 12
+    return None
 
 
 def _pooling(tensors: State, form: str, account: Account) -> dict[str, Any]:

@@ -98,7 +98,9 @@ def _widen(network: torchvision.models.ResNet, times: int) -> None:
 
 TIMM_OPTIONS = (
     "img_size", "patch_size", "embed_dim", "depth", "num_heads", "global_pool", "mlp_ratio", "qkv_bias", "init_values",
-    "reg_tokens", "no_embed_class", "class_token", "pre_norm", "fc_norm", "final_norm", "act_layer",
+    "reg_tokens", "no_embed_class", "class_token", "pre_norm", "fc_norm", "final_norm", "act_layer", "norm_layer",
+    "window_size", "depths", "dims", "output_stride", "qk_norm", "dynamic_img_size", "strict_img_size", "layers",
+    "channels", "stem_width", "stem_type", "pool_include_prefix",
 )  # fmt: skip
 
 

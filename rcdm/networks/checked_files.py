@@ -87,7 +87,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def check_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Raises ValueError, naming a tensor, where one holds NaN or infinity."""
-    if bad := [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
+    floats = {n: t.float() if t.element_size() == 1 else t for n, t in tensors.items() if t.is_floating_point()}
+    if bad := [name for name, t in floats.items() if not torch.isfinite(t).all()]:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise ValueError(f"{file}: {_short(bad[0])}{more} holds NaN or infinity: take another state of the training.")
 

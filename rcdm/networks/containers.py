@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from rcdm.networks.checked_files import read_object
 from rcdm.networks.distributed_folder import METADATA, read_distributed
 from rcdm.networks.safe_load import read_checkpoint
 
@@ -40,6 +41,8 @@ _WHOLE = (
     "mp_rank_00_model_states.pt",
 )
 """Files that hold the weights of a folder: of accelerate, transformers, timm, open_clip, DeepSpeed."""
+
+MOST_CONTAINERS = 200_000
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".torch")
 """How names of files of weights end."""
@@ -82,7 +85,10 @@ def weights_files(folder: Path) -> tuple[Path, ...]:
     """The files of a folder that hold its weights. ValueError, listing what is there, where that is not plain."""
     for index in (folder / name for name in _INDICES):
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            where = read_object(index).get("weight_map")
+            if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+                raise ValueError(f"{index} has no weight_map of file names: get the file again.")
+            names = sorted(set(where.values()))
             if missing := [name for name in names if not (folder / Path(name).name).is_file()]:
                 raise ValueError(f"{folder} lacks {', '.join(missing)}, which its {index.name} names.")
             return tuple(folder / Path(name).name for name in names)
@@ -100,10 +106,13 @@ def weights_files(folder: Path) -> tuple[Path, ...]:
 
 def _of(content: Any, path: Path, files: tuple[Path, ...]) -> Weights:
     training: dict[str, None] = {}
-    found: dict[tuple[str, ...], Tensor] = dict(_tensors(content, (), (), training))
+    found: dict[tuple[str, ...], Tensor] = dict(_tensors(content, (), (), training, count()))
     if not found:
         there = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{path} holds no state dict; there is {there or 'nothing'}.")
+    for keys, tensor in found.items():
+        if not tensor.is_meta and tensor.nbytes > max(tensor.untyped_storage().nbytes(), 2**20):
+            raise ValueError(f"{path}: {'.'.join(keys)[:80]} says that it is larger than what is stored of it.")
     names = {keys: ".".join(keys) for keys in found}
     plain = {keys: _unwrapped(name) for keys, name in names.items()}
     if len(set(plain.values())) == len(names):
@@ -119,18 +128,24 @@ def _unwrapped(name: str) -> str:
 
 
 def _tensors(
-    content: Any, keys: tuple[str, ...], above: tuple[int, ...], training: dict[str, None]
+    content: Any, keys: tuple[str, ...], above: tuple[int, ...], training: dict[str, None], looked_at: Iterator[int]
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """Every tensor with the keys that lead to it; objects that contain themselves end there."""
+    """Every tensor with the keys that lead to it; objects that contain themselves end there.
+
+    Raises ValueError for more objects in each other than a checkpoint has, as where each is in the next twice.
+    """
+    own = id(content)
     if isinstance(content, Tensor):
         yield keys, content
     elif isinstance(content, (list, tuple)):
         content = dict(enumerate(content))
-    if not isinstance(content, Mapping) or id(content) in above or len(above) > 60:
+    if not isinstance(content, Mapping) or own in above or len(above) > 60:
         return
+    if next(looked_at) > MOST_CONTAINERS:
+        raise ValueError("The file has more objects in each other than a checkpoint has: get it again.")
     for key, value in content.items():
         nested = isinstance(value, (Mapping, list, tuple))
         if nested and _TRAINING.fullmatch(str(key)):
             training[str(key)] = None
         elif nested or isinstance(value, Tensor):
-            yield from _tensors(value, (*keys, str(key)), (*above, id(content)), training)
+            yield from _tensors(value, (*keys, str(key)), (*above, own), training, looked_at)

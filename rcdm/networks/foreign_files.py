@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rcdm.data.downloads import sha256
-from rcdm.networks.architectures import FORMATS, OPENAI, hint, resnet_arguments, vit_arguments
+from rcdm.networks.architectures import FORMATS, OPENAI, hint, known_heads, resnet_arguments, vit_arguments
 from rcdm.networks.backbones import build_backbone
 from rcdm.networks.checked_files import check_finite
 from rcdm.networks.containers import Weights, read_weights
@@ -30,7 +30,7 @@ State = dict[str, Tensor]
 
 _EXTRA = re.compile(
     r"(fc|head|heads|head_dist|classifier\w*|linear|mask_token|decoder\w*|\w*proj|proj\w*|projection\w*|predict\w*"
-    r"|prototypes?|queue\w*|logit_\w+|neck|\w*_head|online_\w+|teacher\w*|student\w*|momentum\w*|pre_logits)"
+    r"|masked_embed|prototypes?|queue\w*|logit_\w+|neck|\w*_head|online_\w+|teacher\w*|student\w*|momentum\w*|pre_logits)"
 )
 """First parts of names that may stand among a backbone's own, and are no part of it."""
 
@@ -58,10 +58,14 @@ def read_file(
     writer = _writer(weights.state, prefix, noted)
     if form:
         tensors = _shaped(renamed(tensors, FORMATS[form.removesuffix(" of OpenAI")].rules))
-    name, arguments = _arguments(tensors, form, architecture, writer, noted, account, path)
+    try:
+        name, arguments = _arguments(tensors, form, architecture, writer, noted, account, path)
+    except (IndexError, KeyError, ZeroDivisionError) as error:
+        raise ValueError(f"{path} holds tensors of shapes that no network has. {hint(weights.state, path)}") from error
     backbone = build_backbone(name, **arguments)
     width = getattr(backbone, "num_features", 0) or getattr(backbone, "inplanes", 0)  # timm's word, and torchvision's
-    head, activation, place = projector_of(weights.state, prefix, width, account, known=writer)
+    sure = writer != "solo-learn" or noted.solo
+    head, activation, place = projector_of(weights.state, prefix, width, account, known=writer if sure else "")
     tensors = _converted(tensors, backbone, account) if name == "timm" else tensors
     own, extra = _own(tensors, backbone)
     try:
@@ -71,7 +75,7 @@ def read_file(
         raise ValueError(f"{error} {hint(weights.state, path)}" if unnamed else str(error)) from error
     _report_left_out(weights, prefix, place, {f"{place}{name}" for name in head} | {place}, extra, account)
     check_finite(head, path)
-    network = SSLNetwork(backbone, projector_from(in_blocks(head), activation) if head else None)
+    network = SSLNetwork(backbone, _built(head, activation, width, place, path) if head else None)
     classes = next((len(t) for n, t in weights.state.items() if n.endswith("classifier.weight")), 0)
     preprocessing = images_fed(name, arguments, backbone, replace(noted, classes=classes), account)
     config = {
@@ -86,15 +90,35 @@ def read_file(
     return network.eval().requires_grad_(False), preprocessing, config
 
 
+def _built(head: State, activation: str, width: int, place: str, path: Path) -> nn.Module:
+    """The projector, once it has been tried. Raises ValueError where its layers do not fit each other."""
+    try:
+        projector = projector_from(in_blocks(head), activation).eval()
+        with torch.no_grad():
+            projector(torch.zeros(2, width))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path}: what lies at {place} is no projector that can be rebuilt ({reason[:120]}): say --projector "
+            "PREFIX for another one, or --projector none."
+        ) from error
+    return projector
+
+
 def _arguments(
     tensors: State, form: str, architecture: str | None, writer: str, noted: Noted, account: Account, path: Path
 ) -> tuple[str, dict[str, Any]]:
     """The architecture and what builds it."""
     if architecture is None and FORMATS[form.removesuffix(" of OpenAI")].kind == "resnet":
-        return "resnet", resnet_arguments(tensors, form, writer == "solo-learn", account, path)
+        return "resnet", resnet_arguments(tensors, form, writer == "solo-learn", noted.solo, account, path)
     if architecture is None:
-        return "timm", vit_arguments(tensors, form, writer, account, path)
+        return "timm", vit_arguments(tensors, form, writer, noted, account, path)
     arguments: dict[str, Any] = {"name": architecture}
+    if architecture == noted.architecture:
+        arguments |= noted.arguments
+        if noted.arguments:
+            account.said(f"{', '.join(noted.arguments)}: from {noted.where} beside the file")
+    arguments |= _of_a_named_vit(tensors, form, architecture, writer, account)
     if (size := account.reading.image_size) is not None and "pos_embed" in tensors:
         arguments["img_size"] = size
     pooled = next((pooling for family, pooling in _POOLED.items() if family in architecture), noted.pooling or None)
@@ -104,6 +128,22 @@ def _arguments(
     if wanted is not None:
         arguments["global_pool"] = wanted
     return "timm", arguments
+
+
+def _of_a_named_vit(tensors: State, form: str, architecture: str, writer: str, account: Account) -> dict[str, Any]:
+    """What a file is known to have otherwise than timm's network of that name: heads, and the activation of a CLIP."""
+    found: dict[str, Any] = {}
+    qkv = tensors.get("blocks.0.attn.qkv.weight")
+    if qkv is not None and (heads := known_heads(tensors, writer, qkv.shape[1], account)) is not None:
+        found["num_heads"] = heads
+    if form.startswith("CLIP") and "clip" in architecture and "quickgelu" not in architecture:
+        given = account.reading.activation
+        if given not in (None, "gelu", "quick_gelu"):
+            raise ValueError(f"The activation of a CLIP is quick_gelu or gelu, not {given!r}.")
+        if (given or ("quick_gelu" if form == OPENAI else "gelu")) == "quick_gelu":
+            found["act_layer"] = "quick_gelu"
+            account.said(f"activation: quick_gelu{', as OpenAI has it in its own files' if given is None else ''}")
+    return found
 
 
 def _find(weights: Weights, path: Path, architecture: str | None, account: Account) -> tuple[str, str]:
@@ -188,6 +228,13 @@ def _converted(tensors: State, backbone: nn.Module, account: Account) -> State:
     before, after = (len(t["pos_embed"][0]) if "pos_embed" in t else 0 for t in (tensors, result))
     if before != after and tensors["pos_embed"].ndim == 3:
         account.assumed(f"positions for {after} tokens, resized from {before}", "--image-size N")
+    changed = [n for n, t in tensors.items() if n in result and n != "pos_embed" and t.shape != result[n].shape]
+    changed = [name for name in changed if tensors[name].ndim > 1 and tensors[name].numel() != result[name].numel()]
+    if patches := [name for name in changed if name.endswith("patch_embed.proj.weight")]:
+        here, there = (t[patches[0]].shape[-1] for t in (tensors, result))
+        raise ValueError(f"The file has patches of {here} px, and that network of timm {there}: give another name.")
+    if changed:
+        account.assumed(f"{_some(changed)} resized, as timm's network has other windows", "another TIMM_NAME=FILE")
     kept = {tensor.data_ptr() for tensor in result.values()}
     dropped = [n for n, t in tensors.items() if n not in result and t.data_ptr() not in kept and t.numel()]
     if dropped:
@@ -271,10 +318,8 @@ def _writer(state: State, prefix: str, noted: Noted) -> str:
 
     solo-learn's networks carry an online classifier beside the backbone, MoCo's have a query and a key encoder.
     """
-    if noted.solo or (
-        re.search(r"(^|\.)(backbone|encoder)\.$", prefix)
-        and any(name.endswith("classifier.weight") and not name.startswith(prefix) for name in state)
-    ):
+    container = re.fullmatch(r"(|.*\.)(backbone|encoder)\.", prefix)
+    if noted.solo or (container is not None and f"{container[1]}classifier.weight" in state):
         return "solo-learn"
     if "encoder_q." in prefix or "base_encoder." in prefix:
         return "MoCo"

@@ -20,7 +20,7 @@ _HEAD = re.compile(
     r"((layers|mlp|net|model)\.)?)(\d|(fc|bn|linear|norm)_?\d)"
 )
 _LINEAR = re.compile(r"^(?P<prefix>(.*\.)?(\w*_)?(projector|projection_head|proj_head)(_state_dict)?\.)weight$")
-_ALSO_CLASSIFIER = re.compile(r"(^|(?<!neck)\.)(fc|heads?)\.$")
+_ALSO_CLASSIFIER = re.compile(r"(^|(?<!neck)\.)(fc|(?!\w*proj)(\w*_)?heads?)\.$")
 """What precedes the names of a classifier, too; in a neck it does not, nor beside MoCo's queue."""
 _LAYER = re.compile(r"(?:(\d+)|(?:fc|bn|linear|norm)_?\d+)\.")
 _TEACHER = re.compile(r"teacher")
@@ -107,10 +107,12 @@ def _has_queue(state: State) -> bool:
     return any(re.search(r"(^|\.)queue$", name) for name in state)
 
 
-def _rank(place: str, prefix: str) -> tuple[int, int, str]:
-    """That of the same container as the backbone first, then the shortest name, then the first of the alphabet."""
+def _rank(place: str, prefix: str) -> tuple[int, bool, int, str]:
+    """That of the same container as the backbone first, then one that is called a projector or a neck, then the
+    shortest name, then the first of the alphabet."""
     common = next((k for k, (a, b) in enumerate(zip(place, prefix, strict=False)) if a != b), len(prefix))
-    return -len(prefix[:common].rpartition(".")[0]), len(place), place
+    plain = not re.search(r"proj|neck", place)  # what is called so is meant
+    return -len(prefix[:common].rpartition(".")[0]), plain, len(place), place
 
 
 def _order(item: tuple[str, Tensor]) -> tuple[tuple[int, ...], str]:
@@ -132,7 +134,11 @@ def _activation(state: Mapping[str, Tensor], place: str, tensors: State, account
         return "gelu"
     signs = r"anchor_|prototypes|mask_token$"  # lightly's MSN and PMSN: no other head of three layers has one beside it
     if layers == 3 and "projection_head." in place and any(re.search(signs, name) for name in state):
-        account.said("activation of the projector: GELU, its head and what lies beside it are MSN's")
+        words = "GELU in the projector, its head and what lies beside it are MSN's"
+        if any("anchor_" in name for name in state):
+            account.said(words)
+        else:
+            account.assumed(words, "--activation relu")
         return "gelu"
     if place.endswith("head.mlp.") and any(name.startswith("fc1.") for name in tensors):
         account.said("activation of the projector: GELU, it is an Mlp of timm")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ class Noted:
         data: name of the data set.
         size: side of the images (large crops), in pixels.
         pixels: mean and deviation.
-        architecture: name of a network of timm. pooling: of its tokens.
+        architecture: name of a network of timm. pooling: of its tokens. arguments: with which timm built it.
         classes: of solo-learn's online classifier, from the weights themselves.
+        quick_gelu, head_width: of a CLIP of open_clip.
     """
 
     where: str = ""
@@ -44,7 +45,10 @@ class Noted:
     pixels: Normalisation | None = None
     architecture: str = ""
     pooling: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     classes: int = 0
+    quick_gelu: bool | None = None
+    head_width: int | None = None
 
     @property
     def solo(self) -> bool:
@@ -65,7 +69,7 @@ def notes_beside(path: Path) -> Noted:
 
 def _solo_learn(notes: dict[str, Any]) -> Noted | None:
     """Of its older, flat form and of the newer, nested one."""
-    if not {"data", "dataset", "method"} & notes.keys():
+    if "method" not in notes or not {"data", "dataset"} & notes.keys():
         return None
     data = notes["data"] if isinstance(notes.get("data"), dict) else notes
     crops = [notes.get("crop_size"), data.get("crop_size")]
@@ -83,15 +87,30 @@ def _timm(notes: dict[str, Any]) -> Noted | None:
         return None
     size = _list(numbers.get("input_size")) or [None]
     pixels = _pair(numbers.get("mean"), numbers.get("std"))
-    return Noted("config.json", "", size[-1], pixels, notes["architecture"], str(notes.get("global_pool", "")))
+    given = notes.get("model_args")
+    arguments = {k: v for k, v in given.items() if k not in _OF_HEADS} if isinstance(given, dict) else {}
+    pooling = "" if "global_pool" in arguments else str(notes.get("global_pool", ""))
+    return Noted("config.json", "", size[-1], pixels, notes["architecture"], pooling, arguments)
+
+
+_OF_HEADS = ("num_classes", "in_chans", "pretrained", "drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
+"""Arguments of timm that change nothing of what is read."""
 
 
 def _open_clip(notes: dict[str, Any]) -> Noted | None:
-    """The normalisation in the open_clip_config.json of a folder of open_clip."""
-    numbers = notes.get("preprocess_cfg")
+    """The normalisation, the activation and the heads in the open_clip_config.json of a folder of open_clip."""
+    numbers, model = notes.get("preprocess_cfg"), notes.get("model_cfg")
     if not isinstance(numbers, dict):
         return None
-    return Noted("open_clip_config.json", "", None, _pair(numbers.get("mean"), numbers.get("std")))
+    model = model if isinstance(model, dict) else {}
+    vision = model.get("vision_cfg")
+    width = vision.get("head_width", 64) if isinstance(vision, dict) else None
+    return Noted(
+        "open_clip_config.json",
+        pixels=_pair(numbers.get("mean"), numbers.get("std")),
+        quick_gelu=bool(model.get("quick_gelu", False)) if model else None,
+        head_width=width if isinstance(width, int) and width > 0 else None,
+    )
 
 
 def _pair(mean: Any, std: Any) -> Normalisation | None:
@@ -114,7 +133,8 @@ def images_fed(
 def _size(arguments: Mapping[str, Any], backbone: nn.Module, noted: Noted, account: Account) -> int:
     if account.reading.image_size is not None:
         return account.reading.image_size
-    fixed = arguments.get("img_size") or (getattr(getattr(backbone, "patch_embed", None), "img_size", None) or (0,))[0]
+    fixed = arguments.get("img_size") or getattr(getattr(backbone, "patch_embed", None), "img_size", None) or 0
+    fixed = fixed[-1] if isinstance(fixed, (list, tuple)) else fixed
     if fixed:
         account.said(f"images: {fixed} px, the size of its positions")
         return int(fixed)
@@ -123,7 +143,7 @@ def _size(arguments: Mapping[str, Any], backbone: nn.Module, noted: Noted, accou
         return size
     own = getattr(backbone, "pretrained_cfg", {}).get("input_size", (0,))[-1]
     if own:
-        account.said(f"images: {own} px, as timm has it")
+        account.assumed(f"images of {own} px, as timm has them", "--image-size N")
         return int(own)
     size = 224 if arguments.get("stem", "imagenet") == "imagenet" else 32
     account.assumed(f"images of {size} px", "--image-size N")

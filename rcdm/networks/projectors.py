@@ -47,18 +47,23 @@ def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The numbers in the names are read in order, whatever stands between them: `0.weight`, `1.clf.0.weight`. An
     activation has no tensors: it stands where the numbering leaves a gap (`0`, `1`, `3`), or where the names number
-    blocks themselves (`0.0`, `0.1`, `1.0`, or `fc0`, `bn0`, `fc1`), between two of them. Raises ValueError when the
-    names do not say the order.
+    blocks themselves (`0.0`, `0.1`, `1.0`, or `fc0`, `bn0`, `fc1`), between two of them, and between two matrices,
+    which would be one otherwise. Raises ValueError when the names do not say the order, and for other layers.
     """
+    if others := [name for name in tensors if name.rpartition(".")[2] not in _OF_LAYERS]:
+        raise ValueError(f"{others[0]} is no tensor of a linear layer or a norm (weight_norm: remove it before saving)")
     prefixes = {name.rpartition(".")[0] for name in tensors}
     places = {_place(prefix): prefix for prefix in prefixes}
     if len(places) < len(prefixes) or len({len(place) for place in places}) > 1:
         raise ValueError(f"The order of the projector's layers cannot be told from {', '.join(sorted(prefixes))}.")
     result: dict[str, Tensor] = {}
-    block, layer, before = -1, 0, tuple[int, ...]()
+    block, layer, before, after_matrix = -1, 0, tuple[int, ...](), False
     for place in sorted(places):
         prefix = f"{places[place]}." if places[place] else ""
         follows = bool(before) and place[:-1] == before[:-1] and place[-1] == before[-1] + 1
+        matrix = tensors.get(f"{prefix}weight", torch.empty(0)).ndim == 2
+        follows = follows and not (matrix and after_matrix)
+        after_matrix = matrix
         block, layer, before = (block, layer + 1, place) if follows else (block + 1, 0, place)
         for end in ("weight", "bias", "running_mean", "running_var"):
             if f"{prefix}{end}" in tensors:
@@ -66,6 +71,9 @@ def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if f"{prefix}running_mean" in tensors:
             result[f"{block}.{layer}.num_batches_tracked"] = torch.zeros((), dtype=torch.long)
     return result
+
+
+_OF_LAYERS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def _place(prefix: str) -> tuple[int, ...]:

@@ -62,6 +62,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
     ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v3"): torch._utils._rebuild_tensor_v3,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
@@ -96,7 +97,7 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> Any:
             return load_file(path)
         if kind == "torchscript":
             return _torchscript(path)
-        return load_inert(path, mapped=mapped and kind == "zip")
+        return load_inert(path, mapped=mapped and kind == "zip" and _is_stored(path))
     except Exception as error:  # damaged files fail in many ways
         reason = str(error).partition("\n")[0] or type(error).__name__
         if "magic number" in reason:
@@ -140,6 +141,12 @@ def _kind_of_zip(path: str | Path) -> str:
         raise ValueError(f"{path} is a zip archive with {some}, no checkpoint: unpack it and give the file inside.")
     records = torch._C.PyTorchFileReader(str(path)).get_all_records()  # by the reader that would run TorchScript
     return "torchscript" if "constants.pkl" in records else "zip"
+
+
+def _is_stored(path: str | Path) -> bool:
+    """Whether nothing in a zip archive is packed: then it can be mapped."""
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _instead(head: bytes) -> str:

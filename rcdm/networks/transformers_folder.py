@@ -95,7 +95,10 @@ def _load(folder: Path, account: Account) -> tuple[Any, Any, str]:
                     break
     except Exception as error:  # transformers raises many kinds
         raise ValueError(f"{folder} cannot be read by transformers: {_first_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
+    missing = sorted(info["missing_keys"])
+    if missing == ["visual_projection.weight"]:  # a CLIP's tower alone
+        model.visual_projection, missing = None, []
+    if missing:
         raise ValueError(f"{folder} does not fit {kind.__name__} of transformers: {', '.join(missing[:5])} is missing.")
     account.said(f"backbone: {kind.__name__} of transformers {transformers.__version__}, its own forward")
     groups: dict[str, int] = {}
@@ -154,10 +157,12 @@ def _dry_run(network: SSLNetwork, preprocessing: Preprocessing, folder: Path, fa
 
 def _images(folder: Path, config: Any, account: Account) -> Preprocessing:
     """What preprocessor_config.json says, else the size of the configuration and the normalisation of the family."""
-    noted, family = _json(folder / "preprocessor_config.json"), config.model_type
+    noted, where, family = _json(folder / "preprocessor_config.json"), "preprocessor_config.json", config.model_type
+    if not noted:  # of newer versions
+        noted, where = _json(folder / "processor_config.json").get("image_processor") or {}, "processor_config.json"
     size = account.reading.image_size or _side(noted) or side_of(config)
     if size and account.reading.image_size is None:
-        account.said(f"images: {size} px, from {'preprocessor_config.json' if _side(noted) else 'config.json'}")
+        account.said(f"images: {size} px, from {where if _side(noted) else 'config.json'}")
     if not size:
         size = 224
         account.assumed(f"images of {size} px, as there is no preprocessor_config.json", "--image-size N")

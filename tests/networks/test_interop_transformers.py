@@ -178,3 +178,22 @@ def test_without_transformers_the_sentence_says_what_to_install(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[hf\]'"):
         network_of(str(tmp_path / "network"))
+
+
+def test_a_tower_of_clip_that_was_saved_without_its_projection_has_none(tmp_path):
+    torch.manual_seed(0)
+    model = random(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VIT)))
+    model.save_pretrained(tmp_path / "tower")
+    _, network, _, _ = network_of(str(tmp_path / "tower"))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(network.backbone(x), model(pixel_values=x).pooler_output, atol=1e-6)
+    assert network.projector is None
+
+
+def test_pixels_are_those_of_a_processor_of_newer_versions(tmp_path):
+    model_of("CLIP vision tower").save_pretrained(tmp_path / "tower")
+    image_processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "crop_size": {"height": 32}}
+    (tmp_path / "tower" / "processor_config.json").write_text(json.dumps({"image_processor": image_processor}))
+    _, _, preprocessing, _ = network_of(str(tmp_path / "tower"))
+    assert (preprocessing.mean, preprocessing.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
