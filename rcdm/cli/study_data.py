@@ -155,14 +155,17 @@ class StudyData:
 
 
 def other_images(pipe: RCDMPipeline, dataset: Dataset) -> str:
-    """A sentence where the training images of a data set are not those that a checkpoint learnt from; else nothing.
+    """A sentence where the training images of its data set are no longer those that a checkpoint learnt from.
 
     Which images are held out depends on how many there are.
     """
     folder = folder_of(pipe)
     file = None if folder is None else folder / "training.json"
-    known = read_object(file).get("images_digest") if file is not None and file.is_file() else None
-    if known is None or known == digest_of(dataset):
+    about = read_object(file) if file is not None and file.is_file() else {}
+    known = str(about.get("images_digest", ""))
+    if about.get("data") != dataset.name or known.partition(":")[0] != type(dataset).__name__:
+        return ""  # other data, or kept otherwise
+    if known == digest_of(dataset):
         return ""
     return (
         f"{dataset.name}: these are not the training images that the checkpoint learnt from, or not all of them and no "

@@ -72,8 +72,13 @@ class NumberedDataset(Dataset, Protocol):
 
 
 def digest_of(dataset: Dataset) -> str:
-    """A digest of the training images and of their order; the name of a data set whose images have no numbers."""
-    return dataset.fingerprint() if isinstance(dataset, NumberedDataset) else dataset.name
+    """KIND:DIGEST of the training images and their order; the name of a data set whose images have no numbers.
+
+    Only digests of one kind, such as `Photographs`, can be compared.
+    """
+    return f"{type(dataset).__name__}:" + (
+        dataset.fingerprint()[:32] if isinstance(dataset, NumberedDataset) else dataset.name
+    )
 
 
 class Epochs:

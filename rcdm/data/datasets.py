@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from rcdm.data.dataset_protocol import Dataset
 from rcdm.data.in_memory import Photographs, Pixels, decode_all, mixed, split
 from rcdm.data.sprites import Sprites
 
+log = logging.getLogger(__name__)
+
 HELD_OUT_FOLDERS = ("val", "validation", "valid", "test", "dev")
 """Beside a folder `train`; the first that is there."""
 
@@ -21,9 +24,9 @@ def load_dataset(name: str, size: int, *, seed: int = 0) -> Dataset:
 
     Images and parquet files are decoded into memory, and those that cannot be are left out, which is said; .tar shards
     (`shards`) and data sets of the hub (`hub_stream`) are read as they are needed. Held out are the shards whose names
-    begin with val, test or dev, or the folder `val`, `validation`, `valid`, `test` or `dev` (the first of them that is
-    there) beside a folder `train`; otherwise a tenth of the images. Held-out images that lie in the order of their
-    labels are mixed, always alike.
+    begin with val, test or dev, or the folder `val`, `validation`, `valid`, `test` or `dev` (the first of them that
+    holds images, where its classes are those of `train`) beside a folder `train`; otherwise a tenth of the images.
+    Held-out images that lie in the order of their labels are mixed, always alike.
     A parquet file has a column `image` (encoded bytes, or a struct with `bytes`) and may have an integer `label`.
     Raises ValueError, saying what was looked for, when no image is found.
     """
@@ -57,11 +60,14 @@ def _from_tar(shards: list[Path], held_out_shards: list[Path], size: int, seed: 
 
 def _from_folder(folder: Path, size: int, seed: int) -> Photographs:
     """Sub-folders are classes; `train` and a folder that is held out are split first where both are there."""
-    held_out_folder = next((folder / name for name in HELD_OUT_FOLDERS if (folder / name).is_dir()), None)
     parts = [folder]
-    if held_out_folder is not None and (folder / "train").is_dir():
-        parts = [folder / "train", held_out_folder]
-    by_part = [sorted(f for f in part.rglob("*") if f.suffix.lower() in im.IMAGE_EXTENSIONS) for part in parts]
+    if (folder / "train").is_dir() and (others := [folder / n for n in HELD_OUT_FOLDERS if _files_below(folder / n)]):
+        parts = [folder / "train", *(part for part in others[:1] if _classes(part) <= _classes(folder / "train"))]
+        if len(parts) == 1:
+            log.warning(
+                "%s has other classes than train has: it is left out, and a tenth of train held out.", others[0]
+            )
+    by_part = [_files_below(part) for part in parts]
     for part, files in zip(parts, by_part, strict=True):
         if not files:
             raise ValueError(f"{part} holds no image files, no .parquet files and no .tar files.")
@@ -74,6 +80,14 @@ def _from_folder(folder: Path, size: int, seed: int) -> Photographs:
         left_out += broken
     train, held_out = (pixels[0], mixed(pixels[1])) if len(pixels) == 2 else split(pixels[0])
     return Photographs(train, held_out, name=folder.name, classes=len(names), seed=seed, left_out=left_out)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in im.IMAGE_EXTENSIONS)
+
+
+def _classes(folder: Path) -> set[str]:
+    return {str(file.parent.relative_to(folder)) for file in _files_below(folder)}
 
 
 def _from_parquet(shards: list[Path], held_out_shards: list[Path], size: int, seed: int) -> Dataset:

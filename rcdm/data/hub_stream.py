@@ -107,13 +107,17 @@ class HubStream:
         return self._on_device(*loaded)
 
     def held_out(self, n: int) -> Batch:
-        """n held-out images, always the same, fewer where there are not so many."""
+        """n held-out images, always the same, fewer where there are not so many.
+
+        Those of a split are mixed within a buffer, as they often lie in the order of their classes.
+        """
         if len(self._looked_at[0]) < n:
             if self._held_out is None:
                 samples = (sample for sample in self._train if self._is_held_out(sample))
-            else:  # a split often lies in the order of its classes
-                samples = iter(self._held_out.shuffle(seed=0, buffer_size=BUFFER))
-            self._looked_at = self._read(samples, n)
+                self._looked_at = self._read(samples, n)
+            else:  # filling the buffer is what costs: once is enough
+                shuffled = iter(self._held_out.shuffle(seed=0, buffer_size=BUFFER))
+                self._looked_at = self._read(shuffled, max(n, BUFFER // 4))
         return self._on_device(*(part[:n] for part in self._looked_at))
 
     def _endless(self, first: int) -> Iterator[dict[str, Any]]:

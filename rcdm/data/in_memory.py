@@ -41,6 +41,7 @@ class Photographs:
         self.n_train = len(train.images)
         self._epochs = Epochs(self.n_train, seed, lambda stream: torch.randperm(self.n_train, generator=stream))
         self._device = torch.device("cpu")
+        self._digest: str | None = None
 
     def to(self, device: torch.device | str) -> Photographs:
         """Batches come on the device; pixels that would fill a third of a GPU's memory stay behind until then."""
@@ -61,8 +62,10 @@ class Photographs:
         return self._train.take(rows, self._device)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the training pixels, in their order."""
-        return hashlib.sha256(self._train.images.cpu().contiguous().numpy().data).hexdigest()
+        """SHA-256 of the training pixels, in their order; computed once."""
+        if self._digest is None:
+            self._digest = hashlib.sha256(self._train.images.cpu().contiguous().numpy().data).hexdigest()
+        return self._digest
 
     def held_out(self, n: int) -> Batch:
         """The first n of the held-out images, fewer where there are not so many."""
@@ -101,8 +104,8 @@ def mixed(pixels: Pixels) -> Pixels:
     They do where neighbours differ in their labels less than half as often as by chance.
     """
     labels = pixels.labels
-    by_chance = 1 - (labels.bincount() / len(labels)).square().sum()
-    if len(labels) < 2 or float((labels.diff() != 0).float().mean()) > 0.5 * float(by_chance):
+    by_chance = 1 - (labels.unique(return_counts=True)[1] / len(labels)).square().sum()
+    if by_chance == 0 or float((labels.diff() != 0).float().mean()) > 0.5 * float(by_chance):
         return pixels
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     return Pixels(pixels.images[order], labels[order])

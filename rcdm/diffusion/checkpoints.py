@@ -93,6 +93,8 @@ def usable(device: torch.device | str) -> torch.device | str:
     """The device. Raises ValueError where torch knows no such device, or has none here."""
     try:
         torch.empty(1, device=device)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"There is no device {str(device)!r} here: leave it out, or take cpu ({first}).") from error

@@ -16,7 +16,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from rcdm.diffusion.checkpoints import best_device
+from rcdm.diffusion.checkpoints import best_device, usable
 from rcdm.diffusion.guidance import REGRESSED, Guess, GuidedUNet
 from rcdm.diffusion.guidance_settings import Guidance
 from rcdm.diffusion.memory import keep_freed_memory
@@ -218,9 +218,9 @@ def guided(
     told what is being done. Raises ValueError for what is no prior or no network.
     """
     refuse_method(method, particles, prior_images)
+    device = usable(device or best_device())
     found = load_prior(prior)
     sources = sources_of(sources) if isinstance(sources, str) else sources
-    device = device or best_device()
     keep_freed_memory()
     unet = GuidedUNet(found.unet, Process(found.scheduler), sources.to(device), method, particles)
     unet.use_mixed_precision(mixed_precision)

@@ -22,7 +22,7 @@ from rcdm.diffusion.checked_folder import check_pipeline
 from rcdm.diffusion.given_representation import checked
 from rcdm.diffusion.guidance_settings import UNGUIDED, Guidance, GuidanceSettings
 from rcdm.diffusion.model_card import complete_folder
-from rcdm.diffusion.process import Process, first_noise, network_input, scheduler_named, set_steps
+from rcdm.diffusion.process import Process, first_noise, network_input, reads_variance, scheduler_named, set_steps
 from rcdm.diffusion.regressor import Regressor
 from rcdm.diffusion.unet import RepresentationUNet
 from rcdm.networks.sources import Sources
@@ -335,7 +335,7 @@ class RCDMPipeline(GuidanceSettings, DiffusionPipeline):
             x_t = network_input(scheduler, x, timestep)
             out = self.guided_prediction(process, x_t, timestep, h, source, guidance)
             denoised = space.decode(process.x0(out[:, : space.channels], x_t, timestep))
-            if "learned" not in (scheduler.config.get("variance_type") or ""):
+            if not reads_variance(scheduler):
                 out = out[:, : space.channels]  # the others are a variance that this scheduler does not read
             x = scheduler.step(out, timestep, x, **extra).prev_sample
             report(step, int(timestep), {"sample": x, "denoised": denoised})

@@ -197,13 +197,20 @@ def set_steps(scheduler: SchedulerMixin, n: int, device: torch.device | str | No
 _ROUNDING = 2.0**-40
 
 
+def reads_variance(scheduler: SchedulerMixin) -> bool:
+    """Whether further channels of a prediction are a variance to it: it learnt one, and is of a kind that reads it.
+
+    The config of another kind keeps what it does not know, so that the first kind has it again.
+    """
+    knows = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
+    return knows and "learned" in (scheduler.config.get("variance_type") or "")
+
+
 def _with_noise_of(scheduler: SchedulerMixin, kind: Any) -> SchedulerMixin:
     """A scheduler of this class with the betas of the given one; a² of its last timestep is at least 2⁻²⁴."""
     signal = scheduler.alphas_cumprod.double().clamp(min=_LEAST_SIGNAL)
     before = torch.cat([signal.new_ones(1), signal[:-1]])
     settings = {name: value for name, value in scheduler.config.items() if name not in _OF_BETAS}
-    if "variance_type" not in inspect.signature(kind.__init__).parameters:  # diffusers would keep it, and we believe it
-        settings.pop("variance_type", None)
     return kind.from_config(settings, trained_betas=(1 - signal / before).tolist())
 
 

@@ -156,7 +156,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         divided by its own, it would drown all others in the first image in which it does.
         """
         projection = self._projection(source)
-        typical = std.median()
+        typical = std[std > 0].median() if (std > 0).any() else torch.ones(())
         projection.mean.copy_(mean)
         projection.std.copy_(torch.where(std > 1e-3 * typical, std, typical).clamp(min=1e-6))
 

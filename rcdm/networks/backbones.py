@@ -100,7 +100,8 @@ TIMM_OPTIONS = (
     "img_size", "patch_size", "embed_dim", "depth", "num_heads", "global_pool", "mlp_ratio", "qkv_bias", "init_values",
     "reg_tokens", "no_embed_class", "class_token", "pre_norm", "fc_norm", "final_norm", "act_layer", "norm_layer",
     "window_size", "depths", "dims", "output_stride", "qk_norm", "dynamic_img_size", "strict_img_size", "layers",
-    "channels", "stem_width", "stem_type", "pool_include_prefix",
+    "channels", "stem_width", "stem_type", "pool_include_prefix", "use_fc_norm", "norm_eps", "use_abs_pos_emb",
+    "use_rel_pos_bias", "use_shared_rel_pos_bias", "cardinality", "base_width",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rcdm.data.downloads import sha256
 from rcdm.networks.architectures import FORMATS, OPENAI, hint, known_heads, resnet_arguments, vit_arguments
-from rcdm.networks.backbones import build_backbone
+from rcdm.networks.backbones import TIMM_OPTIONS, build_backbone
 from rcdm.networks.checked_files import check_finite
 from rcdm.networks.containers import Weights, read_weights
 from rcdm.networks.found_projector import COPIES, projector_of
@@ -66,6 +66,9 @@ def read_file(
     width = getattr(backbone, "num_features", 0) or getattr(backbone, "inplanes", 0)  # timm's word, and torchvision's
     sure = writer != "solo-learn" or noted.solo
     head, activation, place = projector_of(weights.state, prefix, width, account, known=writer if sure else "")
+    projector = _built(head, activation, width, place, path, account)
+    if projector is None:
+        head, place = {}, ""
     tensors = _converted(tensors, backbone, account) if name == "timm" else tensors
     own, extra = _own(tensors, backbone)
     try:
@@ -75,7 +78,7 @@ def read_file(
         raise ValueError(f"{error} {hint(weights.state, path)}" if unnamed else str(error)) from error
     _report_left_out(weights, prefix, place, {f"{place}{name}" for name in head} | {place}, extra, account)
     check_finite(head, path)
-    network = SSLNetwork(backbone, _built(head, activation, width, place, path) if head else None)
+    network = SSLNetwork(backbone, projector)
     classes = next((len(t) for n, t in weights.state.items() if n.endswith("classifier.weight")), 0)
     preprocessing = images_fed(name, arguments, backbone, replace(noted, classes=classes), account)
     config = {
@@ -90,18 +93,23 @@ def read_file(
     return network.eval().requires_grad_(False), preprocessing, config
 
 
-def _built(head: State, activation: str, width: int, place: str, path: Path) -> nn.Module:
-    """The projector, once it has been tried. Raises ValueError where its layers do not fit each other."""
+def _built(head: State, activation: str, width: int, place: str, path: Path, account: Account) -> nn.Module | None:
+    """The projector, once it has been tried; none where its layers do not fit each other, which is said.
+
+    Raises ValueError where it was asked for.
+    """
+    if not head:
+        return None
     try:
         projector = projector_from(in_blocks(head), activation).eval()
         with torch.no_grad():
             projector(torch.zeros(2, width))
     except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{path}: what lies at {place} is no projector that can be rebuilt ({reason[:120]}): say --projector "
-            "PREFIX for another one, or --projector none."
-        ) from error
+        words = f"what lies at {place} is no projector that can be rebuilt ({str(error).partition(chr(10))[0]:.120})"
+        if account.reading.projector is not None:
+            raise ValueError(f"{path}: {words}: say --projector PREFIX for another one, or none.") from error
+        account.assumed(f"no projector, as {words}", "--projector PREFIX")
+        return None
     return projector
 
 
@@ -115,9 +123,14 @@ def _arguments(
         return "timm", vit_arguments(tensors, form, writer, noted, account, path)
     arguments: dict[str, Any] = {"name": architecture}
     if architecture == noted.architecture:
-        arguments |= noted.arguments
-        if noted.arguments:
-            account.said(f"{', '.join(noted.arguments)}: from {noted.where} beside the file")
+        known = {name: value for name, value in noted.arguments.items() if name in TIMM_OPTIONS}
+        arguments |= known
+        if known:
+            account.said(f"{', '.join(known)}: from {noted.where} beside the file")
+        if others := [name for name in noted.arguments if name not in known]:
+            account.assumed(
+                f"{', '.join(others)} of {noted.where} change nothing", "--backbone package.module:function"
+            )
     arguments |= _of_a_named_vit(tensors, form, architecture, writer, account)
     if (size := account.reading.image_size) is not None and "pos_embed" in tensors:
         arguments["img_size"] = size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,12 +89,14 @@ def _timm(notes: dict[str, Any]) -> Noted | None:
     size = _list(numbers.get("input_size")) or [None]
     pixels = _pair(numbers.get("mean"), numbers.get("std"))
     given = notes.get("model_args")
-    arguments = {k: v for k, v in given.items() if k not in _OF_HEADS} if isinstance(given, dict) else {}
+    arguments = {k: v for k, v in given.items() if not _OF_TRAINING.fullmatch(k)} if isinstance(given, dict) else {}
     pooling = "" if "global_pool" in arguments else str(notes.get("global_pool", ""))
     return Noted("config.json", "", size[-1], pixels, notes["architecture"], pooling, arguments)
 
 
-_OF_HEADS = ("num_classes", "in_chans", "pretrained", "drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
+_OF_TRAINING = re.compile(
+    r"num_classes|in_chans|pretrained\w*|\w*drop\w*|weight_init|fix_init|scriptable|exportable|\w*jit"
+)
 """Arguments of timm that change nothing of what is read."""
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from rcdm.networks.preprocessing import Preprocessing
+
+Taken = TypeVar("Taken")
 
 POOLINGS = ("mean", "first")
 """How tokens [B,N,D] become [B,D]: their mean without prefix tokens, or the first, which is a ViT's class token."""
@@ -48,7 +50,7 @@ class _Levels(nn.Module):
     def all_levels(self, x: Tensor, levels: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Normalised images [B,3,H,W] -> level -> [B,D] float32, in one pass."""
         places = {level: self.at(level) for level in (self.levels() if levels is None else levels)}
-        return {level: self.pool(output, level) for level, output in _outputs_of(places, self, x).items()}
+        return _outputs_of(places, self, x, lambda level, output: self.pool(output, level).clone())
 
     def pool(self, output: Tensor, level: str) -> Tensor:
         """What a level puts out, [B,D,H,W], [B,N,D] or [B,D] -> [B,D] float32."""
@@ -244,25 +246,28 @@ def level_widths(module: nn.Module, preprocessing: Preprocessing) -> dict[str, i
     if inside == "module.":
         places["output"] = places.pop("module")
     image = preprocessing(torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=device))
-    widths = {}
-    for name, output in _outputs_of(places, network.eval(), image).items():
-        if isinstance(output, Tensor) and output.ndim in (2, 3, 4) and len(output) == 1:
-            widths[name] = network.pool(output, name).shape[1]
-    return widths
+
+    def width(name: str, output: Any) -> int:
+        fits = isinstance(output, Tensor) and output.ndim in (2, 3, 4) and len(output) == 1
+        return network.pool(output, name).shape[1] if fits else 0
+
+    return {name: found for name, found in _outputs_of(places, network.eval(), image, width).items() if found}
 
 
-def _outputs_of(places: Mapping[str, nn.Module], network: nn.Module, x: Tensor) -> dict[str, Any]:
-    """Name -> what the module of that name puts out when it is first called, in the order of `places`.
+def _outputs_of(
+    places: Mapping[str, nn.Module], network: nn.Module, x: Tensor, take: Callable[[str, Any], Taken]
+) -> dict[str, Taken]:
+    """Name -> `take(name, output)` of the module of that name when it is first called, in the order of `places`.
 
     As `_output_of` sees it: before a later layer writes into it in its place.
     """
-    reached: dict[str, Any] = {}
+    reached: dict[str, Taken] = {}
     me = threading.get_ident()
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep_own(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if threading.get_ident() == me and name not in reached:  # others may use the network at the same time
-                reached[name] = _copied(output)
+                reached[name] = take(name, output)
 
         return keep_own
 
@@ -273,13 +278,6 @@ def _outputs_of(places: Mapping[str, nn.Module], network: nn.Module, x: Tensor) 
         for hook in hooks:
             hook.remove()
     return {name: reached[name] for name in places if name in reached}
-
-
-def _copied(output: Any) -> Any:
-    """A tensor, or a tuple or list of such, that nobody else can change."""
-    if isinstance(output, Tensor):
-        return output.clone()
-    return tuple(map(_copied, output)) if isinstance(output, (tuple, list)) else output
 
 
 class _Reached(Exception):

@@ -69,7 +69,7 @@ def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: 
     keep_freed_memory()
     with alone_in(folder):
         config = replace(config, mixed_precision=precision_of(config.mixed_precision))
-        settings = {**asdict(config), "resolution": dataset.size, "training images (digest)": digest_of(dataset)[:16]}
+        settings = {**asdict(config), "resolution": dataset.size, "training images (digest)": digest_of(dataset)}
         continued = resume and bool(saved_states(folder))
         if continued:
             check_settings(folder, settings, HARMLESS)

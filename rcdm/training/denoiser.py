@@ -86,6 +86,7 @@ def _train(config: TrainingConfig) -> Path:
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
     remember_left_out(Path(config.output_dir), dataset)
+    digest_of(dataset)  # while the images are in this memory; it is kept
     sources = sources_for(config).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)
     run.resume()
@@ -246,7 +247,7 @@ class _Run(Loop):
         """What a run that is continued must have again: options, networks, images."""
         networks = {name.partition("/")[0]: name for name in self.sources.names}
         digests = {f"{network} (digest)": self.sources.fingerprint(name)[:16] for network, name in networks.items()}
-        return {**asdict(self.config), **digests, "training images (digest)": digest_of(self.dataset)[:16]}
+        return {**asdict(self.config), **digests, "training images (digest)": digest_of(self.dataset)}
 
     def _new_average(self) -> EMAModel:
         """Averaged weights that begin with the present ones; torch cannot copy lists of sharded tensors at once."""

@@ -398,6 +398,8 @@ def test_a_device_that_is_not_there_is_named(tiny_checkpoint):
     for device in ("cud", "cuda:77", "meta:x"):
         with pytest.raises(ValueError, match=f"There is no device '{device}' here"):
             rcdm.load(tiny_checkpoint, device=device)
+        with pytest.raises(ValueError, match=f"There is no device '{device}' here"):
+            rcdm.guided(str(tiny_checkpoint), rcdm.load(tiny_checkpoint).sources, device=device)
 
 
 def test_the_source_stands_beside_a_long_name():

@@ -46,6 +46,21 @@ def test_a_folder_beside_the_training_images_is_held_out_with_the_same_classes(t
     assert not pixels(data.held_out(99)) & pixels(data.batch(0, 18))
 
 
+def test_a_folder_without_the_classes_of_the_training_is_left_out_with_a_word(tmp_path, caplog):
+    in_folders(tmp_path / "train", 10)
+    (tmp_path / "val").mkdir()
+    (tmp_path / "test").mkdir()
+    for i in range(5):
+        (tmp_path / "test" / f"{i}.png").write_bytes(png(100 + i))
+    data = load_dataset(str(tmp_path), 8)
+    assert (data.classes, data.n_train, len(data.held_out(99).labels)) == (3, 27, 3)
+    assert "test has other classes than train" in caplog.text
+    in_folders(tmp_path / "dev", 2, first=200)  # and an empty folder hides nothing
+    for file in (tmp_path / "test").iterdir():
+        file.unlink()
+    assert len(load_dataset(str(tmp_path), 8).held_out(99).labels) == 6
+
+
 def test_the_first_held_out_images_are_of_every_class_and_always_the_same(tmp_path):
     in_folders(tmp_path / "folders" / "train", 2)
     in_folders(tmp_path / "folders" / "val", 20, first=100)
@@ -64,7 +79,7 @@ def test_mixing_leaves_an_image_its_label_and_what_is_mixed_its_order():
     found = mixed(Pixels(images, sorted_labels))
     assert torch.equal(found.labels, found.images[:, 0, 0, 0] // 20) and len(set(found.labels[:10].tolist())) == 3
     by_chance = sorted_labels[torch.randperm(60, generator=torch.Generator().manual_seed(1))]
-    for labels in (by_chance, torch.arange(60), torch.tensor([3])):
+    for labels in (by_chance, torch.arange(60) - 1, torch.tensor([3]), torch.zeros(60).long()):
         assert mixed(Pixels(images[: len(labels)], labels)).labels is labels
     several_files = torch.arange(3).repeat_interleave(5).repeat(4)  # each in the order of its labels
     assert not torch.equal(mixed(Pixels(images, several_files)).labels, several_files)

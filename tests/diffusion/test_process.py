@@ -24,6 +24,7 @@ from rcdm.diffusion.process import (
     levels_of,
     prediction,
     random_numbers,
+    reads_variance,
     scheduler_named,
     scheduler_names,
     to_noise,
@@ -172,6 +173,8 @@ def test_a_sampler_without_a_learned_variance_leaves_it_out(pipe, monkeypatch, n
     pipe.scheduler = DDPMScheduler.from_config(velocity_scheduler().config, variance_type="learned_range")
     pipe.use_scheduler(name)
     assert torch.allclose(pipe(images(1), **options).images, plain, atol=1e-5)
+    pipe.use_scheduler("ddpm")
+    assert reads_variance(pipe.scheduler)  # it has learnt one all the same
 
 
 def test_a_sampler_has_the_noise_that_was_learnt():

@@ -114,11 +114,24 @@ def test_activations_that_are_in_no_list_stand_between_matrices(tmp_path):
         (nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(48, 32)), "no projector that can be rebuilt"),
     ],
 )
-def test_a_projector_that_cannot_be_rebuilt_is_refused_with_the_way_out(projector, words, tmp_path):
+def test_a_projector_that_cannot_be_rebuilt_is_none_and_said_or_refused_where_it_is_asked_for(
+    projector, words, tmp_path
+):
     torch.save(named("backbone.", backbone()) | named("projector.", projector), tmp_path / "file.pth")
+    network, _, config = read_file(tmp_path / "file.pth")
+    assert network.projector is None and "assumed: no projector, as what lies at projector." in said(config)
+    assert words in said(config) and "left out: projector." in said(config)
     with pytest.raises(ValueError, match=words):
-        read_file(tmp_path / "file.pth")
-    assert read_file(tmp_path / "file.pth", None, Reading(projector="none"))[0].projector is None
+        read_file(tmp_path / "file.pth", None, Reading(projector="projector."))
+
+
+def test_arguments_of_timm_that_change_nothing_do_not_refuse_a_folder(tmp_path):
+    model = timm.create_model("test_vit", num_classes=0, weight_init="skip", drop_path_rate=0.1, img_size=32).eval()
+    timm.models.save_for_hf(model, tmp_path / "vit", safe_serialization=True)
+    file = tmp_path / "vit" / "config.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps(about | {"model_args": about["model_args"] | {"magic": 3}}))
+    assert "assumed: magic of config.json change nothing" in said(read_file(tmp_path / "vit")[2])
 
 
 def test_what_is_called_a_projector_goes_before_other_heads(tmp_path):

@@ -15,6 +15,7 @@ from rcdm import cli
 from rcdm.cli.study_data import StudyData
 from rcdm.data import images as im
 from rcdm.data import sprites
+from rcdm.data.dataset_protocol import digest_of
 from rcdm.data.datasets import load_dataset
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.measures.parts import Parts, digest, json_part, keeping
@@ -305,14 +306,17 @@ def test_what_is_learnt_from_is_not_what_is_looked_at(pipe, tmp_path, capsys):
 def test_images_that_came_later_are_told_from_those_of_the_training(pipe, tmp_path, capsys):
     folder, checkpoint = photo_folder(tmp_path, 30), tmp_path / "mine"
     pipe.save_pretrained(checkpoint)
-    known = load_dataset(str(folder), 16).fingerprint()
-    (checkpoint / "training.json").write_text(json.dumps({"images_digest": known}))
+    about = {"images_digest": digest_of(load_dataset(str(folder), 16)), "data": "photos"}
+    (checkpoint / "training.json").write_text(json.dumps(about))
     mine = rcdm.load(checkpoint)
     assert len(StudyData(mine, data=str(folder), count=2).images) == 2
     assert "may have seen" not in capsys.readouterr().err
     (folder / "one more.png").write_bytes((folder / "0.png").read_bytes())
     assert len(StudyData(mine, data=str(folder), count=2).images) == 2
     assert "may have seen some of those that are held out" in capsys.readouterr().err
+    folder.rename(tmp_path / "others")  # other data on purpose
+    assert len(StudyData(mine, data=str(tmp_path / "others"), count=2).images) == 2
+    assert "may have seen" not in capsys.readouterr().err
 
 
 def test_a_sharp_photograph_reaches_a_network_that_sees_more_than_is_drawn(pipe, tmp_path):

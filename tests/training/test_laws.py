@@ -14,6 +14,7 @@ from rcdm.data.datasets import load_dataset
 from rcdm.data.sprites import HELD_OUT_SEED, Sprites
 from rcdm.diffusion.process import random_numbers
 from rcdm.diffusion.unet import RepresentationUNet
+from rcdm.diffusion.whitening import shrunk_covariance
 from rcdm.training import denoiser
 from rcdm.training.denoiser import _Run, train
 
@@ -162,6 +163,11 @@ def test_a_number_that_hardly_varied_in_training_does_not_drown_the_others(pipe)
     unet.set_statistics(name, mean, std)
     z = unet.standardise(torch.ones(1, 8), name)[0]
     assert 0.5 < float(z[3]) < 1 and torch.allclose(z[std > 1e-3], 1 / std[std > 1e-3])
+    std[2:7] = 0  # most say nothing
+    unet.set_statistics(name, mean, std)
+    assert unet.standardise(torch.ones(1, 8), name).max() <= 1
+    covariance = shrunk_covariance(unet.standardise(torch.randn(500, 8) * std, name))
+    assert torch.equal(covariance[2:7], torch.eye(8)[2:7]) and (covariance - torch.eye(8)).abs().max() < 0.3
 
 
 def test_flipped_images_are_flipped_for_source_and_denoiser_alike(sources_dir, tmp_path, monkeypatch):

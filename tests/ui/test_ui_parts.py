@@ -353,13 +353,17 @@ def test_the_shelf_keeps_what_fits(tiny_checkpoint: Path) -> None:
 
 
 def test_what_a_visitor_brought_is_forgotten_in_time_though_nobody_asks(tiny_checkpoint: Path) -> None:
-    shelf = Shelf([str(tiny_checkpoint)], max_bytes=2**30, seconds=0.5, device="cpu")
+    shelf = Shelf([str(tiny_checkpoint)], max_bytes=2**30, seconds=3, device="cpu")
     pipe = rcdm.load(tiny_checkpoint)
+    assert shelf[str(tiny_checkpoint)] and len(shelf) == 1
     brought, theirs = shelf.bring("mine", pipe), weakref.ref(pipe)
     del pipe
-    assert shelf[brought].name == brought and shelf[str(tiny_checkpoint)] and len(shelf) == 2
-    time.sleep(1)
-    gc.collect()
+    assert shelf[brought].name == brought and len(shelf) == 2
+    for _ in range(60):
+        time.sleep(0.2)
+        gc.collect()
+        if theirs() is None:
+            break
     assert theirs() is None and len(shelf) == 1
     with pytest.raises(ValueError, match="There is no checkpoint"):
         shelf[brought]
