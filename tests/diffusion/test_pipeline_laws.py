@@ -103,6 +103,8 @@ def test_one_representation_per_seed_is_needed_to_draw(pipe):
         pipe.draw(torch.zeros(2, 32), BACKBONE, [1, 2, 3])
     with pytest.raises(ValueError, match="at least one"):
         pipe.draw(None, None, [])
+    with pytest.raises(ValueError, match="it is another source's"):
+        pipe.draw(torch.zeros(2, 32), "tiny/projector", [1, 2])
     assert len(pipe.draw(torch.zeros(2, 32), BACKBONE, [1, 2], num_inference_steps=1)) == 2
 
 
