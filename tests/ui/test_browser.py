@@ -342,7 +342,15 @@ def test_edit_offers_its_directions_and_draws_the_one_that_is_chosen(page: Any) 
     page.get_by_role("option").nth(1).click()
     page.wait_for_function("() => document.querySelectorAll('#edit-result .columns .film').length === 0")
     page.wait_for_function("() => document.querySelectorAll('#edit-result .columns .film').length === 1")
-    assert page.locator("#direction input").input_value() != first
+    assert (second := page.locator("#direction input").input_value()) != first
+    page.wait_for_function("() => location.search.includes('direction')")
+    page.goto(page.url)
+    page.wait_for_function("() => document.querySelector('#edit-start')?.offsetParent")
+    page.wait_for_function("() => !document.querySelector('#edit-start').disabled")
+    page.wait_for_timeout(2000)  # whatever else the settings of the link set off
+    page.click("#edit-start")
+    page.wait_for_function("() => document.querySelectorAll('#edit-result .columns .film').length === 1")
+    assert page.locator("#direction input").input_value() == second
 
 
 def test_the_page_opens_with_what_the_checkpoint_ships(
@@ -390,6 +398,9 @@ def test_a_tab_answers(page: Any, name: str) -> None:
     page.click(f"#{start}-start")
     _finished(page)
     if name == "Sprite lab":
+        with page.expect_download() as download:
+            page.get_by_role("link", name="JSON", exact=True).locator("visible=true").click()
+        assert not json.loads(Path(download.value.path()).read_text())["photo"]["example"]  # the sprite was given
         return
     slider = page.locator("input.steps")
     before = page.locator(".big img").first.get_attribute("src")
