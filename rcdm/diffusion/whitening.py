@@ -20,11 +20,10 @@ def shrunk_covariance(standardised: Tensor) -> Tensor:
     """[N,D] with zero mean and unit deviation -> covariance [D,D].
 
     Shrunk towards the identity as far as N asks for (OAS, Chen et al. 2010), so that it is never singular. A
-    number that does not vary has a deviation of 1 and goes with no other.
+    number that does not vary has a deviation of 1.
     """
     covariance, _ = oas(standardised.cpu().numpy(), assume_centered=True)
     result, still = torch.from_numpy(covariance).float(), standardised.cpu().std(0) < 0.5
-    result[still] = result[:, still] = 0
     result[still, still] = 1
     return result
 
