@@ -60,34 +60,33 @@ def _from_tar(shards: list[Path], held_out_shards: list[Path], size: int, seed: 
 
 def _from_folder(folder: Path, size: int, seed: int) -> Photographs:
     """Sub-folders are classes; `train` and a folder that is held out are split first where both are there."""
-    parts = [folder]
-    if (folder / "train").is_dir() and (others := [folder / n for n in HELD_OUT_FOLDERS if _files_below(folder / n)]):
-        parts = [folder / "train", *(part for part in others[:1] if _classes(part) <= _classes(folder / "train"))]
-        if len(parts) == 1:
-            log.warning(
-                "%s has other classes than train has: it is left out, and a tenth of train held out.", others[0]
-            )
-    by_part = [_files_below(part) for part in parts]
-    for part, files in zip(parts, by_part, strict=True):
+    parts: dict[Path, list[tuple[Path, str]]] = {}
+    if (folder / "train").is_dir():
+        others = ((folder / name, _with_classes(folder / name)) for name in HELD_OUT_FOLDERS)
+        if (held_out_part := next((part for part in others if part[1]), None)) is not None:
+            parts = {folder / "train": _with_classes(folder / "train")} | dict([held_out_part])
+            training, held_out_classes = ({name for _, name in part} for part in parts.values())
+            if not held_out_classes <= training:
+                other, _ = parts.popitem()
+                log.warning("%s has other classes than train: it is left out, and a tenth of train held out.", other)
+    parts = parts or {folder: _with_classes(folder)}
+    for part, files in parts.items():
         if not files:
             raise ValueError(f"{part} holds no image files, no .parquet files and no .tar files.")
-    classes = [[str(f.parent.relative_to(part)) for f in files] for part, files in zip(parts, by_part, strict=True)]
-    names = sorted({name for part in classes for name in part})
+    names = sorted({name for files in parts.values() for _, name in files})
     pixels, left_out = [], list[str]()
-    for files, of_files in zip(by_part, classes, strict=True):
-        images, kept, broken = decode_all(files, size)
-        pixels.append(Pixels(images, torch.tensor([names.index(of_files[k]) for k in kept])))
+    for files in parts.values():
+        images, kept, broken = decode_all([file for file, _ in files], size)
+        pixels.append(Pixels(images, torch.tensor([names.index(files[k][1]) for k in kept])))
         left_out += broken
     train, held_out = (pixels[0], mixed(pixels[1])) if len(pixels) == 2 else split(pixels[0])
     return Photographs(train, held_out, name=folder.name, classes=len(names), seed=seed, left_out=left_out)
 
 
-def _files_below(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in im.IMAGE_EXTENSIONS)
-
-
-def _classes(folder: Path) -> set[str]:
-    return {str(file.parent.relative_to(folder)) for file in _files_below(folder)}
+def _with_classes(folder: Path) -> list[tuple[Path, str]]:
+    """The image files below a folder, by name, each with its class: where it lies."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in im.IMAGE_EXTENSIONS)
+    return [(file, str(file.parent.relative_to(folder))) for file in files]
 
 
 def _from_parquet(shards: list[Path], held_out_shards: list[Path], size: int, seed: int) -> Dataset:

@@ -220,8 +220,9 @@ def _heads(tensors: State, form: str, writer: str, width: int, noted: Noted, acc
         number = width // noted.head_width
         account.said(f"{number} attention heads, from {noted.where} beside the file")
         return number
-    usual = width // 64 if form.startswith("CLIP") and width % 64 == 0 else None
-    usual = _CLIP_HEADS.get(width, usual) if form.startswith("CLIP") else _HEADS.get(width)
+    usual = _HEADS.get(width)
+    if form.startswith("CLIP"):
+        usual = _CLIP_HEADS.get(width, None if width % 64 else width // 64)
     if usual is None:
         raise ValueError(f"{path} holds a ViT of width {width}, which is no usual one: say its heads with --heads N.")
     account.assumed(f"{usual} attention heads, as is usual for a width of {width}", "--heads N")

@@ -76,10 +76,7 @@ def study(
     without reference images where they are needed.
     """
     _check(method, len(images), None if reference is None else len(reference))
-    if target is not None and method != "neighbours":
-        raise ValueError("A target is for method=neighbours: give that, too, or leave the target out.")
-    if method != "neighbours" and (directions < 1 or points < 2):
-        raise ValueError(f"Give at least 1 direction and 2 points along it, not {directions} and {points}.")
+    _check_ways(method, target is not None, directions, points)
     grid: list[Image.Image] = []
     rows: list[str] = []
     columns: list[str] = []
@@ -121,6 +118,15 @@ def _check(method: str, images: int, reference: int | None) -> None:
         raise ValueError(f"Manipulation needs at least 3 reference images, better hundreds, and got {reference}.")
     if reference is None and method not in ALONG:
         raise ValueError(NO_REFERENCE)
+
+
+def _check_ways(method: str, target: bool, directions: int, points: int) -> None:
+    if method == "neighbours":
+        return
+    if target:
+        raise ValueError("A target is for method=neighbours: give that, too, or leave the target out.")
+    if directions < 1 or points < 2:
+        raise ValueError(f"Give at least 1 direction and 2 points along it, not {directions} and {points}.")
 
 
 def directions_for(

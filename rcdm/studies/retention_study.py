@@ -86,8 +86,7 @@ def study(
                 numbers[source][name] |= found
         if guided is not None:
             on_progress(f"{source}, guided")
-            others = draw_each(guided, h, source, seeds, num_inference_steps)
-            second = attributes.read(pixels_of(pipe, others))  # at the size of the given images
+            second = attributes.read(pixels_of(pipe, draw_each(guided, h, source, seeds, num_inference_steps)))
             checked[source] = cross_check(numbers[source], retention_numbers(second, {}, given, len(seeds)))
     more = _differences(pipe, within, given) | {"agreement": _agreement(within, errors, given), "cross_check": checked}
     result: dict[str, Any] = {"sources": numbers, "images": len(images), "draws": len(seeds)}
