@@ -109,15 +109,15 @@ class HubStream:
     def held_out(self, n: int) -> Batch:
         """n held-out images, always the same, fewer where there are not so many.
 
-        Those of a split are mixed within a buffer, as they often lie in the order of their classes.
+        They are mixed within a buffer, as they often lie in the order of their classes.
         """
         if len(self._looked_at[0]) < n:
             if self._held_out is None:
-                samples = (sample for sample in self._train if self._is_held_out(sample))
-                self._looked_at = self._read(samples, n)
+                mixed = self._train.shuffle(seed=0, buffer_size=BUFFER)
+                self._looked_at = self._read((sample for sample in mixed if self._is_held_out(sample)), n)
             else:  # filling the buffer is what costs: once is enough
-                shuffled = iter(self._held_out.shuffle(seed=0, buffer_size=BUFFER))
-                self._looked_at = self._read(shuffled, max(n, BUFFER // 4))
+                mixed = self._held_out.shuffle(seed=0, buffer_size=BUFFER)
+                self._looked_at = self._read(iter(mixed), max(n, BUFFER // 4))
         return self._on_device(*(part[:n] for part in self._looked_at))
 
     def _endless(self, first: int) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from rcdm.networks.projectors import ACTIVATIONS
+from rcdm.networks.projectors import ACTIVATIONS, norms_come_first
 from rcdm.networks.reading import Account
 
 State = dict[str, Tensor]
@@ -50,6 +50,10 @@ def projector_of(state: State, prefix: str, width: int, account: Account, *, kno
         account.assumed(
             "LayerNorm in the projector (GroupNorm, and BatchNorm without running statistics, look alike in a file)",
             "--backbone package.module:function",
+        )
+    if norms_come_first(tensors) is None:
+        account.assumed(
+            "in the projector a norm follows the linear layer of its number", "--backbone package.module:function"
         )
     activation = _activation(state, first, tensors, account, known)
     return tensors, activation, first

@@ -42,18 +42,36 @@ def projector_from(tensors: dict[str, Tensor], activation: str = "relu") -> nn.S
     return projector
 
 
+def norms_come_first(tensors: Mapping[str, Tensor]) -> bool | None:
+    """Whether the norm of a number precedes the linear layer of that number, as their widths tell (`norm1`, `fc1`).
+
+    None where only the names could say so: all these layers are as wide as what they read. False without such names.
+    """
+    layers = {name.removesuffix(".weight"): t.shape for name, t in tensors.items() if name.endswith(".weight")}
+    places = {_place(name): name for name in layers if re.search(r"(fc|linear|bn|norm)_?\d+$", name)}
+    pairs = [
+        (layers[norm][0], *layers[places[*number, 0]])
+        for (*number, kind), norm in places.items()
+        if kind == 1 and len(layers.get(places.get((*number, 0), ""), ())) == 2
+    ]
+    told = {width == wide_in for width, wide_out, wide_in in pairs if wide_in != wide_out}
+    return (told == {True}) if told or not pairs else None
+
+
 def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An MLP's tensors, in the file's order of Linear, BatchNorm and activation -> named `BLOCK.LAYER.weight`.
 
     The numbers in the names are read in order, whatever stands between them: `0.weight`, `1.clf.0.weight`. An
     activation has no tensors: it stands where the numbering leaves a gap (`0`, `1`, `3`), or where the names number
     blocks themselves (`0.0`, `0.1`, `1.0`, or `fc0`, `bn0`, `fc1`), between two of them, and between two matrices,
-    which would be one otherwise. Raises ValueError when the names do not say the order, and for other layers.
+    which would be one otherwise. `bn0` follows `fc0`, unless `norms_come_first`. Raises ValueError when the names
+    do not say the order, and for other layers.
     """
     if others := [name for name in tensors if name.rpartition(".")[2] not in _OF_LAYERS]:
         raise ValueError(f"{others[0]} is no tensor of a linear layer or a norm (weight_norm: remove it before saving)")
     prefixes = {name.rpartition(".")[0] for name in tensors}
-    places = {_place(prefix): prefix for prefix in prefixes}
+    first = bool(norms_come_first(tensors))
+    places = {_place(prefix, first): prefix for prefix in prefixes}
     if len(places) < len(prefixes) or len({len(place) for place in places}) > 1:
         raise ValueError(f"The order of the projector's layers cannot be told from {', '.join(sorted(prefixes))}.")
     result: dict[str, Tensor] = {}
@@ -76,8 +94,8 @@ def in_blocks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 _OF_LAYERS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-def _place(prefix: str) -> tuple[int, ...]:
-    """The numbers in a name; `fc1` and `bn1` are the first and second layer of block 1."""
+def _place(prefix: str, norms_first: bool = False) -> tuple[int, ...]:
+    """The numbers in a name; `fc1` and `bn1` are the first and second layer of block 1, or the other way round."""
     numbers = tuple(int(part) for part in prefix.split(".") if part.isdigit())
     named = re.fullmatch(r"(?:(fc|linear)|bn|norm)_?(\d+)", prefix.rpartition(".")[2])
-    return (*numbers, int(named[2]), int(not named[1])) if named else numbers
+    return (*numbers, int(named[2]), int(bool(named[1]) == norms_first)) if named else numbers

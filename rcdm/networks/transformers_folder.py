@@ -160,6 +160,8 @@ def _images(folder: Path, config: Any, account: Account) -> Preprocessing:
     noted, where, family = _json(folder / "preprocessor_config.json"), "preprocessor_config.json", config.model_type
     if not noted:  # of newer versions
         noted, where = _json(folder / "processor_config.json").get("image_processor") or {}, "processor_config.json"
+    if not noted:  # a network of timm that transformers has saved
+        noted, where = _of_timm(getattr(config, "pretrained_cfg", None)), "config.json"
     size = account.reading.image_size or _side(noted) or side_of(config)
     if size and account.reading.image_size is None:
         account.said(f"images: {size} px, from {where if _side(noted) else 'config.json'}")
@@ -177,6 +179,15 @@ def _images(folder: Path, config: Any, account: Account) -> Preprocessing:
     return Preprocessing(size, *pixels)
 
 
+def _of_timm(numbers: Any) -> dict[str, Any]:
+    """What timm notes of the images of its weights, in the words of a preprocessor."""
+    if not isinstance(numbers, Mapping):
+        return {}
+    size = numbers.get("input_size")
+    side = {"crop_size": size[-1]} if isinstance(size, (list, tuple)) and size else {}
+    return side | {"image_mean": numbers.get("mean"), "image_std": numbers.get("std")}
+
+
 def _side(noted: Mapping[str, Any]) -> int:
     for key in ("crop_size", "size") if noted.get("do_center_crop", True) else ("size",):
         size = noted.get(key)
@@ -191,7 +202,7 @@ def _pixels(noted: Mapping[str, Any]) -> Normalisation | None:
     if noted.get("do_normalize") is False:
         return NORMALISATIONS["none"]
     mean, std = noted.get("image_mean"), noted.get("image_std")
-    return (tuple(mean), tuple(std)) if isinstance(mean, list) and isinstance(std, list) else None
+    return (tuple(mean), tuple(std)) if isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple)) else None
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -78,11 +78,13 @@ def build(engine: Engine, controls: Controls) -> None:
         return "" if loaded.data or has_directions(loaded.pipe) else NO_DATA
 
     wait_for_data(engine, controls, start, [status, result, take], events, lacks)
+    none = gr.update(choices=[], value=None, visible=False)
     for control in (controls.checkpoint, method):  # other directions; a link that sets these has its own
-        control.input(
-            lambda: gr.update(choices=[], value=None, visible=False), None, direction, queue=False,
-            api_visibility="private",
-        )  # fmt: skip
+        control.input(lambda: none, None, direction, queue=False, api_visibility="private")
+    controls.checkpoint.change(  # to a network that was brought, which no link can name
+        lambda name: gr.skip() if name in engine.shelf.names else none, controls.checkpoint, direction, queue=False,
+        api_visibility="private",
+    )  # fmt: skip
 
 
 def _with(first: Any, items: Iterator[Any]) -> Any:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from rcdm.figures.result import StudyResult
 from rcdm.studies import STUDIES
-from rcdm.ui.controls import Asked, Controls, Photo, draws_slider, run_tab
+from rcdm.ui.controls import Asked, Controls, Photo, draws_slider, example_of, run_tab
 from rcdm.ui.drawing import Job
 from rcdm.ui.engine import Engine
 from rcdm.ui.examples import examples_of
@@ -19,6 +19,7 @@ from rcdm.ui.exploring import Study
 from rcdm.ui.frames import frames_html
 from rcdm.ui.guard import read_photo
 from rcdm.ui.ladders import Ladders
+from rcdm.ui.loaded import Loaded
 
 POINTS = 9
 WORDS = """**What lies between two images?** The slider goes from the representation of the image on the left to that
@@ -44,10 +45,15 @@ def build(engine: Engine, controls: Controls) -> None:
 
     own = {"second": second, "path": path, "draws": draws}
     run_tab(engine, controls, make, own, tab="Mix", button="Draw the path", name="mix")
-    controls.checkpoint.input(  # an image that it knows
-        lambda name: str(examples_of(engine[name])[1]), controls.checkpoint, second, show_progress="hidden",
-        api_visibility="private",
+    controls.checkpoint.input(
+        lambda name, photo: second_of(engine[name], photo), [controls.checkpoint, second], second,
+        show_progress="hidden", api_visibility="private",
     )  # fmt: skip
+
+
+def second_of(loaded: Loaded, photo: str | None) -> Any:
+    """An image that the checkpoint knows, while none of the visitor's is there."""
+    return str(examples_of(loaded)[1]) if photo is None or example_of(photo) else gr.skip()
 
 
 def shown(result: StudyResult) -> Markup:

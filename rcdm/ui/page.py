@@ -7,6 +7,8 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -67,9 +69,10 @@ def _restore(page: gr.Blocks, engine: Engine, controls: Controls, tabs: gr.Tabs)
             updates[0] = photo
         wish = request.query_params.get("tab", FIRST_TAB)
         updates.append(gr.Tabs(selected=wish) if wish in TABS and wish != FIRST_TAB else gr.skip())
+        given, name = request.query_params, request.query_params.get("checkpoint")
+        known = examples_of(engine[name]) if name in engine.shelf.names else []
         return updates + [
-            own_from_query(control, request.query_params.get(key, "")) if tab == wish else gr.skip()
-            for tab, key, control in own
+            own_from_query(control, given.get(key, "") if tab == wish else "", known) for tab, key, control in own
         ]
 
     outputs = [*controls.inputs(), controls.caution, controls.examples, tabs, *(control for _, _, control in own)]
@@ -77,10 +80,13 @@ def _restore(page: gr.Blocks, engine: Engine, controls: Controls, tabs: gr.Tabs)
     look_at(engine, controls, opened.then)
 
 
-def own_from_query(control: gr.components.Component, text: str) -> Any:
-    """What a link says of a tab's own control, where that may be its value; nonsense is left out."""
+def own_from_query(control: gr.components.Component, text: str, known: Sequence[Path] = ()) -> Any:
+    """What a link says of a tab's own control, where that may be its value; nonsense is left out.
+
+    `known` are the examples of the link's checkpoint: where it names no second image, that is the second of them.
+    """
     if isinstance(control, gr.Image):
-        return str(EXAMPLES[text]) if text in EXAMPLES else gr.skip()
+        return str(EXAMPLES[text]) if text in EXAMPLES else str(known[1]) if known else gr.skip()
     if isinstance(control, gr.Slider):
         try:
             value = float(text)

@@ -145,7 +145,8 @@ def test_a_stream_gives_every_image_and_holds_a_tenth_out(address):
     assert isinstance(data, HubStream) and data.name == "hub" and data.classes == 2 and data.n_train is None
     held_out = number(data.held_out(200).images)
     n = 200 - len(held_out)
-    assert 5 < len(held_out) < 40
+    assert 5 < len(held_out) < 40 and held_out != sorted(held_out)  # of all shards, however they are sorted
+    assert number(load_dataset(address, 8).held_out(4).images) == held_out[:4]
     batch = data.batch(0, n)
     assert sorted(number(batch.images) + held_out) == list(range(200))
     assert [k % 2 for k in number(batch.images)] == batch.labels.tolist()

@@ -10,6 +10,7 @@ import rcdm
 from rcdm import cli
 from rcdm.networks import resolve
 from rcdm.networks.reading import Reading
+from rcdm.networks.representation import Preprocessing
 from rcdm.networks.resolve import network_of
 
 transformers = pytest.importorskip("transformers")
@@ -102,6 +103,20 @@ def test_shards_with_an_index_and_half_precision_are_the_same_network(tmp_path):
         Case(tmp_path / "network", own_forward("Dinov2", model.float())),
         tmp_path,
     )
+
+
+def test_a_network_of_timm_that_transformers_saved_is_fed_as_timm_notes(tmp_path):
+    torch.manual_seed(0)
+    noted = {"input_size": [3, 64, 64], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    kind = transformers.TimmWrapperModel
+    model = random(kind(transformers.TimmWrapperConfig(architecture="resnet10t", pretrained_cfg=noted)))
+    model.save_pretrained(tmp_path / "network")
+    network, preprocessing, config = resolve.read_transformers(tmp_path / "network")
+    assert preprocessing == Preprocessing(64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(network.backbone(x), model.eval().timm_model(x), atol=1e-5)
+    assert not any("ImageNet" in line or "imagenet" in line for line in config["reading"]["lines"])
 
 
 def test_images_are_those_of_the_preprocessor(tmp_path):

@@ -1,10 +1,12 @@
 """What a file does not say is said by whoever reads it, whatever its tensors are called; and always the same."""
 
 import logging
+from collections import OrderedDict
+from itertools import pairwise
 
 import pytest
 import torch
-from test_foreign_files import backbone, same, tiny_vit
+from test_foreign_files import backbone, moved_head, same, tiny_vit
 from test_published import mlp, named
 from torch import Tensor, nn
 
@@ -90,6 +92,26 @@ def test_a_norm_with_running_statistics_is_none(tmp_path):
     projector = nn.Sequential(nn.Linear(512, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 8))
     written(tmp_path / "file.pth", projector=projector)
     assert not any("LayerNorm" in line for line in read_file(tmp_path / "file.pth")[2]["reading"]["lines"])
+
+
+@pytest.mark.parametrize("widths", [(512, 32, 8), (512, 512, 8), (512, 512, 512)])
+@pytest.mark.parametrize("order", [("fc", "norm"), ("norm", "fc")])
+def test_where_a_numbered_norm_stands_is_told_by_its_width_or_said(order, widths, tmp_path):
+    torch.manual_seed(0)
+    layers = {}
+    for k, (read, given) in enumerate(pairwise(widths), 1):
+        norm = nn.BatchNorm1d(given if order[0] == "fc" else read)
+        made = {"fc": nn.Linear(read, given), "norm": norm}
+        layers |= {f"{kind}{k}": made[kind] for kind in order} | {f"act{k}": nn.ReLU()}
+    projector = moved_head(nn.Sequential(OrderedDict(list(layers.items())[:-1])))
+    network = written(tmp_path / "file.pth", projector=projector)
+    if len(set(widths)) == 1:
+        assert "assumed: in the projector a norm follows the linear layer of its number" in strictly(
+            tmp_path / "file.pth"
+        )
+    if len(set(widths)) > 1 or order[0] == "fc":
+        _, config = same(tmp_path / "file.pth", network, projector)
+        assert any("of its number" in line for line in config["reading"]["lines"]) == (len(set(widths)) == 1)
 
 
 def test_of_two_heads_alike_it_is_always_the_same(monkeypatch):

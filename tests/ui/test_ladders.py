@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rcdm.studies.manipulation import moves
 from rcdm.ui import attack, controls, drawing, edit, export, frames, mix, page, sheet, shipped, transform
 from rcdm.ui.drawing import Columns
 from rcdm.ui.engine import Engine
+from rcdm.ui.examples import EXAMPLES, examples_of
 from rcdm.ui.exploring import Bits, Study
 from rcdm.ui.ladders import POINTS, Attacked, Edited, Ladders, Survey, Transformed, by_movement
 from rcdm.ui.loaded import Loaded
@@ -267,11 +269,41 @@ def test_a_link_opens_the_tab_with_its_own_settings(tiny_checkpoint: Path, loade
     assert [page.own_from_query(own[key], query[key]) for key in own] == ["zoom", 5]
     second = page.own_from_query(shared.tabs["Mix"]["second"], "arrow.png")
     assert Path(second).name == "arrow.png"
-    skip = gr.skip()
+    skip, known = gr.skip(), examples_of(loaded)
+    assert page.own_from_query(shared.tabs["Mix"]["second"], "", known) == str(known[1])
+    assert page.own_from_query(shared.tabs["Mix"]["second"], "arrow.png", known) == second
+    assert page.own_from_query(own["draws"], "", known) == skip
     for key, text in (("change", "spin"), ("draws", "99"), ("draws", "nan"), ("draws", "x")):
         assert page.own_from_query(own[key], text) == skip
     for key, text in (("second", "../../etc/passwd"), ("path", "curly")):
         assert page.own_from_query(shared.tabs["Mix"][key], text) == skip
+
+
+def test_directions_of_another_checkpoint_are_put_away(tiny_checkpoint: Path) -> None:
+    """Of a network that was brought, too; those of a link come with its checkpoint, and stay."""
+    engine = Engine(Settings(checkpoint=str(tiny_checkpoint)), device="cpu")
+    with gr.Blocks() as built:
+        shared = controls.build_controls(engine)
+        edit.build(engine, shared)
+    direction, checkpoint = shared.tabs["Edit"]["direction"], shared.checkpoint._id
+    renew = {event: made.fn for made in built.fns.values() if made.outputs == [direction]
+             for target, event in made.targets if target == checkpoint}  # fmt: skip
+    assert set(renew) == {"input", "change"} and renew["input"]()["visible"] is False
+    assert renew["change"](str(tiny_checkpoint)) == gr.skip()
+    assert renew["change"]("mine.pth, guiding tiny #12345678") == renew["input"]()
+
+
+def test_with_another_checkpoint_a_second_image_of_the_visitors_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: Loaded
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    (tmp_path / "digest").mkdir()
+    own, known = tmp_path / "digest" / "mine.png", examples_of(loaded)
+    PICTURE.save(own)
+    for name in ("arrow.png", "cat.jpg"):
+        copy = shutil.copy(EXAMPLES[name], tmp_path / "digest")
+        assert mix.second_of(loaded, str(copy)) == str(known[1]) == mix.second_of(loaded, None)
+    assert mix.second_of(loaded, str(own)) == gr.skip()
 
 
 def test_only_examples_are_named_in_a_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -286,8 +318,6 @@ def test_only_examples_are_named_in_a_link(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_a_shipped_drawing_comes_back_as_it_was_drawn(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    import shutil
-
     folder = tmp_path / "tiny"
     shutil.copytree(tiny_checkpoint, folder)
     loaded = Loaded("tiny", rcdm.load(folder, device="cpu"))
