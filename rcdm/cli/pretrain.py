@@ -57,6 +57,7 @@ def _pretrain_all(options: argparse.Namespace) -> None:
     from rcdm.ssl.pretraining import pretrain
     from rcdm.ssl.source_metrics import measure_folder
     from rcdm.training.loop import Diverged
+    from rcdm.training.resume import saved_states
 
     names = options.name or options.objective
     if len(names) != len(options.objective) or len(set(names)) != len(names):
@@ -72,7 +73,7 @@ def _pretrain_all(options: argparse.Namespace) -> None:
             print(f"{folder} is finished already.")
             continue
         try:
-            if not (options.resume and (folder / "model.safetensors").exists()):
+            if not (options.resume and (folder / "model.safetensors").exists() and not saved_states(folder)):
                 pretrain(dataset, config, folder, resume=options.resume)
             if PartialState().is_main_process:
                 print(measure_folder(folder, dataset, on_progress=announce))
@@ -86,7 +87,9 @@ def _pretrain_all(options: argparse.Namespace) -> None:
 
 def _config(options: argparse.Namespace, objective: str, preset: dict[str, Any]) -> PretrainConfig:
     fields = {**preset, **given(options, PretrainConfig), "objective": objective}
-    if options.max_steps or options.max_minutes:  # what the user says replaces the preset's budget
+    if (
+        options.max_steps is not None or options.max_minutes is not None
+    ):  # what the user says replaces the preset's budget
         fields |= {"max_steps": options.max_steps, "max_minutes": options.max_minutes}
     fields["projector_hidden_dim"] = fields.get("projector_hidden_dim", PretrainConfig.projector_hidden_dim) or None
     views = preset.get("views", ViewStrengths()).scaled(options.strength)

@@ -17,7 +17,9 @@ class ViewStrengths:
     Jitter and hue are applied together, to 80 % of the images; SimCLR on ImageNet: crop 0.92, jitter 0.8, hue 0.2.
     """
 
-    crop: float = _strength(0.8, 0.99, "largest share of the area that a crop may cut away")
+    crop: float = _strength(
+        0.8, 0.99, "largest share of the area that a crop may cut away, besides what its aspect ratio does"
+    )
     flip: float = _strength(0.5, 1.0, "probability of a mirror image")
     jitter: float = _strength(0.4, 1.0, "brightness, contrast and saturation are multiplied by 1 ± JITTER")
     hue: float = _strength(0.1, 0.5, "largest shift of the hue in turns")

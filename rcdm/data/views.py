@@ -1,7 +1,7 @@
 """Views: crops, flips, colour jitter, greyscale, blur and solarising on whole batches, parameters drawn per image.
 
 Everything is plain tensor code on the device of the images; with the same parameters each image comes out as
-torchvision would make it (tests).
+torchvision would make it (tests), without its antialiasing where views are smaller than their crops.
 """
 
 from __future__ import annotations

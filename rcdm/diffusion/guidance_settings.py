@@ -198,7 +198,9 @@ class GuidanceSettings:
                 out: Tensor = self.unet(x, timestep, given, of).sample.float()
                 return out
             with_h, without = (out.float() for out in self.unet.with_and_without(x, timestep, given, of))
-            return without + scales[rows] * (with_h - without)  # their 1 + w is the scale
+            n = self.unet.space.channels  # a variance that was learnt stays that of h
+            led = without[:, :n] + scales[rows] * (with_h[:, :n] - without[:, :n])  # their 1 + w is the scale
+            return torch.cat([led, with_h[:, n:]], 1)
 
         if self.regressor is None or all(one.strength == 0 for one in guidance):
             return say(x_t, slice(None))

@@ -26,6 +26,7 @@ _BESIDE = (
     "example.png",
     "reader",
 )
+_MEASURED = ("metrics.json", "directions.safetensors", "drawing.json", "example.png")
 _PROBES = {"ridge": "ridge", "probe": "small network"}
 _TEMPLATE = Path(__file__).parent / "templates" / "checkpoint.md"
 
@@ -50,6 +51,19 @@ def complete_folder(
         _new_card(name, size, parameters, about, folder / "training.json").save(card)
     if metrics := read_metrics(folder):
         card.write_text(_with_tables(card.read_text(), metrics))
+
+
+def set_aside(folder: Path) -> list[str]:
+    """Rename what was measured of other weights in a folder, and drawn with them; returns the new names.
+
+    The tables of its card go, too.
+    """
+    before = [folder / name for name in _MEASURED if (folder / name).is_file()]
+    after = [file.rename(file.with_name(f"{file.stem}.before{file.suffix}")).name for file in before]
+    card = folder / "README.md"
+    if after and card.is_file():
+        card.write_text(_between(card.read_text(), "Nothing has been measured yet: `rcdm evaluate` does."))
+    return after
 
 
 def _forget_place(config: Path) -> None:
@@ -114,13 +128,17 @@ def _licence(of_networks: set[str], data: str) -> str:
 
 def _with_tables(card: str, metrics: Mapping[str, Any]) -> str:
     """The card with the tables of these metrics between its two lines, where it has them."""
-    before, begin, rest = card.partition(BEGIN)
-    _, end, after = rest.partition(END)
     try:
         tables = markdown_tables(dict(metrics))
     except (KeyError, StopIteration, TypeError):  # measured in part, or by another program
         tables = "The numbers are in `metrics.json`."
-    return f"{before}{begin}\n{tables}\n{end}{after}" if begin and end else card
+    return _between(card, tables)
+
+
+def _between(card: str, text: str) -> str:
+    before, begin, rest = card.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n{text}\n{end}{after}" if begin and end else card
 
 
 def _led_and_plain(sources: Mapping[str, Any]) -> dict[str, Any]:

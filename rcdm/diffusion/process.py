@@ -306,14 +306,15 @@ _GAMMA = -0x61C8864680B583EB
 """2^64 over the golden ratio, as a signed number: the distance of SplitMix64's states."""
 
 
-def spread_evenly(seed: int, images: Sequence[int]) -> Tensor:
+def spread_evenly(seed: int, images: Sequence[int], places: int = 1) -> Tensor:
     """Image numbers of a run -> numbers in [0,1) [B]: of any consecutive ones no two are close, and no gap is wide.
 
-    Image k has k φ mod 1, with the golden ratio φ. Losses at such timesteps vary less than at random ones.
+    Image k has k φ mod 1, with the golden ratio φ; and where sources take turns, image k that of `k mod places`, those
+    of each source are counted alone: with 8 or 13 turns k φ would nearly stand still for a source. Losses at such
+    timesteps vary less than at random ones, those of all images and those of each source.
     """
-    return (
-        torch.tensor([(seed * _PHASE + k * _GOLDEN) % 1 for k in images], dtype=torch.float64).float().clamp(max=_TOP)
-    )
+    turns = ((k // places) * _GOLDEN + (k % places) / places for k in images)
+    return torch.tensor([(seed * _PHASE + u) % 1 for u in turns], dtype=torch.float64).float().clamp(max=_TOP)
 
 
 _GOLDEN, _PHASE, _TOP = (5**0.5 - 1) / 2, 2**0.5 - 1, 1 - 2**-24

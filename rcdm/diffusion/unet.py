@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ def unet_arguments(
     """The UNet2DModel arguments of an ADM network (Dhariwal & Nichol 2021) whose embedding takes a representation.
 
     `sample_size`: pixels of the images. `attention_resolutions` are sizes of feature maps, of which `space` says the
-    first and each further entry of `channels` halves it; attention heads are 64 wide.
+    first and each further entry of `channels` halves it; attention heads are 64 wide, or as wide as the narrowest.
     """
     inputs, side = space.network_shape(sample_size)
     sizes = [side // 2**k for k in range(len(channels))]
@@ -159,6 +159,12 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
         typical = std[std > 0].median() if (std > 0).any() else torch.ones(())
         projection.mean.copy_(mean)
         projection.std.copy_(torch.where(std > 1e-3 * typical, std, typical).clamp(min=1e-6))
+
+    def has_loaded(self, source: str, part: str, names: Container[str]) -> bool:
+        """Whether a tensor of a source's projection (`mean`, `coarse`) is among these names of a state dict."""
+        projection = self._projection(source)
+        place = next(name for name, module in self.named_modules() if module is projection)
+        return f"{place}.{part}" in names
 
     def learn_whitened(self, source: str, covariance: Tensor) -> None:
         """Train a source's Linear as one on whitened numbers; `covariance` [D,D] is that of standardised ones."""

@@ -30,8 +30,14 @@ def save_network(folder: Path, network: SSLNetwork | OpenNetwork, config: dict[s
     Tensors that fp16 holds exactly are stored in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: _compact(tensor) for name, tensor in network.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights, about = folder / "model.safetensors", folder / "config.json"
+    partial = [
+        file.with_name(f"{file.name}.partial") for file in (about, weights)
+    ]  # the weights last: they are looked for
+    save_file({name: _compact(tensor) for name, tensor in network.state_dict().items()}, partial[1])
+    partial[0].write_text(json.dumps(config, indent=2) + "\n")
+    for written, file in zip(partial, (about, weights), strict=True):
+        written.replace(file)
 
 
 def _compact(tensor: Tensor) -> Tensor:

@@ -248,6 +248,16 @@ def network_folder(folder: Path, name: str) -> Path:
     return _shared_folder(folder, name, shared[name]) if name in shared else folder / name
 
 
+def refuse_far_sources(shared: Path, checkpoint: Path) -> None:
+    """Raises ValueError unless `shared` is the folder `sources` of a checkpoint that lies beside the other one."""
+    shared = shared.resolve()
+    if shared.name != "sources" or shared.parent.parent != checkpoint.resolve().parent:
+        raise ValueError(
+            f"A checkpoint can share the networks in SIBLING/sources alone, SIBLING being a folder beside it, and "
+            f"{shared} is none of {checkpoint.name}: leave share_sources out."
+        )
+
+
 def share_networks(folder: Path, shared: Path) -> None:
     """Replace the networks of a saved `sources` folder by references to the same ones of another checkpoint's.
 

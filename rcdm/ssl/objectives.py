@@ -40,6 +40,7 @@ class Objective(nn.Module):
     momentum: float | None = None
     """Share of itself that the target network keeps at each step; None: there is no target network."""
     pairs_by_label = False
+    needs_labels = False
     """Whether the second view is taken of another image of the same class."""
 
     def forward(self, z_a: Tensor, z_b: Tensor, labels: Tensor, targets: Targets | None = None) -> Tensor:
@@ -67,7 +68,7 @@ class SupervisedSimCLR(SimCLR):
     negatives would keep the network from learning any.
     """
 
-    pairs_by_label = True
+    pairs_by_label = needs_labels = True
 
     def forward(self, z_a: Tensor, z_b: Tensor, labels: Tensor, targets: Targets | None = None) -> Tensor:
         return nt_xent_between_classes(z_a, z_b, labels, self.loss.temperature)
@@ -174,6 +175,7 @@ class Supervised(Objective):
     """Cross-entropy on the labels, through the same kind of MLP projector and one linear classifier."""
 
     views = 1
+    needs_labels = True
 
     def __init__(self, dim: int, projector_dim: int, classes: int, hidden_dim: int | None = None) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ import copy
 import logging
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from lightly.models.utils import deactivate_requires_grad, update_momentum
-from lightly.utils.lars import LARS
 from torch import Tensor, nn
 
 from rcdm.data.dataset_protocol import Dataset, digest_of
@@ -27,27 +26,16 @@ from rcdm.networks.backbones import build_backbone
 from rcdm.networks.representation import Preprocessing, SSLNetwork
 from rcdm.networks.source_folder import load_network, read_config, save_network
 from rcdm.ssl.objectives import OBJECTIVES, SimCLR
-from rcdm.ssl.pretraining_config import PretrainConfig
-from rcdm.ssl.source_metrics import knn
+from rcdm.ssl.optimizers import OPTIMIZERS, groups
+from rcdm.ssl.pretraining_config import HARMLESS, PretrainConfig
+from rcdm.ssl.source_metrics import knn, pieces
 from rcdm.training.budget import Budget, Progress
-from rcdm.training.loop import Loop
+from rcdm.training.loop import LONGEST_WAIT, Loop
 from rcdm.training.mixed_precision import precision_of
-from rcdm.training.resume import saved_states
+from rcdm.training.resume import lacks_room, remains, saved_states
 from rcdm.training.run_folder import alone_in, check_settings, remember_left_out, remember_settings
 
 log = logging.getLogger(__name__)
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr),
-    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9),
-    "lars": lambda groups, lr: LARS(groups, lr=lr, momentum=0.9),
-}
-"""Name -> constructor (parameter groups, peak learning rate)."""
-
-
-HARMLESS = ("max_steps", "max_minutes", "checkpointing_minutes", "monitor_minutes", "compile")
-"""Options that may change when a run is continued."""
-
 
 EIGENVALUES = (1, 4, 16, 64, 256)
 """Ranks of those that a run remembers."""
@@ -64,6 +52,15 @@ def pretrain(dataset: Dataset, config: PretrainConfig, folder: Path, *, resume: 
     for name, registry in ((config.objective, OBJECTIVES), (config.optimizer, OPTIMIZERS)):
         if name not in registry:
             raise ValueError(f"There is no {name!r}; choose one of {', '.join(registry)}.")
+    if OBJECTIVES[config.objective].needs_labels and dataset.classes < 2:
+        raise ValueError(
+            f"{config.objective} needs labels: images in one sub-folder per class, a column `label`, or .cls files."
+        )
+    if dataset.n_train is not None and OBJECTIVES[config.objective].views == 2 and config.batch_size > dataset.n_train:
+        raise ValueError(
+            f"batch_size must be at most {dataset.n_train}, as many as there are training images: in one of "
+            f"{config.batch_size} some would be their own negatives."
+        )
     if not resume and (saved_states(folder) or (folder / "model.safetensors").exists()):
         raise ValueError(f"{folder} is in use: continue with --resume, or choose another name.")
     keep_freed_memory()
@@ -121,12 +118,14 @@ class _Run(Loop):
     """The pieces of one pretraining run and what is done with them."""
 
     def __init__(self, dataset: Dataset, config: PretrainConfig, folder: Path) -> None:
-        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)]
+        )
         super().__init__(
             accelerator,
             folder,
             Budget(config.max_steps, config.max_minutes, config.warmup_steps),
-            peak=config.learning_rate * config.batch_size / 256,
+            peak=config.learning_rate * config.batch_size * accelerator.num_processes / 256,
             images_per_step=config.batch_size * accelerator.num_processes,
             minutes_between_saves=config.checkpointing_minutes,
             kept_states=1,
@@ -141,7 +140,7 @@ class _Run(Loop):
             learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
         self.layout = _layout(learner, self.device)
         learner.to(self.device).to(memory_format=self.layout)
-        optimizer = OPTIMIZERS[config.optimizer](_groups(learner, config.weight_decay), self.peak)
+        optimizer = OPTIMIZERS[config.optimizer](groups(learner, config.weight_decay), self.peak)
         self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
         self.step_module = torch.compile(self.learner) if config.compile else self.learner
         self.accelerator.register_for_checkpointing(self.progress)
@@ -151,6 +150,9 @@ class _Run(Loop):
 
     def saves_at_end(self) -> bool:
         return False  # `finish` writes the network instead
+
+    def is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.learner.parameters())
 
     def look(self) -> None:
         self.knn = f"{self._measure()['knn20']:.3f}"
@@ -166,7 +168,7 @@ class _Run(Loop):
         accelerator = self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        views, labels = self._views(self.progress.step)
+        views, labels = self._views(self.progress.images // self.config.batch_size)
         loss = self.step_module(views, labels)
         accelerator.backward(loss)
         self.optimizer.step()
@@ -179,9 +181,10 @@ class _Run(Loop):
             update_momentum(learner.objective.projector, learner.target.projector, slow)
         return loss.detach()
 
-    def _views(self, step: int) -> tuple[Tensor, Tensor]:
-        """The views of step k, one after the other [V*B,3,H,W], and the labels [B]."""
-        place = step * self.accelerator.num_processes + self.accelerator.process_index
+    def _views(self, first: int) -> tuple[Tensor, Tensor]:
+        """The views of this process's batch of a step whose first is this one, one after the other [V*B,3,H,W], and the
+        labels [B]. Batches are counted, not steps: with more processes, or fewer, none comes again."""
+        place = first + self.accelerator.process_index
         objective = self.accelerator.unwrap_model(self.learner).objective
         n = self.config.batch_size
         pool = max(n, 8 * self.dataset.classes) if objective.pairs_by_label else 0
@@ -206,7 +209,7 @@ class _Run(Loop):
         """
         learner = self.accelerator.unwrap_model(self.learner).eval()
         held_out = self.dataset.held_out(2000)
-        bank = [self.dataset.batch(step, 500) for step in range(20)]
+        bank = list(pieces(self.dataset, 10_000))
         h = torch.cat([self._encode(learner, batch.images) for batch in bank])
         test = torch.cat([self._encode(learner, part) for part in held_out.images.split(500)])
         labels = torch.cat([batch.labels for batch in bank])
@@ -235,7 +238,12 @@ class _Run(Loop):
                 log.warning("%s: %s", self.folder.name, speed)
         network = learner.network().eval().requires_grad_(False)
         if self.accelerator.is_main_process:
-            save_source(self.folder, network, self.dataset, self.config, self.progress, self.before)
+            try:
+                save_source(self.folder, network, self.dataset, self.config, self.progress, self.before)
+            except Exception as error:
+                if not lacks_room(error):
+                    raise
+                raise ValueError(f"There is no room on the disk for the network. {remains(self.folder)}") from error
             for state in saved_states(self.folder):
                 shutil.rmtree(state)
         self.accelerator.wait_for_everyone()
@@ -273,15 +281,6 @@ def _begin_with(learner: _Learner, folder: Path) -> Any:
     if learner.target is not None:
         learner.target.load_state_dict(learner.network().state_dict())
     return read_config(folder).get("training")
-
-
-def _groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; vectors do not, and LARS leaves those alone (You et al. 2017)."""
-    parameters = [p for p in learner.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:

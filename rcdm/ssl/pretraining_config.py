@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rcdm.data.view_strengths import ViewStrengths
-from rcdm.training.config import check_precision
+from rcdm.training.config import LEAST, check_counts, check_precision
 
 OBJECTIVE_NAMES = (
     "simclr",
@@ -49,8 +49,10 @@ class PretrainConfig:
     temperature: float = _option(0.2, "temperature of NT-Xent: simclr and simclr-supervised")
     max_steps: int | None = _option(None, "stop after this many optimiser steps")
     max_minutes: float | None = _option(None, "stop after this many minutes, with a finished schedule")
-    optimizer: str = _option("adamw", "adamw, sgd or lars")
-    learning_rate: float = _option(1e-3, "peak learning rate for 256 images per step; it grows with the batch size")
+    optimizer: str = _option("adamw", "adamw, sgd or lars; lars wants a learning rate of 0.3 and more, sgd of 0.03")
+    learning_rate: float = _option(
+        1e-3, "peak learning rate for 256 images per step of all processes; it grows with them"
+    )
     weight_decay: float = _option(1e-4, "weight decay of matrices and kernels")
     warmup_steps: int = _option(200, "steps of linear warm-up; a cosine to zero follows")
     mixed_precision: str = _option("auto", "no, bf16, fp16, or auto: bf16 where the hardware multiplies it, else no")
@@ -61,13 +63,21 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_precision(self.mixed_precision)
+        if self.optimizer == "lars" and self.weight_decay == 0:
+            raise ValueError("lars adapts the rate of matrices that decay alone: give a weight_decay, or take sgd.")
         if self.early_size is not None and self.early_size < 4:
             raise ValueError(f"early_size must be at least 4 pixels, and is {self.early_size}.")
+        check_counts(self, {"warmup_steps": 0, "seed": LEAST["seed"]})
 
     def architecture(self) -> dict[str, Any]:
         """The arguments of `backbones.SmallResNet`."""
         return {"width": self.width, "blocks": list(self.blocks), "stem_stride": self.stem_stride}
 
+
+HARMLESS = (
+    "max_steps", "max_minutes", "checkpointing_minutes", "monitor_minutes", "compile", "learning_rate", "warmup_steps",
+)  # fmt: skip
+"""Options that may change when a run is continued; the rate, as it may have to fall where a loss was no number."""
 
 PHOTOGRAPHS: dict[str, Any] = {"max_minutes": 30.0}
 """What differs from the defaults of PretrainConfig for photographs at 32 or 64 px."""

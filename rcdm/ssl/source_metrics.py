@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
 
-from rcdm.data.dataset_protocol import Dataset, first_images
+from rcdm.data.dataset_protocol import Batch, Dataset, first_images
 from rcdm.data.sprites import Sprites
 from rcdm.data.transformations import TELLING
 from rcdm.data.views import ViewStrengths, random_view
@@ -103,15 +104,26 @@ def knn(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, classes:
     return accuracy(torch.cat(parts).cpu(), labels_test.cpu(), classes)
 
 
+def pieces(dataset: Dataset, n: int, chunk: int = 500) -> Iterator[Batch]:
+    """The first n training images of the dataset's order, a few at a time; where there are fewer, each of them once.
+
+    Of data without an end whole pieces alone, where there is one: the rest of a stream would begin it anew.
+    """
+    n = min(n, dataset.n_train or n)
+    whole, rest = divmod(n, chunk)
+    yield from (dataset.batch(step, chunk) for step in range(whole))
+    if rest and (dataset.n_train is not None or not whole):  # a stream would begin anew
+        few = math.gcd(whole * chunk, rest)  # so that a batch begins where the last one ended
+        parts = [dataset.batch((whole * chunk) // few + k, few) for k in range(rest // few)]
+        yield Batch(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
+
 def _levels_of_training(
     network: SSLNetwork | OpenNetwork, preprocessing: Preprocessing, dataset: Dataset, n: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The first n training images of the dataset's order, at every level, and their labels."""
-    chunk = min(500, n, dataset.n_train or n)
-    n = min(n, dataset.n_train or 20_000)
-    batches = (dataset.batch(step, chunk) for step in range(n // chunk))
     parts, labels = [], []
-    for batch in batches:
+    for batch in pieces(dataset, n):
         parts.append(levels_of(network, preprocessing, batch.images))
         labels.append(batch.labels)
     return {level: torch.cat([part[level] for part in parts]) for level in network.levels()}, torch.cat(labels)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rcdm.networks.reading import Reading
@@ -22,6 +23,21 @@ def check_precision(name: str) -> None:
     """Raises ValueError for a name that is none of PRECISIONS."""
     if name not in PRECISIONS:
         raise ValueError(f"mixed_precision must be one of {', '.join(PRECISIONS)}, and is {name!r}.")
+
+
+def check_counts(options: Any, least: Mapping[str, int]) -> None:
+    """Raises ValueError for a whole number below 1, or below what `least` says of it, and for a run of no minutes."""
+    for option in fields(options):
+        value, low = getattr(options, option.name), least.get(option.name, 1)
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, int) and not isinstance(number, bool) and number < low:
+                raise ValueError(f"{option.name} must be at least {low}, and is {number}.")
+        if option.name in ("max_minutes", "max_train_minutes") and value is not None and not value > 0:
+            raise ValueError(f"{option.name} must be more than 0, and is {value:g}.")
+
+
+LEAST = {"coarse_size": 0, "lr_warmup_steps": 0, "regressor_images": 0, "seed": -(2**63)}
+"""The least that may be asked for, where that is not 1."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,10 @@ class TrainingConfig:
     channels: tuple[int, ...] = _option((48, 96, 160), "channels at each resolution of the U-Net")
     layers_per_block: int = _option(1, "residual blocks per resolution")
     attention_resolutions: tuple[int, ...] = _option((8,), "sizes of the feature maps that attend")
-    attention_heads: int | None = _option(None, "heads of every attention layer; by default one per 64 channels")
+    attention_heads: int | None = _option(
+        None,
+        "heads of every attention layer; by default one per 64 channels, or per as many as the narrowest level has",
+    )
     patch_size: int = _option(2, "pixels per side that form one position of the U-Net")
     coarse_size: int = _option(
         0,
@@ -112,6 +131,8 @@ class TrainingConfig:
             raise ValueError("Say where the sources are (sources_dir, or backbone) and where to write (output_dir).")
         if self.max_train_steps is None and self.max_train_minutes is None:
             raise ValueError("Say how long to train: max_train_steps, max_train_minutes, or both.")
+        if self.share_sources and self.backbone is not None:
+            raise ValueError("share_sources refers to the networks of sources_dir: leave it out with backbone.")
         if self.only_projections and self.pretrained_model_name_or_path is None:
             raise ValueError("only_projections needs a denoiser that has learnt: give pretrained_model_name_or_path.")
         if self.learn_sigma and self.snr_gamma is not None:
@@ -119,6 +140,9 @@ class TrainingConfig:
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer must be adamw or muon, and is {self.optimizer!r}.")
         check_precision(self.mixed_precision)
+        check_counts(self, LEAST)
+        if self.num_inference_steps > 1000:
+            raise ValueError(f"num_inference_steps must be at most 1000, and is {self.num_inference_steps}.")
         if self.resolution < 1 or self.resolution % (unit := self.patch_size * 2 ** (len(self.channels) - 1)):
             raise ValueError(f"resolution must be a multiple of {unit} with these channels, and is {self.resolution}.")
 
@@ -126,6 +150,16 @@ class TrainingConfig:
             raise ValueError(f"regressor_images must be 0 or at least {FEWEST}, and is {self.regressor_images}.")
         if not 0 <= self.coarse_size <= self.resolution:
             raise ValueError(f"coarse_size must be from 0 to {self.resolution} pixels, and is {self.coarse_size}.")
+
+
+HARMLESS = (
+    "output_dir", "sources_dir", "train_data_dir", "representations_dir", "cache_representations", "max_train_steps",
+    "max_train_minutes", "checkpointing_minutes", "checkpointing_steps", "checkpoints_total_limit", "validation_steps",
+    "num_validation_images", "resume_from_checkpoint", "report_to", "num_inference_steps", "share_sources", "compile",
+    "pretrained_model_name_or_path", "regressor_images", "learning_rate", "lr_warmup_steps", "max_grad_norm",
+)  # fmt: skip
+"""Options that may change when a run is continued: how long it is, where things lie, what is looked at, and how it goes
+on from here, as after a loss that was no number."""
 
 
 _ADM = {
@@ -167,5 +201,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 `adm-*` is the network of the released RCDMs and their loss: 256 channels times the multipliers of that image size, four
 heads, learned variance, never a dropped representation; `adm-128` has 422,603,782 parameters for a representation of
-2048. Two things are ours: representations are standardised, and the learning rate ends in a cosine.
+2048. Ours are: representations are standardised, the learning rate warms up and ends in a cosine, gradients are
+clipped, timesteps are spread evenly, the average begins at once, and initial weights are those of diffusers.
 """

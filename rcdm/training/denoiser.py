@@ -10,30 +10,29 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from rcdm.data.dataset_protocol import Dataset, NumberedDataset, digest_of
+from rcdm.data.dataset_protocol import Dataset, digest_of
 from rcdm.data.datasets import load_dataset
-from rcdm.data.in_memory import Photographs
-from rcdm.diffusion.checked_folder import unfinished
+from rcdm.diffusion.checked_folder import UNFINISHED, unfinished
 from rcdm.diffusion.memory import keep_freed_memory
+from rcdm.diffusion.model_card import set_aside
 from rcdm.diffusion.pipeline import RCDMPipeline
 from rcdm.diffusion.process import random_numbers, spread_evenly
 from rcdm.diffusion.whitening import folded
 from rcdm.measures.faithfulness import comparison_grid, faithfulness
 from rcdm.measures.metrics import finite
-from rcdm.networks.sources import Sources, share_networks
+from rcdm.networks.sources import Sources, refuse_far_sources, share_networks
 from rcdm.training.budget import Budget
 from rcdm.training.channel_norm import compile_for
-from rcdm.training.config import TrainingConfig
+from rcdm.training.config import HARMLESS, TrainingConfig
 from rcdm.training.held_out_error import HELD_OUT, held_out_error
 from rcdm.training.leading import learn_to_lead
-from rcdm.training.loop import Loop
+from rcdm.training.loop import LONGEST_WAIT, Loop
 from rcdm.training.mixed_precision import precision_of
-from rcdm.training.representation_cache import RepresentationCache, in_memory
-from rcdm.training.representation_folder import in_folder
+from rcdm.training.representation_folder import cache_for
 from rcdm.training.resume import lacks_room, remains, saved_states
 from rcdm.training.run_folder import alone_in, check_settings, remember_left_out, remember_settings
 from rcdm.training.setup import (
@@ -50,17 +49,9 @@ from rcdm.training.statistics import set_statistics
 
 log = logging.getLogger(__name__)
 
+ALL_WARM_UP = "The run ends at step %d, within its warm-up: lower --lr_warmup_steps, or train longer."
 LARGEST_FILE = "15MB"
 """The weights of a checkpoint are split into files of at most this size, as those of its networks are."""
-
-
-HARMLESS = (
-    "output_dir", "sources_dir", "train_data_dir", "representations_dir", "cache_representations", "max_train_steps",
-    "max_train_minutes", "checkpointing_minutes", "checkpointing_steps", "checkpoints_total_limit", "validation_steps",
-    "num_validation_images", "resume_from_checkpoint", "report_to", "num_inference_steps", "share_sources", "compile",
-    "pretrained_model_name_or_path", "regressor_images",
-)  # fmt: skip
-"""Options that may change when a run is continued: how long it is, where things lie, what is looked at."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -81,7 +72,10 @@ def _train(config: TrainingConfig) -> Path:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=config.report_to,
         project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
+    if config.share_sources:
+        refuse_far_sources(Path(config.sources_dir), Path(config.output_dir))
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
     dataset = load_dataset(config.train_data_dir, config.resolution, seed=config.seed)
@@ -90,20 +84,22 @@ def _train(config: TrainingConfig) -> Path:
     sources = sources_for(config).to(accelerator.device)
     run = _Run(config, accelerator, dataset, sources)
     run.resume()
-    if run.finished and accelerator.is_main_process:
-        log.warning(
-            "%s has run to its end (%d steps): to go on, give more --max_train_steps or --max_train_minutes.",
-            config.output_dir,
-            run.progress.step,
-        )
+    if run.finished:
+        if accelerator.is_main_process:
+            log.warning(
+                "%s has run to its end (%d steps): to go on, give more --max_train_steps or --max_train_minutes.",
+                config.output_dir,
+                run.progress.step,
+            )
+        if run.is_exported():
+            return run.folder
     if accelerator.is_main_process and config.report_to:
         accelerator.init_trackers("rcdm", config={k: str(v) for k, v in asdict(config).items()})
     if accelerator.is_main_process and (config.max_train_steps or config.lr_warmup_steps) < config.lr_warmup_steps:
-        log.warning(
-            "The run ends at step %d, within its warm-up: lower --lr_warmup_steps, or train longer.",
-            config.max_train_steps,
-        )
+        log.warning(ALL_WARM_UP, config.max_train_steps)
     run.loop()
+    if accelerator.is_main_process and config.max_train_steps is None and run.progress.step < config.lr_warmup_steps:
+        log.warning(ALL_WARM_UP, run.progress.step)
     folder = run.export()
     speed = run.speed()
     if accelerator.is_main_process:
@@ -132,12 +128,13 @@ class _Run(Loop):
         self.config, self.sources = config, sources
         self.dataset = dataset.to(accelerator.device)
         unet = new_unet(config, sources)
-        if config.pretrained_model_name_or_path is not None:
-            start_from(unet, config.pretrained_model_name_or_path)
+        begun, known = config.pretrained_model_name_or_path, set[str]()
+        if begun is not None:
+            known = start_from(unet, begun, only_projections=config.only_projections)
         unet.unet.requires_grad_(not config.only_projections)
         self.space = unet.space
-        self.cache = _cache(config, sources, self.dataset)
-        set_statistics(unet, config, sources, self.dataset, self.cache)
+        self.cache = cache_for(config, sources, self.dataset)
+        set_statistics(unet, config, sources, self.dataset, self.cache, known)
         unet.to(accelerator.device).to(memory_format=_memory_format(accelerator.device, config.compile))
         if config.compile:
             compile_for(unet.unet, accelerator.device)
@@ -157,6 +154,9 @@ class _Run(Loop):
     def saves_now(self, seconds: float) -> bool:
         every = self.config.checkpointing_steps
         return super().saves_now(seconds) or bool(every and self.progress.step % every == 0)
+
+    def is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.unet.parameters())
 
     def looks_now(self, seconds: float) -> bool:
         return self.progress.step % self.config.validation_steps == 0
@@ -197,9 +197,12 @@ class _Run(Loop):
         return total
 
     def _place(self, micro: int) -> int:
-        """Which batch of the run this process takes next; `micro` counts those of one optimiser step."""
-        batch = self.progress.step * self.config.gradient_accumulation_steps + micro
-        return batch * self.accelerator.num_processes + self.accelerator.process_index
+        """Which batch of the run this process takes next; `micro` counts those of one optimiser step.
+
+        Counted by images: a run that goes on with more processes, or fewer, repeats none.
+        """
+        first = self.progress.images // self.config.train_batch_size
+        return first + micro * self.accelerator.num_processes + self.accelerator.process_index
 
     def _loss(self, place: int) -> Tensor:
         """Mean error for the batch at this place of the run, every image at a timestep of its own."""
@@ -211,7 +214,7 @@ class _Run(Loop):
         images = batch.images[order]
         space = self.space
         noise, uniform = random_numbers(config.seed, numbers, space.shape(config.resolution), device)
-        t = self.objective.timesteps(spread_evenly(config.seed, numbers).to(device))
+        t = self.objective.timesteps(spread_evenly(config.seed, numbers, len(self.rotation)).to(device))
         drop = uniform[:, 0] < config.representation_dropout
         flipped = uniform[:, 1] < (0.5 if config.random_flip else 0)
         if config.random_flip:
@@ -233,15 +236,15 @@ class _Run(Loop):
                 f"{self.folder} holds a run already: continue it with --resume_from_checkpoint latest, "
                 "or choose another output_dir."
             )
-        if wish is None:
+        if wish is not None:
+            check_settings(self.folder, self._settings(), HARMLESS)
+        if wish is None or not self.load(wish):
             remember_settings(self.folder, self._settings())
             return
-        check_settings(self.folder, self._settings(), HARMLESS)
-        if self.load(wish):
-            if self.sharded:  # each process has a part, and a state would keep that of the main process alone
-                log.warning("The averaged weights begin anew from the present ones.")
-                self.ema = self._new_average()
-            self.ema.to(self.accelerator.device)
+        if self.sharded:  # each process has a part, and a state would keep that of the main process alone
+            log.warning("The averaged weights begin anew from the present ones.")
+            self.ema = self._new_average()
+        self.ema.to(self.accelerator.device)
 
     def _settings(self) -> dict[str, Any]:
         """What a run that is continued must have again: options, networks, images."""
@@ -309,6 +312,11 @@ class _Run(Loop):
         self.accelerator.wait_for_everyone()
         return self.folder
 
+    def is_exported(self) -> bool:
+        """Whether the checkpoint is there to its last file: with the guidance that was chosen since, it stays."""
+        led = not self.config.regressor_images or (self.folder / "regressor").is_dir()
+        return led and (self.folder / "model_index.json").is_file() and not (self.folder / UNFINISHED).exists()
+
     def _write(self, pipe: RCDMPipeline) -> None:
         training = {
             "config": {k: v for k, v in asdict(self.config).items() if not k.endswith("_dir")},
@@ -317,6 +325,10 @@ class _Run(Loop):
             **self.progress.state_dict(),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
+        if old := set_aside(self.folder):
+            log.warning(
+                "Of the weights before are: %s. `rcdm evaluate %s` measures these.", ", ".join(old), self.folder
+            )
         (self.folder / "training.json").write_text(json.dumps(finite(training), indent=2, allow_nan=False) + "\n")
         pipe.unet.half()
         pipe.save_pretrained(self.folder, max_shard_size=LARGEST_FILE)
@@ -327,14 +339,3 @@ class _Run(Loop):
 def _memory_format(device: torch.device, compiled: bool) -> torch.memory_format:
     """channels_last feeds tensor cores; on a CPU only what is compiled is not slower with it (benchmarks/)."""
     return torch.channels_last if device.type == "cuda" or compiled else torch.contiguous_format
-
-
-def _cache(config: TrainingConfig, sources: Sources, dataset: Dataset) -> RepresentationCache | None:
-    """Representations that are computed beforehand; None where the networks run with every batch."""
-    if config.representations_dir is not None:
-        if not isinstance(dataset, NumberedDataset):
-            raise ValueError(f"The images of {dataset.name} have no end: leave representations_dir out.")
-        return in_folder(Path(config.representations_dir), sources, dataset, mirrored=config.random_flip)
-    if config.cache_representations and isinstance(dataset, Photographs):
-        return in_memory(sources, dataset, mirrored=config.random_flip)
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from rcdm.training.budget import Budget, Clock, Progress
 from rcdm.training.resume import load_state, save_state
 from rcdm.training.throughput import count_flops, in_words
+
+LONGEST_WAIT = timedelta(days=1)
+"""For processes that wait while the first measures or writes alone: torch's 10 minutes end whole runs."""
 
 _WATCHED = 20
 """Steps between two looks at the loss: it is read from the device no more often."""
@@ -73,6 +77,10 @@ class Loop:
         """Whether it is time to save a state, so many seconds after the last."""
         return seconds > 60 * self._minutes_between_saves
 
+    def is_finite(self) -> bool:
+        """Whether the weights that this process has are numbers, asked before a state is saved: a loss may still be."""
+        return True
+
     def saves_at_end(self) -> bool:
         """Whether the last step leaves a state."""
         return True
@@ -106,6 +114,7 @@ class Loop:
                 self.look()
                 last_look = clock()
             if save:
+                self._refuse_no_numbers()
                 save_state(self.accelerator, self.folder, progress.step, keep=self._kept_states)
                 last_save = now
         bar.close()
@@ -130,6 +139,11 @@ class Loop:
         flops = count_flops(backward) / images
         per_second = self.progress.images / self.progress.seconds / self.accelerator.num_processes
         return in_words(per_second, flops, self.accelerator.device, self.accelerator.mixed_precision)
+
+    def _refuse_no_numbers(self) -> None:
+        whole = torch.tensor(float(self.is_finite()), device=self.accelerator.device)
+        if float(self.accelerator.reduce(whole, "mean")) < 1:
+            raise Diverged(self.diverged(math.nan))
 
     def _mean(self, losses: list[Tensor]) -> float:
         """Over steps and processes: all of them agree on it. Raises Diverged where it is not finite."""

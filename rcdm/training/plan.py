@@ -23,7 +23,8 @@ from rcdm.training.setup import network_arguments
 from rcdm.training.throughput import DTYPES, count_flops, matrix_rate
 
 COPIES = {"adamw": 5, "muon": 4}
-"""Numbers in float32 that a process keeps per parameter: weight, gradient, average, and one moment or two."""
+"""Numbers in float32 that a process keeps per parameter that is trained: weight, average, gradient, and one moment or
+two; of others it keeps weight and average."""
 
 _BYTES = 4
 
@@ -33,14 +34,16 @@ class Plan:
     """What one process and one image of a run take.
 
     Args:
-        parameters: of the denoiser. frozen: of the networks that are read.
+        parameters: of the denoiser. trained: those of them that move, all but with only_projections.
+        frozen: of the networks that are read.
         flops: operations per image and step (2 per multiply-add): forward and backward, and the networks' forward.
         kept: bytes that the backward pass needs of each image. batch: images per process and step.
-        copies: numbers in float32 per parameter.
+        copies: numbers in float32 per parameter that is trained.
         beforehand: operations with which all networks read an image once, before the first step; 0 where they do not.
     """
 
     parameters: int
+    trained: int
     frozen: int
     flops: int
     kept: int
@@ -50,7 +53,8 @@ class Plan:
 
     def bytes_per_process(self, shards: int = 1) -> int:
         """Weights, gradients, moments and average (split over `shards` by FSDP), frozen networks, one batch."""
-        return self.copies * _BYTES * self.parameters // shards + _BYTES * self.frozen + self.batch * self.kept
+        numbers = 2 * self.parameters + (self.copies - 2) * self.trained
+        return _BYTES * numbers // shards + _BYTES * self.frozen + self.batch * self.kept
 
     def images_per_second(self, rate: float, share: float) -> float:
         """Of one device that multiplies at `rate` operations a second, of which a step reaches the `share`."""
@@ -69,6 +73,7 @@ def plan(config: TrainingConfig, sources: Sources) -> Plan:
     beforehand = _beforehand(config)
     return Plan(
         parameters=one.parameters,
+        trained=one.trained,
         frozen=sum(p.numel() for p in sources.parameters()),
         flops=(two.flops - one.flops) // n + (0 if beforehand else _read(config, sources)),
         kept=(two.kept - one.kept) // n,
@@ -81,6 +86,7 @@ def plan(config: TrainingConfig, sources: Sources) -> Plan:
 @dataclass(frozen=True)
 class _Measured:
     parameters: int
+    trained: int
     flops: int
     kept: int
 
@@ -90,6 +96,7 @@ def _measured(config: TrainingConfig, widths: Mapping[str, int], times: int, dty
     names = [name for name in widths for _ in range(times)]
     with FakeTensorMode():
         unet = RepresentationUNet(widths, **network_arguments(config))
+        unet.unet.requires_grad_(not config.only_projections)
         x = torch.randn(len(names), *unet.space.shape(config.resolution))
         t, h = torch.zeros(len(names), dtype=torch.long), torch.randn(len(names), max(widths.values()))
         kept = _Kept({p.untyped_storage()._cdata for p in unet.parameters()})
@@ -101,7 +108,8 @@ def _measured(config: TrainingConfig, widths: Mapping[str, int], times: int, dty
             loss.backward()
 
         flops = count_flops(step)
-        return _Measured(sum(p.numel() for p in unet.parameters()), flops, kept.bytes)
+        trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+        return _Measured(sum(p.numel() for p in unet.parameters()), trained, flops, kept.bytes)
 
 
 class _Kept:
@@ -150,8 +158,8 @@ def in_words(found: Plan, images: int | None, devices: int, rate: float, share: 
     rows: list[tuple[str, str]] = [
         ("parameters", f"{found.parameters:,} of the denoiser, {found.frozen:,} frozen"),
         ("operations", f"{found.flops / 1e9:.2f} GFLOP per image and step"),
-        ("memory", f"{_gib(found.bytes_per_process())} per process: {found.copies} x 4 bytes per parameter, "
-                   f"{found.batch} images x {found.kept / 2**20:.1f} MiB kept for the backward pass"),
+        ("memory", f"{_gib(found.bytes_per_process())} per process: {found.copies} x 4 bytes per parameter that "
+                   f"learns, {found.batch} images x {found.kept / 2**20:.1f} MiB kept for the backward pass"),
         ("with FSDP", f"{_gib(found.bytes_per_process(devices))} per process, on {devices} devices"),
         ("matrix rate", f"{rate / 1e12:.2f} TFLOP/s, of which {share:.0%} are assumed to be reached"),
         ("speed", f"{speed:,.0f} images/s per device, {devices * speed:,.0f} on {devices}"),

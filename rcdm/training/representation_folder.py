@@ -16,9 +16,11 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from rcdm.data.dataset_protocol import NumberedDataset
+from rcdm.data.dataset_protocol import Dataset, NumberedDataset
+from rcdm.data.in_memory import Photographs
 from rcdm.networks.sources import Sources
-from rcdm.training.representation_cache import RepresentationCache, representations
+from rcdm.training.config import TrainingConfig
+from rcdm.training.representation_cache import RepresentationCache, in_memory, representations
 
 SHARD_ROWS = 2**15
 _FORMAT = 1
@@ -154,3 +156,14 @@ def _place(folder: Path, name: str) -> Path:
 
 def _file(folder: Path, name: str, shard: int) -> Path:
     return _place(folder, name) / f"{shard:05d}.npy"
+
+
+def cache_for(config: TrainingConfig, sources: Sources, dataset: Dataset) -> RepresentationCache | None:
+    """Representations that are computed beforehand; None where the networks run with every batch."""
+    if config.representations_dir is not None:
+        if not isinstance(dataset, NumberedDataset):
+            raise ValueError(f"The images of {dataset.name} have no end: leave representations_dir out.")
+        return in_folder(Path(config.representations_dir), sources, dataset, mirrored=config.random_flip)
+    if config.cache_representations and isinstance(dataset, Photographs):
+        return in_memory(sources, dataset, mirrored=config.random_flip)
+    return None

@@ -68,11 +68,12 @@ def network_arguments(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
+def start_from(unet: RepresentationUNet, checkpoint: str, *, only_projections: bool = False) -> set[str]:
     """Copy the weights of a checkpoint's denoiser; sources that it does not know keep their initial ones.
 
-    More residual blocks than it has begin as identities. Raises ValueError when there is no such checkpoint, or its
-    U-Net is of another shape otherwise.
+    Returns the names of the tensors that were copied. More residual blocks than it has begin as identities, a way in
+    for coarse images at zero. Raises ValueError when there is no such checkpoint, or its U-Net is of another shape
+    otherwise; and with `only_projections` for either of the two, as they would stay so.
     """
     folder = checkpoint_folder(checkpoint)
     if folder is None:
@@ -80,12 +81,16 @@ def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
     learnt = RepresentationUNet.from_pretrained(folder / "unet").float()
     own, theirs = unet.state_dict(), learnt.state_dict()
     before, after = (one.unet.config.layers_per_block for one in (learnt, unet))
+    coarse = bool(unet.config.coarse_size) and theirs[FIRST].shape[1] + 3 == own[FIRST].shape[1]
+    if only_projections and (coarse or before < after):
+        which = "--coarse_size" if coarse else "--layers_per_block"
+        raise ValueError(f"With only_projections nothing else is learnt: leave {which} as {checkpoint} has it.")
     if before < after:
         theirs = deepened(theirs, own, before, after)
         log.warning(
             "%s has %d residual blocks per resolution: the further ones begin as identities.", checkpoint, before
         )
-    if unet.config.coarse_size and theirs[FIRST].shape[1] + 3 == own[FIRST].shape[1]:
+    if coarse:
         theirs[FIRST] = F.pad(theirs[FIRST], (0, 0, 0, 0, 0, 3))
         log.warning("%s has no coarse images: their way in begins at zero.", checkpoint)
     fitting = {name: weight for name, weight in theirs.items() if name in own and weight.shape == own[name].shape}
@@ -98,6 +103,7 @@ def start_from(unet: RepresentationUNet, checkpoint: str) -> None:
     unet.load_state_dict(fitting, strict=False)
     if new := sorted({name.split(".")[1].replace(":", ".") for name in missing}):
         log.warning("%s does not know %s: learned anew.", checkpoint, ", ".join(new))
+    return set(fitting)
 
 
 def optimizer_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -30,17 +30,24 @@ def set_statistics(
     sources: Sources,
     dataset: Dataset,
     cache: RepresentationCache | None,
+    known: Container[str] = (),
 ) -> None:
     """Mean and deviation of every source, and where that is asked for its covariance and its map to coarse images.
 
-    Several processes take those of the first.
+    Those that are `known`, by the names of their tensors, stay: weights that have learnt belong to them. Several
+    processes take those of the first.
     """
     for name, h in _sample(config, sources, dataset, cache):
-        unet.set_statistics(name, _same(h.mean(0), sources), _same(h.std(0), sources))
+        if not unet.has_loaded(name, "mean", known):
+            unet.set_statistics(name, _same(h.mean(0), sources), _same(h.std(0), sources))
         if config.whiten_representations:
             unet.learn_whitened(name, _same(shrunk_covariance(unet.standardise(h.cpu(), name)), sources))
     if config.coarse_size:
+        if all(unet.has_loaded(name, "coarse", known) for name in sources.names):
+            return
         for name, h, images in _pairs(config, sources, dataset, cache):
+            if unet.has_loaded(name, "coarse", known):
+                continue
             weight = coarse_map(unet.standardise(h.cpu(), name), images, config.coarse_size)
             unet.set_coarse(name, _same(weight, sources))
 

@@ -73,6 +73,23 @@ def test_a_denoiser_that_ignores_h_is_guided_as_a_prior_is(led):
         assert (found - guided).abs().max() < 0.01 * (found - free).abs().max()
 
 
+def test_a_scale_leaves_a_learnt_variance_as_it_is(pipe, monkeypatch):
+    def say(*_):
+        torch.manual_seed(0)
+        one = torch.randn(2, 6, 16, 16)
+        return one, torch.randn(2, 6, 16, 16)
+
+    monkeypatch.setattr(pipe.unet, "with_and_without", say)
+    with_h, without = say()
+    h = pipe.encode(photos(2), BACKBONE)
+    for scale in (0.5, 3.0):
+        found = pipe.guided_prediction(
+            Process(pipe.scheduler), photos(2), torch.tensor(500), h, BACKBONE, [Guidance(scale, 0)] * 2
+        )
+        assert torch.equal(found[:, 3:], with_h[:, 3:])
+        assert torch.allclose(found[:, :3], without[:, :3] + scale * (with_h - without)[:, :3], atol=1e-5)
+
+
 def test_where_noise_is_all_there_is_nothing_is_led(led):
     process, h = Process(led.scheduler), led.encode(photos(2), BACKBONE)
     low = led.regressor[BACKBONE].levels[0]

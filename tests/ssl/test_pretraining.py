@@ -10,10 +10,12 @@ import torch
 
 import rcdm
 from rcdm import cli
+from rcdm.data import images as im
 from rcdm.data import sprites
 from rcdm.data.datasets import load_dataset
 from rcdm.data.transformations import TELLING
 from rcdm.measures.metrics import effective_rank
+from rcdm.networks import source_folder
 from rcdm.networks.backbones import build_backbone
 from rcdm.networks.representation import SSLNetwork
 from rcdm.networks.source_folder import load_network, read_config
@@ -21,7 +23,7 @@ from rcdm.networks.sources import read_sources
 from rcdm.ssl import pretraining
 from rcdm.ssl.objectives import OBJECTIVES
 from rcdm.ssl.pretraining import PretrainConfig, pretrain, save_source
-from rcdm.ssl.source_metrics import SourceEvaluationSize, knn, measure_source
+from rcdm.ssl.source_metrics import SourceEvaluationSize, knn, measure_source, pieces
 from rcdm.training.budget import Budget, Progress
 from rcdm.training.loop import Diverged
 from rcdm.training.resume import saved_states
@@ -52,6 +54,66 @@ def test_every_objective_trains_and_leaves_a_source(name, tmp_path):
     )
     assert all(tensor.isfinite().all() for tensor in after.values())
     assert read_sources(tmp_path).names == (f"{name}/backbone", f"{name}/projector")
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """54 images without labels."""
+    torch.manual_seed(0)
+    (tmp_path / "photos").mkdir()
+    for k in range(60):
+        im.to_pil(torch.rand(1, 3, 16, 16) * 2 - 1)[0].save(tmp_path / "photos" / f"{k}.png")
+    return load_dataset(str(tmp_path / "photos"), 16)
+
+
+@pytest.mark.parametrize("name", ["supervised", "simclr-supervised"])
+def test_labels_that_are_not_there_are_asked_for(name, photographs, tmp_path):
+    with pytest.raises(ValueError, match=f"{name} needs labels"):
+        pretrain(photographs, tiny(objective=name), tmp_path / name)
+
+
+def test_no_image_is_its_own_negative(photographs, tmp_path):
+    with pytest.raises(ValueError, match=f"at most {photographs.n_train}"):
+        pretrain(photographs, tiny(batch_size=64), tmp_path / "simclr")
+    pretrain(photographs, tiny(batch_size=photographs.n_train, max_steps=1), tmp_path / "simclr")
+
+
+@pytest.mark.parametrize("n", [7, 16, 33, 54, 99])
+def test_the_first_images_in_pieces_are_each_there_once(n, photographs):
+    own = torch.cat([batch.images for batch in pieces(photographs, n, chunk=16)])
+    known = photographs.n_train
+    assert len(own) == min(n, known) == len(own.flatten(1).unique(dim=0))
+    drawn = torch.cat([batch.images for batch in pieces(data(), 20, chunk=16)])
+    assert torch.equal(drawn, data().batch(0, 16).images)  # they have no end
+
+
+def test_what_cannot_be_pretrained_is_refused():
+    for changes in ({"max_steps": 0}, {"max_minutes": 0.0}, {"batch_size": 0}, {"blocks": (1, 0, 1, 1)}):
+        with pytest.raises(ValueError, match=f"{next(iter(changes))} must be"):
+            tiny(**changes)
+    with pytest.raises(ValueError, match="give a weight_decay, or take sgd"):
+        tiny(optimizer="lars", weight_decay=0.0)
+
+
+def test_the_rate_is_for_the_images_of_all_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining.Accelerator, "num_processes", property(lambda _: 2))
+    run = pretraining._Run(data(), tiny(learning_rate=1e-3), tmp_path)
+    assert run.peak == pytest.approx(1e-3 * 32 / 256) and run._images_per_step == 32
+
+
+def test_a_network_that_was_not_written_to_its_end_is_written_again(tmp_path, monkeypatch):
+    """Killed while it is written, a run goes on from its state, and an older network is still whole."""
+
+    def stop(_, file):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(source_folder, "save_file", stop)
+        pretrain(data(), tiny(checkpointing_minutes=0.0), tmp_path / "simclr")
+    assert saved_states(tmp_path / "simclr") and not (tmp_path / "simclr" / "model.safetensors").exists()
+    pretrain(data(), tiny(checkpointing_minutes=0.0), tmp_path / "simclr", resume=True)
+    assert weights(tmp_path / "simclr") and not list((tmp_path / "simclr").glob("*.partial"))
 
 
 def test_a_run_remembers_how_many_directions_are_in_use(tmp_path):

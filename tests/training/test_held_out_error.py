@@ -38,6 +38,19 @@ def test_of_any_consecutive_images_the_timesteps_fill_the_range() -> None:
         u = spread_evenly(seed, range(first, first + n)).double().sort().values
         gaps = torch.diff(torch.cat([u, u[:1] + 1]))
         assert float(gaps.max()) < 2.62 / n and float(gaps.min()) > 0.3 / n
+    assert torch.equal(spread_evenly(3, range(50), places=1), spread_evenly(3, range(50)))
     assert not torch.equal(spread_evenly(0, range(9)), spread_evenly(1, range(9)))
     assert spread_evenly(0, [2, 1]).tolist() == spread_evenly(0, [1, 2]).flip(0).tolist()
     assert float(spread_evenly(5, range(100_000)).max()) < 1
+
+
+@pytest.mark.parametrize("places", [1, 2, 3, 4, 5, 8, 13, 21])
+def test_timesteps_of_a_source_are_spread_as_those_of_a_batch_are(places):
+    """The mean of those that a source, or all, get of a batch of 64 varies less than that of random numbers."""
+    batches = [range(64 * k, 64 * k + 64) for k in range(300)]
+    numbers = [spread_evenly(1, batch, places) for batch in batches]
+    whole = torch.stack([u.mean() for u in numbers])
+    assert whole.var() < 0.5 / (12 * 64)
+    for place in {0, places // 2, places - 1}:
+        means = [u[[k % places == place for k in batch]].mean() for u, batch in zip(numbers, batches, strict=True)]
+        assert torch.stack(means).var() < 0.5 / (12 * 64 / places)

@@ -48,8 +48,18 @@ def test_auto_is_what_the_hardware_has_and_the_rest_is_itself(hardware, caplog):
     assert precision_of("auto") == ("bf16" if hardware else "no")
     assert ("In float32" in caplog.text) != hardware
     caplog.clear()
-    assert [precision_of(name) for name in ("no", "fp16")] == ["no", "fp16"] and not caplog.records
+    assert precision_of("no") == "no" and not caplog.records
     assert precision_of("bf16") == "bf16" and ("up to ten times" in caplog.text) != hardware
+
+
+def test_fp16_is_no_float32_by_another_name(monkeypatch):
+    monkeypatch.setattr(mixed_precision, "best_device", lambda: "cpu")
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        precision_of("fp16")
+    monkeypatch.setattr(mixed_precision, "best_device", lambda: "cuda")
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(mixed_precision, "warn_of_emulation", lambda *_: None)
+    assert precision_of("fp16") == "fp16"
 
 
 @pytest.mark.parametrize("hardware", [True, False], indirect=True)

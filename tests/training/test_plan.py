@@ -1,5 +1,7 @@
 """The plan of a run says what the run then has: parameters, operations and memory, without computing anything."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import make_tiny_sources
@@ -80,9 +82,19 @@ def test_bf16_keeps_less(sources, tmp_path):
     assert 0.4 * plain.kept < mixed.kept < 0.95 * plain.kept and mixed.flops == plain.flops
 
 
+def test_where_projections_alone_learn_less_is_computed_and_kept(sources, tmp_path):
+    whole, few = (
+        plan(tiny(tmp_path, tmp_path, only_projections=few, pretrained_model_name_or_path="x"), sources)
+        for few in (False, True)
+    )
+    assert few.parameters == whole.parameters == whole.trained > 10 * few.trained
+    assert few.flops < 0.9 * whole.flops and few.bytes_per_process() < whole.bytes_per_process()
+
+
 def test_the_formulas():
-    found = Plan(parameters=1000, frozen=10, flops=2_000_000, kept=300, batch=4, copies=COPIES["adamw"])
+    found = Plan(parameters=1000, trained=1000, frozen=10, flops=2_000_000, kept=300, batch=4, copies=COPIES["adamw"])
     assert found.bytes_per_process() == 5 * 4 * 1000 + 4 * 10 + 4 * 300
+    assert replace(found, trained=100).bytes_per_process() == 4 * (2 * 1000 + 3 * 100) + 4 * 10 + 4 * 300
     assert found.bytes_per_process(shards=4) == 5 * 1000 + 4 * 10 + 4 * 300
     assert found.images_per_second(rate=1e9, share=0.4) == pytest.approx(200)
     assert found.hours(720_000, devices=2, rate=1e9, share=0.4) == pytest.approx(0.5)

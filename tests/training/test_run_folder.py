@@ -10,16 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from conftest import make_tiny_sources
 from kills import survive
 from test_training import half_way, photographs, same, sources_dir, tiny, train_until, uninterrupted
 
 import rcdm
+from rcdm.diffusion.checkpoints import save_guidance
+from rcdm.training.budget import Progress
 from rcdm.training.denoiser import _Run, train
-from rcdm.training.resume import lacks_room
+from rcdm.training.loop import Diverged
+from rcdm.training.resume import lacks_room, saved_states
 from rcdm.training.run_folder import alone_in, check_settings, remember_settings
 
 __all__ = ["half_way", "sources_dir", "uninterrupted"]  # fixtures
@@ -76,12 +83,106 @@ def test_a_run_is_not_continued_as_another_one(tmp_path: Path, monkeypatch: pyte
     sources, folder = tmp_path / "sources", tmp_path / "run"
     make_tiny_sources().save_pretrained(sources)
     train_until(3, tiny(sources, folder), monkeypatch)
-    for changes in ({"seed": 1}, {"train_batch_size": 8}, {"channels": (8, 32)}, {"learning_rate": 1e-5}):
+    for changes in ({"seed": 1}, {"train_batch_size": 8}, {"channels": (8, 32)}, {"ema_decay": 0.5}):
         with pytest.raises(ValueError, match=f"begun with {next(iter(changes))}"):
             train(tiny(sources, folder, resume_from_checkpoint="latest", **changes))
     longer = {"max_train_steps": 9, "checkpointing_steps": 3, "validation_steps": 99}
     assert (train(tiny(sources, folder, resume_from_checkpoint="latest", **longer)) / "model_index.json").is_file()
     assert not same(folder, train(tiny(sources, tmp_path / "whole", max_train_steps=8)))
+
+
+def test_a_run_that_was_begun_with_latest_is_not_continued_as_another_one(
+    sources_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until(3, tiny(sources_dir, tmp_path / "run", resume_from_checkpoint="latest"), monkeypatch)
+    with pytest.raises(ValueError, match="begun with seed"):
+        train(tiny(sources_dir, tmp_path / "run", resume_from_checkpoint="latest", seed=1))
+
+
+def test_a_run_goes_on_with_a_lower_rate(
+    sources_dir: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until(6, tiny(sources_dir, tmp_path / "run"), monkeypatch)
+    lower = tiny(sources_dir, tmp_path / "run", resume_from_checkpoint="latest", learning_rate=1e-6, lr_warmup_steps=9)
+    assert not same(train(lower), uninterrupted)
+
+
+def test_a_finished_run_that_is_begun_again_keeps_the_guidance_that_was_chosen(
+    sources_dir: Path, uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After more steps numbers and guidance are of other weights: they are put aside, and the card's tables go."""
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    shutil.rmtree(folder / "regressor", ignore_errors=True)
+    train(tiny(sources_dir, folder, resume_from_checkpoint="latest", regressor_images=12))
+    pipe = rcdm.load(folder, device="cpu")
+    pipe.use_guidance({"tiny/backbone": 2.0})
+    save_guidance(pipe, folder)
+    (folder / "metrics.json").write_text("{}")
+    pipe.save_pretrained(folder)
+    assert "The numbers are in `metrics.json`." in (folder / "README.md").read_text()
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and "lock" not in file.name}
+    again = tiny(sources_dir, folder, resume_from_checkpoint="latest", regressor_images=12)
+    assert train(again) == folder and "has run to its end" in caplog.text
+    assert before == {file: file.read_bytes() for file in before}
+    train(replace(again, max_train_steps=9))
+    assert not (folder / "metrics.json").exists() and (folder / "metrics.before.json").read_text() == "{}"
+    assert (
+        "Nothing has been measured yet" in (folder / "README.md").read_text() and "metrics.before.json" in caplog.text
+    )
+    assert rcdm.load(folder, device="cpu").config.guidance_scales == {}
+
+
+def test_with_other_numbers_of_processes_no_batch_comes_twice() -> None:
+    progress, seen = Progress(), []
+    for processes, micro_batches in ((2, 1), (1, 1), (3, 2), (2, 3), (1, 1)):
+        for micro in range(micro_batches):
+            for rank in range(processes):
+                run = SimpleNamespace(
+                    progress=progress, config=SimpleNamespace(train_batch_size=16),
+                    accelerator=SimpleNamespace(num_processes=processes, process_index=rank),
+                )  # fmt: skip
+                seen.append(_Run._place(run, micro))  # type: ignore[arg-type]
+        progress.images += 16 * processes * micro_batches
+    assert seen == list(range(len(seen)))
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    sources_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss was still one: the gradient of the step before the state was not."""
+    step = _Run.step
+
+    def spoilt(self: _Run) -> torch.Tensor:
+        loss = step(self)
+        if self.progress.step == 5:
+            next(iter(self.unet.parameters())).data.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(_Run, "step", spoilt)
+    with pytest.raises(Diverged, match="last good checkpoint"):
+        train(tiny(sources_dir, tmp_path / "run", checkpointing_steps=2, checkpointing_minutes=99))
+    assert [state.name for state in saved_states(tmp_path / "run")] == ["checkpoint-2", "checkpoint-4"]
+
+
+@pytest.mark.parametrize("changes", [
+    {"max_train_steps": 0}, {"max_train_steps": -1}, {"max_train_minutes": 0.0}, {"num_inference_steps": 0},
+    {"num_inference_steps": 1001}, {"gradient_accumulation_steps": 0}, {"validation_steps": 0}, {"train_batch_size": 0},
+    {"num_validation_images": 0}, {"checkpoints_total_limit": 0}, {"channels": (0, 8)}, {"layers_per_block": 0},
+])  # fmt: skip
+def test_numbers_that_no_run_can_have_are_refused_before_it(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} must be"):
+        tiny(tmp_path, tmp_path, **changes)
+
+
+def test_networks_are_shared_by_neighbours_alone(sources_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave it out with backbone"):
+        tiny("", tmp_path, backbone="resnet18=x.pth", share_sources=True)
+    for place in ("far/away/sources", "networks"):
+        shutil.copytree(sources_dir, tmp_path / place)
+        with pytest.raises(ValueError, match="SIBLING/sources"):
+            train(tiny(tmp_path / place, tmp_path / "run", share_sources=True))
+    assert not saved_states(tmp_path / "run")
 
 
 def test_a_run_is_not_continued_with_other_networks_or_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

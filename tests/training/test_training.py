@@ -98,6 +98,27 @@ def test_a_run_can_start_from_the_weights_of_a_checkpoint(sources_dir, uninterru
         train(tiny(sources_dir, tmp_path / "wide", **changes, channels=(8, 24)))
 
 
+def test_a_run_that_starts_from_a_checkpoint_on_other_images_begins_as_it_was(sources_dir, tmp_path):
+    """Weights belong to the mean and the deviation, and to the coarse map, with which they were learnt."""
+    begun = train(tiny(sources_dir, tmp_path / "begun", coarse_size=4))
+    photographs(tmp_path / "images")
+    changes = {
+        "pretrained_model_name_or_path": str(begun),
+        "learning_rate": 0.0,
+        "max_train_steps": 2,
+        "coarse_size": 4,
+    }
+    folder = train(tiny(sources_dir, tmp_path / "next", train_data_dir=str(tmp_path / "images"), **changes))
+    assert same(folder, begun)
+
+
+def test_what_would_never_be_learnt_is_refused(sources_dir, uninterrupted, tmp_path):
+    begun = {"pretrained_model_name_or_path": str(uninterrupted), "only_projections": True}
+    for changes in ({"coarse_size": 4}, {"layers_per_block": 2}):
+        with pytest.raises(ValueError, match=f"leave --{next(iter(changes))} as"):
+            train(tiny(sources_dir, tmp_path / "next", **begun, **changes))
+
+
 def test_a_run_that_starts_from_a_checkpoint_may_have_more_blocks_which_change_nothing_at_first(
     sources_dir, uninterrupted, tmp_path, caplog
 ):
