@@ -31,7 +31,8 @@ def run_one(options: argparse.Namespace) -> None:
     print(record["summary"])
     print(f"{options.out / options.study}.json and {', '.join(record['figures'])} (and .pdf)")
     draws, foreign = STUDIES[options.study].draws, options.photos or options.prior
-    for note in (foreign and pipe.caution, draws and pipe.guided_in_words, draws and unmeasured(pipe)):
+    led = draws and STUDIES[options.study].led and not record.get("unguided")
+    for note in (foreign and pipe.caution, led and pipe.guided_in_words, draws and unmeasured(pipe)):
         if note:
             print(f"Note: {note}", file=sys.stderr)
 
@@ -100,7 +101,7 @@ def _command(options: argparse.Namespace, study: str, option_texts: Sequence[str
     if options.source:
         words += ["--source", *options.source]
     words += ["--samples", str(samples), "--seed", str(options.seed), "--reference", str(options.reference)]
-    if options.steps is not None:
+    if options.steps is not None and STUDIES[study].draws:
         words += ["--steps", str(options.steps)]
     for text in option_texts:
         words += ["--option", text]

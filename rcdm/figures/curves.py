@@ -60,5 +60,5 @@ def level_legend(
         handles.append(Line2D([], [], label=null, **{key: value for key, value in NULL.items() if key != "zorder"}))
     if grey:
         handles.append(Line2D([], [], label=grey, color="0.6", linewidth=0.8))
-    columns = 6 if drawn.get_figwidth() > SINGLE else 2
+    columns = 6 if drawn.get_figwidth() > 1.4 * SINGLE else 2
     drawn.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))

@@ -109,7 +109,9 @@ def _in_lines(label: str, longest: int = 24, most: int = 3) -> str:
             if lines[-1] and len((lines[-1] + piece).strip()) > longest:
                 lines.append("")
             lines[-1] += piece
-    return "\n".join(line.strip() for line in lines[:most]) + "…" * (len(lines) > most)
+    if len(lines) > most:  # the end stays: there stands the level
+        lines = [*lines[: most - 2], lines[most - 2].strip() + "…", lines[-1]]
+    return "\n".join(line.strip() for line in lines)
 
 
 def _plain(label: str) -> str:
@@ -168,9 +170,9 @@ def _above(columns: Sequence[str], cell: float) -> float:
 
 
 def _wrapped(label: str, cell: float) -> str:
-    """A label in as many lines as it needs above an image, broken after blanks, slashes and hyphens alone."""
+    """A label in as many lines as it needs above an image, broken after blanks and signs alone."""
     lines = [""]
-    for piece in re.split(r"(?<=[\s/-])", label):
+    for piece in re.split(r"(?<=[\s/_.-])", label):
         if lines[-1] and _width((lines[-1] + piece).strip()) > cell:
             lines.append("")
         lines[-1] += piece

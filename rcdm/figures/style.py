@@ -173,6 +173,8 @@ def band(axes: Axes, x: Sequence[float], numbers: Sequence[Mapping[str, float]],
     """A curve of numbers over x with its 95 % intervals."""
     axes.plot(x, [n["value"] for n in numbers], **look.curve)
     low, high = ([n.get(end, n["value"]) for n in numbers] for end in ("low", "high"))
+    if len(x) == 1:  # an area has no width there
+        axes.plot([x[0], x[0]], [low[0], high[0]], color=look.colour, linewidth=0.8)
     axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
 
 

@@ -296,7 +296,7 @@ STUDY = Study(
         "": "Distance of retention in the draws from what a probe reads from the same representation (R², the better "
         "of a ridge and a small network, at least 0), mean over the attributes, for each guidance; ringed: the chosen "
         "one, with its interval.",
-        "images": "Draws of the first images with each guidance; a column has one noise.",
+        "images": "Draws of the first images with each guidance; down a column an image has one noise.",
     },
     images=64,
     samples=8,
@@ -305,4 +305,5 @@ STUDY = Study(
         pictures * sum(DEAR if one.strength else 1 for one in _tries(settings["scales"], settings["strengths"]))
     ),
     shared=True,
+    led=False,
 )

@@ -190,12 +190,12 @@ def _summary(setting: dict[str, Any]) -> str:
         "At the strongest: alignment (0 invariant, 1 another image), seen change, slope of the attribute that moves"
     ]
     for name, found in setting["transformations"].items():
-        where = "in views" if found["in_views"] else "not in views"
+        where = "in usual views" if found["in_views"] else ""
         for source, n in found["sources"].items():
             slope = n.get("transport")
             moved = f"{slope['attribute']} {slope['value']:.2f}" if slope else ""
             lines.append(
-                f"{name:14} {where:13} {source:24} {n['alignment'][-1]['value']:6.2f} "
+                f"{name:14} {where:14} {source:24} {n['alignment'][-1]['value']:6.2f} "
                 f"{n['seen'][-1]['value']:6.2f}  {moved}"
             )
     for name, told in setting.get("transformation_probe", {}).items():

@@ -62,7 +62,7 @@ def study(
     drawn ones; draws are made of the first `drawn_images`. Numbers: `networks` -> network -> `objective` where it is
     known, `levels` and `best` (measure -> level). Per level: `width`, `effective_rank` (of `reference`), `ridge`
     (attribute -> R²), `transformation_probe` (name -> accuracy), with labels `linear_top1`; where there is a decoder
-    `retention`, `cycle_error` and `bits` (form 1 over `noise_levels`, null: h of the next image), else `no_decoder`.
+    `retention`, `cycle_error` and `bits` (form 1 over `noise_levels`, null: h of the next image), else `no_decoder`, or `not_asked_for`.
     Raises ValueError for fewer than 8 images, 20 reference images, 2 seeds or 2 `drawn_images`.
     """
     if len(images) < 8 or len(reference) < 20:
@@ -86,7 +86,8 @@ def study(
         on_progress(f"{name}: probes at every level")
         levels = _probed(pipe, name, [s.partition("/")[2] for s in sources if s.startswith(f"{name}/")], train, test)
         for level, measures in levels.items():
-            measures |= drawn.get(f"{name}/{level}", {"no_decoder": True})
+            known = f"{name}/{level}" in pipe.sources.names
+            measures |= drawn.get(f"{name}/{level}", {"not_asked_for" if known else "no_decoder": True})
         objective = pipe.sources.config_of(name).get("training", {}).get("objective")
         numbers[name] = {"objective": objective} if objective else {}
         numbers[name] |= {"levels": levels, "best": _best(levels)}
@@ -209,6 +210,10 @@ def _summary(result: dict[str, Any]) -> str:
         f"images x {len(result['seeds'])} draws where the checkpoint has a decoder. Per level: width, effective rank, "
         "class (linear top-1), R² of each attribute, accuracy at telling transformations, retention of each, bits"
     ]
+    measured = [levels for network in result["networks"].values() for levels in network["levels"].values()]
+    for what, key in (("attributes", "ridge"), ("transformations", "transformation_probe")):
+        if names := next((list(levels[key]) for levels in measured if levels.get(key)), []):
+            lines.append(f"{what}: {', '.join(names)}")
     for name, network in result["networks"].items():
         control = ", the label-aligned control" if network.get("objective") == CONTROL else ""
         if all("no_decoder" in measures for measures in network["levels"].values()):
@@ -226,6 +231,9 @@ def _summary(result: dict[str, Any]) -> str:
     missing = [f"{n}/{k}" for n, levels in partly.items() for k, v in levels.items() if "no_decoder" in v]
     if missing:
         lines.append(f"This checkpoint has no decoder for {', '.join(missing)}: no draws and no bits there.")
+    unasked = [f"{n}/{k}" for n, levels in partly.items() for k, v in levels.items() if "not_asked_for" in v]
+    if unasked:
+        lines.append(f"Without draws and bits, as nobody asked for them: {', '.join(unasked)} (--source).")
     return "\n".join([*lines, *constant_in_words(result)])
 
 

@@ -45,6 +45,7 @@ class Study(Declared):
         most: how many it takes, if there is an end.
         cost: how much it draws, where that is known beforehand.
         shared: whether several processes can share its work (`measures.processes`).
+        led: whether its draws are guided as the checkpoint says; those of `guidance` are not.
     """
 
     run: Callable[..., StudyResult]
@@ -57,6 +58,7 @@ class Study(Declared):
     most: int | None = None
     cost: Cost | None = None
     shared: bool = False
+    led: bool = True
 
     def __post_init__(self) -> None:
         """ValueError where options and parameters differ, or nobody says how an option is read."""
@@ -83,7 +85,7 @@ class Study(Declared):
     def captions_of(self, keys: Iterable[str], settings: Mapping[str, Any]) -> dict[str, str]:
         """Key of a figure -> what it shows, on how many images and seeds, with which settings."""
         known = self.captions_by_method.get(settings["options"].get("method"), self.captions)
-        whole = f"{settings['checkpoint']}; {_of_what(settings)}."
+        whole = f"{settings['checkpoint']}; {_of_what(settings, guided=self.draws and self.led)}."
         result = {}
         for key in keys:
             interval = f" {INTERVAL}" if self.intervals and "images" not in key else ""
@@ -91,15 +93,15 @@ class Study(Declared):
         return result
 
 
-def _of_what(settings: Mapping[str, Any]) -> str:
+def _of_what(settings: Mapping[str, Any], *, guided: bool) -> str:
     """Images, seeds, steps, data and options in words."""
     n, seeds = settings["images"]["n"], settings["seeds"]
     options = ", ".join(f"{k} {v}" for k, v in settings["options"].items() if isinstance(v, int | float) or v)
     drawn = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
     data = ", ".join(f"{name.replace('_', ' ')} {given['n']}" for name, given in settings["data"].items())
-    steps = f"{settings['steps']} steps" if settings["steps"] else ""
-    guided = in_words(settings.get("guidance", {}), settings.get("sources", ()))
-    return ", ".join(part for part in (f"N {n} images", drawn, steps, guided, data, options) if part)
+    steps = f"{settings['steps']} denoising steps" if settings["steps"] else ""
+    led = in_words(settings.get("guidance", {}), settings.get("sources", ())) if guided else ""
+    return ", ".join(part for part in (f"N {n} image{'s' * (n != 1)}", drawn, steps, led, data, options) if part)
 
 
 def _shows(study: str, known: Mapping[str, str], key: str) -> str:

@@ -145,7 +145,7 @@ def _pictures(
 def _summary(result: dict[str, Any]) -> str:
     """A line per source and attribute, then the differences that are more than chance, and the agreement of probes."""
     n, k = result["images"], result["draws"]
-    probed = "agreement" in result
+    probed = any("probe" in r for attributes in result["sources"].values() for r in attributes.values())
     lines = [
         f"Retention on {n} images x {k} draws: value (95 % interval), unconditional draws, calibration"
         + (", R² of the probe" if probed else "")
@@ -157,9 +157,8 @@ def _summary(result: dict[str, Any]) -> str:
             null = r.get("null", float("nan"))
             interval = f"({r['low']:.2f} … {r['high']:.2f})"
             probe = f"{r['probe']:6.2f}" if "probe" in r else ""
-            lines.append(
-                f"{source:24} {name:18} {r['value']:6.2f} {interval:18} {null:6.2f}  {r['calibration']:.2f}{probe}"
-            )
+            numbers = f"{r['value']:6.2f} {interval:18} {null:6.2f} {r['calibration']:6.2f} {probe}"
+            lines.append(f"{source:24} {name:18} {numbers}".rstrip())
     if caution := below_zero(result["sources"]):
         lines.append(caution)
     for network, attributes in result.get("differences", {}).items():
@@ -220,7 +219,7 @@ STUDY = Study(
         "cross-check": "Retention in the draws of the trained decoder and in those of a guided prior that learnt "
         "nothing from these sources, a point per source and attribute; on the line both say the same.",
         "calibration": "Calibration of the draws: 1 exact, above 1 too certain; unstable where retention is above 0.9.",
-        "images": "Draws of the first images from every source; a column has one noise.",
+        "images": "Draws of the first images from every source; down a column an image has one noise.",
     },
     images=128,
     samples=16,

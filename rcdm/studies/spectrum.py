@@ -177,7 +177,11 @@ def _spectra_figure(spectra: Mapping[str, Any], look: Mapping[str, Look]) -> Fig
     drawn = figure(DOUBLE, max(2.1, 0.7 + 0.14 * len(spectra)))
     left, right = drawn.subplots(1, 2)
     for source, one in spectra.items():
-        values = [value / one["singular_values"][0] for value in one["singular_values"] if value > 0]
+        values = [
+            value / one["singular_values"][0]
+            for value in one["singular_values"]
+            if value > 1e-6 * one["singular_values"][0]
+        ]
         one_look = look[source]
         left.plot(range(1, len(values) + 1), values, color=one_look.colour, linestyle=one_look.line, linewidth=1)
     left.set_xscale("log")

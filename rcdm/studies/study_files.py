@@ -99,7 +99,11 @@ def _written(
 ) -> Record:
     """Write OUT/NAME.json and the figures, in place of those of `before`; the parts are not needed any more."""
     drawn = STUDIES[run.study].figures_of(result, pipe.sources)
-    captions = STUDIES[run.study].captions_of(drawn, settings)
+    plain = result.numbers.get("unguided", ())  # networks that this study has drawn without guidance
+    guided = {
+        name: words for name, words in settings.get("guidance", {}).items() if name.rpartition("/")[0] not in plain
+    }
+    captions = STUDIES[run.study].captions_of(drawn, settings | {"guidance": guided})
     out.mkdir(parents=True, exist_ok=True)
     files = save(drawn, out / run.name)
     _forget(out, set(before) - {file.name for file in files})

@@ -110,7 +110,8 @@ def study(
         )
     if len(seeds) < 2 or drawn_images < 2:
         raise ValueError("Retention needs at least two seeds and two drawn_images, better 32.")
-    run = _Run(pipe, images, reference, seeds, drawn_images, noise_levels, num_inference_steps)
+    chosen = [source for pair in pairs.values() for source in pair]
+    run = _Run(pipe, images, reference, seeds, drawn_images, noise_levels, num_inference_steps, chosen)
     numbers: dict[str, Any] = {}
     compared: dict[str, Any] = {}
     shown: dict[str, Tensor] = {}
@@ -160,9 +161,10 @@ class _Run:
         drawn_images: int,
         noise_levels: int,
         steps: int | None,
+        sources: Sequence[str],
     ) -> None:
         self.pipe, self.seeds, self.steps = pipe, seeds, steps
-        self.unguided = guided_apart(pipe, pipe.sources.names)
+        self.unguided = guided_apart(pipe, sources)
         self.x, self.train = (pixels_of(pipe, pictures).to(pipe.device) for pictures in (images, reference))
         self.few = self.x[:drawn_images]
         self.attributes, self.constant = varying_in(attributes_of(pipe), self.few)
@@ -257,6 +259,8 @@ def _summary(result: Mapping[str, Any]) -> str:
         f"{result['images']} images ({result['drawn_images']} x {len(result['seeds'])} draws), probes learnt on "
         f"{result['reference']}: width, R² of a ridge probe and retention of each attribute, bits"
     ]
+    if names := next((list(numbers["ridge"]) for numbers in result["sources"].values() if numbers.get("ridge")), []):
+        lines.append(f"attributes: {', '.join(names)}")
     for name, numbers in result["sources"].items():
         cells = (
             " ".join(f"{n['value']:5.2f}" for n in numbers[measure].values()) for measure in ("ridge", "retention")

@@ -129,16 +129,18 @@ class Columns:
             callback_on_step_end=on_step_end,
         ).images
         assert isinstance(drawn, Tensor)
-        return [_measured(loaded, s, h[i], drawn.split(count)[i], guidance[i]) for i, s in enumerate(names)]
+        parts = drawn.split(count)
+        return [_measured(loaded, s, h[i], parts[i], guidance[i], self.steps) for i, s in enumerate(names)]
 
 
-def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor, guidance: Guidance) -> Column:
-    """Drawn images [K,3,H,W] of one source, h [D], perhaps padded, and how they were guided -> their column."""
+def _measured(loaded: Loaded, source: str, h: Tensor, drawn: Tensor, guidance: Guidance, steps: int) -> Column:
+    """Drawn images [K,3,H,W] of one source, h [D], perhaps padded, and how they were drawn -> their column."""
     pipe = loaded.pipe
     encoded = pipe.unet.standardise(h[None, : pipe.unet.config.sources[source]], source)
     again = pipe.unet.standardise(pipe.encode(drawn, source), source)
     alike = similarity(again, encoded.expand_as(again)).tolist()
-    usual = guidance == pipe.guidance_of(source)  # the floor is that of draws with the guidance that was chosen
+    # the floor is that of draws with the guidance that was chosen, in as many steps as it was measured in
+    usual = guidance == pipe.guidance_of(source) and steps >= loaded.metrics.get("num_inference_steps", 0)
     floor = loaded.similarity_floor(source) if usual else None
     foreign = None if floor is None else sum(alike) / len(alike) < floor
     column = Column(source, im.to_pil(drawn), alike, foreign=foreign, guidance=guidance.in_words())

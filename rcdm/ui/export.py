@@ -185,6 +185,8 @@ def command_of(result: Result) -> str:
     if not name:
         return ""
     others = ["OTHER"] * (max(2, STUDIES[name].fewest) - 1) if STUDIES[name].fewest > 1 else []
+    if second := dict(result.own).get("second"):
+        others = [f"rcdm/examples/{second}"]
     own: list[Any] = []
     for key, value in _options(result.job).items():
         own += ["--option", f"{key}={value}"]

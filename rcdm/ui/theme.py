@@ -75,7 +75,9 @@ header.rcdm a { padding: 0; margin: 0; color: var(--link-text-color); }
 .rcdm h3 { margin: 0; font-size: 15px; font-weight: 600; overflow-wrap: anywhere; color: var(--body-text-color); }
 .rcdm h3 span { font-weight: 400; }
 .rcdm .head { margin-bottom: 6px; }
-.rcdm .draws { display: grid; gap: 8px; grid-template-columns: repeat(var(--across), 1fr); align-content: start; }
+.rcdm .draws { display: grid; gap: 8px; grid-template-columns: repeat(var(--across), minmax(0, 1fr));
+  align-content: start; }
+.rcdm .ladder { min-width: 0; }
 .rcdm .summary { margin-top: 10px; padding-top: 10px; border-top: 1px solid var(--block-border-color); }
 .rcdm .strip { display: grid; gap: 8px; grid-template-columns: repeat(auto-fill, minmax(72px, 96px)); }
 .rcdm .kept { display: grid; grid-template-columns: auto minmax(24px, 1fr) auto; gap: 4px 8px; align-content: start;
@@ -108,7 +110,7 @@ header.rcdm a { padding: 0; margin: 0; color: var(--link-text-color); }
 .rcdm .wide { margin-bottom: 12px; }
 .rcdm .reel { display: grid; grid-template-columns: 112px 1fr; gap: 12px; align-items: start; margin-top: 6px; }
 .rcdm .columns .reel { grid-template-columns: 72px 1fr; margin-bottom: 8px; }
-.rcdm .film { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(26px, 72px); gap: 5px; overflow-x: auto;
+.rcdm .film { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(20px, 72px); gap: 5px; overflow-x: auto;
   padding: 3px; margin-top: 8px; }
 .rcdm .reel .film { margin-top: 0; }
 .rcdm .frame { padding: 0; border: 0; background: none; cursor: pointer; }
@@ -134,7 +136,7 @@ header.rcdm a { padding: 0; margin: 0; color: var(--link-text-color); }
 .rcdm.table { overflow-x: auto; }
 .rcdm.table :is(table, thead, tbody, tr) { border: 0 !important; }
 .rcdm.table table { border: 0; border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-.rcdm.table th, .rcdm.table td { padding: 4px 14px 4px 0; text-align: left; white-space: nowrap; border: 0;
+.rcdm.table th, .rcdm.table td { padding: 4px 8px 4px 0; text-align: left; white-space: nowrap; border: 0;
   border-bottom: 1px solid var(--block-border-color); font-size: 13px; color: var(--body-text-color); }
 .rcdm.table + .rcdm { margin: 10px 0 14px; }
 .rcdm.table th { white-space: normal; vertical-align: bottom; }
@@ -167,7 +169,7 @@ dialog.rcdm-large button { display: block; margin: 12px auto 0; padding: 6px 18p
   .rcdm section { padding: 8px; }
   .rcdm .columns { column-gap: 8px; grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .rcdm h1 { font-size: 18px; }
-  .rcdm .draws { grid-template-columns: repeat(2, 1fr); }
+  .rcdm .draws { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .rcdm .kept { grid-template-columns: 1fr auto; grid-auto-flow: row dense; gap: 2px 8px; }
   .rcdm .kept .track { grid-column: 1 / -1; margin-bottom: 4px; }
   .rcdm.sheet > .given { display: flow-root; font-size: 12.5px; line-height: 1.35; }

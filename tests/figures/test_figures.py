@@ -207,7 +207,7 @@ def test_every_study_has_its_figures_and_captions(study, tmp_path):
     settings = {"checkpoint": "tiny", "images": {"n": 7}, "seeds": [3, 4], "steps": 8, "options": {}, "data": {}}
     captions = STUDIES[study].captions_of(drawn, settings)
     for key, caption in captions.items():
-        assert "N 7 images" in caption and "seeds 3–4" in caption and "8 steps" in caption, key
+        assert "N 7 images" in caption and "seeds 3–4" in caption and "8 denoising steps" in caption, key
     written = save({"": drawn[""]}, tmp_path / study)
     assert Image.open(written[0]).width <= round((DOUBLE + 0.1) * 300)
     pdf = written[0].with_suffix(".pdf").read_bytes()
@@ -263,7 +263,12 @@ def test_labels_leave_out_what_all_rows_share():
 def test_a_file_is_broken_where_a_word_ends():
     assert _in_lines("caltech_butterfly_0005.jpg mine/backbone") == "caltech_butterfly_\n0005.jpg mine/backbone"
     assert _in_lines("W" * 30 + " a") == "W" * 24 + "\n" + "W" * 6 + " a" and _in_lines("") == ""
-    assert _in_lines("one two three four", 5, most=2) == "one\ntwo…"
+    assert _in_lines("one two three four", 5, most=2) == "one…\nfour"
+    rows = {
+        _in_lines(f"photo.png a_network_with_a_very_long_name.of_somebody/{level}")
+        for level in ("backbone", "projector")
+    }
+    assert len(rows) == 2 and all(row.count("\n") == 2 for row in rows)  # backbone and projector are told apart
 
 
 def test_levels_stand_in_the_order_of_depth():

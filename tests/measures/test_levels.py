@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import make_tiny_sources
+from conftest import TINY_SOURCES, make_tiny_sources
 
 import rcdm
 from rcdm import cli
@@ -64,13 +64,17 @@ def test_every_level_is_probed_and_those_with_a_decoder_are_drawn(pipe, colour_r
         assert found["ridge"]["red"]["n"] == found["linear_top1"]["n"] == 12 and found["effective_rank"]["n"] == 60
         assert 1 <= found["effective_rank"]["value"] <= found["width"]
         assert set(found["transformation_probe"]) == {"rotation", "flip", "hue", "grey"}
-        assert ("no_decoder" in found) != ("retention" in found) == (f"tiny/{level}" in sources)
+        assert ("retention" in found) == (f"tiny/{level}" in sources)
+        without = {"no_decoder", "not_asked_for"} & found.keys()
+        assert ("retention" in found) == (not without)
+        assert ("not_asked_for" in found) == (f"tiny/{level}" in set(TINY_SOURCES) - set(sources))
     drawn = levels["backbone"]
     assert drawn["retention"]["red"]["n"] == drawn["cycle_error"]["n"] == drawn["bits"]["n"] == 3
     assert "null" in drawn["bits"] and "null" in drawn["retention"]["red"]
     best = result.numbers["networks"]["tiny"]["best"]
     assert levels[best["red"]]["ridge"]["red"]["value"] == max(f["ridge"]["red"]["value"] for f in levels.values())
-    assert "no decoder for tiny/layer1" in result.summary and "tiny/projector" in result.summary
+    assert "no decoder for tiny/layer1, tiny/layer3" in result.summary
+    assert "nobody asked for them: tiny/projector (--source)" in result.summary and "attributes: red" in result.summary
     json.dumps(result.numbers)
 
 
@@ -84,7 +88,7 @@ def test_a_level_that_is_not_among_the_usual_ones_is_drawn_too(pipe, colour_read
     result = STUDIES["levels"](pipe, world(8)[0], reference=world(20)[0], num_inference_steps=1, **options)
     levels = result.numbers["networks"]["tiny"]["levels"]
     assert [level for level in levels if "retention" in levels[level]] == ["layer2@mean"]
-    assert levels["layer2@mean"]["ridge"] == levels["layer2"]["ridge"] and "no_decoder" in levels["layer2"]
+    assert levels["layer2@mean"]["ridge"] == levels["layer2"]["ridge"] and "not_asked_for" in levels["layer2"]
     spectrum = STUDIES["spectrum"](pipe, world(8)[0], sources=pipe.sources.names).numbers["sources"]
     assert spectrum["tiny/layer2@mean"] == spectrum["tiny/layer2"]
 

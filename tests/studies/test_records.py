@@ -168,6 +168,14 @@ def test_every_figure_has_a_caption_of_its_own(pipe, name):
         assert "" in drawn and [key for key in drawn if captions[key] == none[key]] == []
 
 
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_captions_say_the_guidance_of_what_was_drawn(name):
+    """Information and spectrum draw nothing, and guidance draws with each in turn."""
+    settings = {**SETTINGS, "options": {}, "sources": ["tiny/layer2"], "guidance": {"tiny/layer2": "guidance 3"}}
+    (caption,) = STUDIES[name].captions_of([""], settings).values()
+    assert ("guidance 3" in caption) == (name not in ("information", "spectrum", "guidance"))
+
+
 # --- a study that is new ----------------------------------------------------------------------------------------------
 
 

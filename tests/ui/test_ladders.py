@@ -257,6 +257,14 @@ def test_the_figure_of_a_drawing_has_its_pixels_similarities_and_bars(loaded: Lo
     assert {name.replace("_", " ") for name in result.columns[0].kept} <= words
 
 
+def test_the_command_of_a_path_names_its_second_image(loaded: Loaded) -> None:
+    known, own = (_made("Mix", loaded, (("second", name), ("path", "linear"))) for name in ("arrow.png", ""))
+    assert shlex.split(export.command_of(known))[3:5] == ["rcdm/examples/heart.png", "rcdm/examples/arrow.png"]
+    assert shlex.split(export.command_of(own))[3:5] == ["rcdm/examples/heart.png", "OTHER"]
+    assert "with the same seeds (in place of OTHER, your second)" in sheet.take_html(own, "key")
+    assert "OTHER" not in sheet.take_html(known, "key")
+
+
 def test_a_link_opens_the_tab_with_its_own_settings(tiny_checkpoint: Path, loaded: Loaded) -> None:
     engine = Engine(Settings(checkpoint=str(tiny_checkpoint)), device="cpu")
     with gr.Blocks():

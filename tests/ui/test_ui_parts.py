@@ -104,6 +104,8 @@ def test_an_image_is_foreign_when_its_draws_are_less_alike_than_the_floor(loaded
         column = _run(job, loaded)[0]
         assert column.foreign is foreign
         assert ("foreign to this checkpoint" in sheet.sheet_html(PICTURE, [column], (0, 1))) is foreign
+        loaded.metrics["num_inference_steps"] = 3  # draws in fewer are less alike whatever is given
+        assert _run(job, loaded)[0].foreign is None
 
 
 def test_columns_are_guided_as_was_chosen_or_all_alike(loaded: Loaded) -> None:
@@ -167,6 +169,11 @@ def test_bits_of_one_image_have_no_null_and_a_map_per_source(loaded: Loaded) -> 
     assert result.columns == ("given", *BOTH) and len(result.images) == 3
     assert all("null" not in found["form_1"] for found in result.numbers["sources"].values())
     assert sheet.bits_html(result).count("bits (") >= 2
+    gap = {"value": 3.0, "low": 1.0, "high": 5.0, "n": 4, "limited_by_decoder": False}
+    for gaps in ({"tiny": gap}, {"tiny": {"withheld": True, "form_1": 1.0, "form_2": 9.0, "n": 4}}):
+        result.numbers["differences"] = gaps
+        html = sheet.bits_html(result)
+        assert ("tiny: 3 bits (1 … 5)" in html) == ("withheld" not in html)
 
 
 def test_the_nearest_training_image_of_a_training_image_is_itself(loaded: Loaded, monkeypatch: Any) -> None:
