@@ -87,10 +87,9 @@ def _pretrain_all(options: argparse.Namespace) -> None:
 
 def _config(options: argparse.Namespace, objective: str, preset: dict[str, Any]) -> PretrainConfig:
     fields = {**preset, **given(options, PretrainConfig), "objective": objective}
-    if (
-        options.max_steps is not None or options.max_minutes is not None
-    ):  # what the user says replaces the preset's budget
-        fields |= {"max_steps": options.max_steps, "max_minutes": options.max_minutes}
+    asked = {"max_steps": options.max_steps, "max_minutes": options.max_minutes}
+    if any(value is not None for value in asked.values()):  # what the user says replaces the preset's budget
+        fields |= asked
     fields["projector_hidden_dim"] = fields.get("projector_hidden_dim", PretrainConfig.projector_hidden_dim) or None
     views = preset.get("views", ViewStrengths()).scaled(options.strength)
     return PretrainConfig(**{**fields, "views": dataclasses.replace(views, **given(options, ViewStrengths))})

@@ -28,8 +28,8 @@ def interval_panels(
 ) -> Figure:
     """A panel per measure. `value`, `null` and `other` name the marks in the legend; `note` is a line below all.
 
-    `limits`: one range of x for all panels, cut where nothing is; each has its own if not given. A value beyond them is
-    written at the edge, beside an arrow.
+    `limits`: one range of x for all panels, cut where nothing is; each has its own if not given. Values and crosses
+    beyond them are written at the edge, beside an arrow.
     """
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
@@ -75,15 +75,16 @@ def interval_rows(axes: Axes, rows: Rows, sources: Sequence[str], looks: Mapping
 
 
 def _beyond(axes: Axes, rows: Rows, sources: Sequence[str], low: float, high: float) -> None:
-    """Write the values that the axes do not show at their edge."""
+    """Write what the axes do not show at their edge: values, and a little below them what crosses mark."""
     text: dict[str, Any] = {"va": "center", "fontsize": 5, "zorder": 4}
     text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
     for place, source in enumerate(sources):
-        value = rows[source]["value"] if source in rows else low
-        if value < low:
-            axes.text(low, place, f"◂ {value:.1f}".replace("-", "−"), ha="left", **text)
-        elif value > high:
-            axes.text(high, place, f"{value:.1f} ▸", ha="right", **text)
+        number = rows.get(source, {"value": low})
+        for value, sign, down in ((number["value"], "", 0), (number.get("other", low), "×", 0.3)):
+            if value < low:
+                axes.text(low, place + down, f"◂ {sign}{value:.1f}".replace("-", "−"), ha="left", **text)
+            elif value > high:
+                axes.text(high, place + down, f"{sign}{value:.1f} ▸", ha="right", **text)
 
 
 def marks(value: str, null: str, other: str = "") -> list[Line2D]:

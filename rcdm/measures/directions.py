@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rcdm.data import sprites
 from rcdm.data.dataset_protocol import Dataset, training_images
 from rcdm.diffusion.checkpoints import folder_of
 from rcdm.diffusion.pipeline import RCDMPipeline
@@ -96,3 +97,17 @@ def shipped_directions(pipe: RCDMPipeline, source: str, method: str) -> dict[str
 def _file_of(pipe: RCDMPipeline) -> Path | None:
     folder = folder_of(pipe)
     return folder / FILE if folder is not None and (folder / FILE).is_file() else None
+
+
+def spoken(direction: str) -> str:
+    """A direction's name in words: `shape 4` is that of the fifth shape, `hue 0` and `hue 1` cosine and sine,
+    `place 0` and `place 1` x and y."""
+    name, _, part = direction.rpartition(" ")
+    kind = sprites.KINDS.get(name, "")
+    if kind == "class":
+        return f"{name}: {sprites.SHAPES[int(part)]}"
+    if kind == "angle" or name == "edges":
+        return f"{name.replace('_', ' ')} ({('cosine', 'sine')[int(part)]})"
+    if name == "place":
+        return f"place ({'xy'[int(part)]})"
+    return direction.replace("_", " ")

@@ -27,17 +27,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 def save_network(folder: Path, network: SSLNetwork | OpenNetwork, config: dict[str, Any]) -> None:
     """Write a source folder: `model.safetensors`, `config.json` (architecture, preprocessing, training).
 
-    Tensors that fp16 holds exactly are stored in it.
+    Tensors that fp16 holds exactly are stored in it. The files are there to their end or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights, about = folder / "model.safetensors", folder / "config.json"
-    partial = [
-        file.with_name(f"{file.name}.partial") for file in (about, weights)
-    ]  # the weights last: they are looked for
-    save_file({name: _compact(tensor) for name, tensor in network.state_dict().items()}, partial[1])
-    partial[0].write_text(json.dumps(config, indent=2) + "\n")
-    for written, file in zip(partial, (about, weights), strict=True):
-        written.replace(file)
+    weights, about = (folder / f"{name}.partial" for name in ("model.safetensors", "config.json"))
+    save_file({name: _compact(tensor) for name, tensor in network.state_dict().items()}, weights)
+    about.write_text(json.dumps(config, indent=2) + "\n")
+    for partial in (about, weights):  # whoever finds weights finds all
+        partial.replace(partial.with_suffix(""))
 
 
 def _compact(tensor: Tensor) -> Tensor:

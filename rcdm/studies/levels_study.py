@@ -62,7 +62,8 @@ def study(
     drawn ones; draws are made of the first `drawn_images`. Numbers: `networks` -> network -> `objective` where it is
     known, `levels` and `best` (measure -> level). Per level: `width`, `effective_rank` (of `reference`), `ridge`
     (attribute -> R²), `transformation_probe` (name -> accuracy), with labels `linear_top1`; where there is a decoder
-    `retention`, `cycle_error` and `bits` (form 1 over `noise_levels`, null: h of the next image), else `no_decoder`, or `not_asked_for`.
+    `retention`, `cycle_error` and `bits` (form 1 over `noise_levels`, null: h of the next image), else `no_decoder` or
+    `not_asked_for`.
     Raises ValueError for fewer than 8 images, 20 reference images, 2 seeds or 2 `drawn_images`.
     """
     if len(images) < 8 or len(reference) < 20:

@@ -24,7 +24,7 @@ from rcdm.figures.matrix import matrix
 from rcdm.figures.result import StudyResult
 from rcdm.figures.style import DOUBLE, SINGLE, Look, figure, fill_handles
 from rcdm.measures.attributes import Attributes, is_angle, turned_back
-from rcdm.measures.directions import FILE, find_directions, shipped_directions
+from rcdm.measures.directions import FILE, find_directions, shipped_directions, spoken
 from rcdm.measures.directions import METHODS as ALONG
 from rcdm.measures.faithfulness import encode_all, pixels_of
 from rcdm.measures.metrics import variance
@@ -233,7 +233,7 @@ def _moves_figure(result: StudyResult) -> Figure:
     names = [name.replace("_", " ") for name in attributes]
     for axes, (source, ways) in zip(grid.flat, moves.items(), strict=False):
         table = [[way.get(name, float("nan")) for name in attributes] for way in ways.values()]
-        matrix(axes, table, [name.replace("_", " ") for name in ways], names, top=top)
+        matrix(axes, table, [spoken(name) for name in ways], names, top=top)
         axes.set_title(source, loc="left")
     for axes in list(grid.flat)[len(moves) :]:
         axes.set_axis_off()

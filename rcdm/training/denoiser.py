@@ -313,9 +313,12 @@ class _Run(Loop):
         return self.folder
 
     def is_exported(self) -> bool:
-        """Whether the checkpoint is there to its last file: with the guidance that was chosen since, it stays."""
+        """Whether the checkpoint of these weights is whole: then it stays, with the guidance that was chosen since."""
         led = not self.config.regressor_images or (self.folder / "regressor").is_dir()
-        return led and (self.folder / "model_index.json").is_file() and not (self.folder / UNFINISHED).exists()
+        if not led or not (self.folder / "model_index.json").is_file() or (self.folder / UNFINISHED).exists():
+            return False
+        step: int = json.loads((self.folder / "training.json").read_text())["step"]
+        return step == self.progress.step
 
     def _write(self, pipe: RCDMPipeline) -> None:
         training = {

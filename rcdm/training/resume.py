@@ -76,7 +76,8 @@ def remains(folder: Path) -> str:
     whole = [state for state in saved_states(folder) if _is_whole(state)]
     if not whole:
         return "No state was saved before: make room, and begin again."
-    return f"The last whole state is {whole[-1]}: make room, and continue with --resume_from_checkpoint latest."
+    how = "--resume_from_checkpoint latest (`pretrain`: --resume)"
+    return f"The last whole state is {whole[-1]}: make room, and continue with {how}."
 
 
 def lacks_room(error: BaseException | None) -> bool:

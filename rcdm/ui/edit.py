@@ -8,8 +8,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from rcdm.data import sprites
-from rcdm.measures.directions import has_directions
+from rcdm.measures.directions import has_directions, spoken
 from rcdm.ui.controls import Controls, asked_here, draws_slider, follow, in_link, keep, wait_for_data, wire
 from rcdm.ui.engine import Engine
 from rcdm.ui.frames import frames_html
@@ -115,17 +114,3 @@ def shown(
         tables += shaded_html(head, rows, top=top)
     note = MOVES.format(steps=SURVEY_STEPS, still=words, tables=tables)
     return frames_html(ladders, seeds, what="Push, in deviations", start=len(ladders.steps) - 1, note=note)
-
-
-def spoken(direction: str) -> str:
-    """A direction's name in words: `shape 4` is that of the fifth shape, `hue 0` and `hue 1` cosine and sine,
-    `place 0` and `place 1` x and y."""
-    name, _, part = direction.rpartition(" ")
-    kind = sprites.KINDS.get(name, "")
-    if kind == "class":
-        return f"{name}: {sprites.SHAPES[int(part)]}"
-    if kind == "angle" or name == "edges":
-        return f"{name.replace('_', ' ')} ({('cosine', 'sine')[int(part)]})"
-    if name == "place":
-        return f"place ({'xy'[int(part)]})"
-    return direction.replace("_", " ")

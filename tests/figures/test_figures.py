@@ -240,11 +240,11 @@ def test_a_difference_that_may_be_chance_is_hollow():
 def test_retention_far_below_0_is_written_at_the_edge_and_explained():
     result = result_of("retention")
     assert "below 0" not in STUDIES["retention"].figures_of(result, SOURCES)[""].get_supxlabel()
-    result.numbers["sources"][SOURCES[0]]["size"] |= {"value": -3.2, "low": -4.0, "high": -2.5}
+    result.numbers["sources"][SOURCES[0]]["size"] |= {"value": -3.2, "low": -4.0, "high": -2.5, "probe": -5.0}
     drawn = STUDIES["retention"].figures_of(result, SOURCES)[""]
     assert "more steps" in drawn.get_supxlabel()
     assert {axes.get_title(loc="left"): [text.get_text() for text in axes.texts] for axes in drawn.axes} == {
-        "hue": [], "size": ["◂ −3.2"]}  # fmt: skip
+        "hue": [], "size": ["◂ −3.2", "◂ ×−5.0"]}  # fmt: skip
 
 
 def test_the_path_between_two_images_ends_at_them():

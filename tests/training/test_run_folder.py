@@ -108,7 +108,11 @@ def test_a_run_goes_on_with_a_lower_rate(
 
 
 def test_a_finished_run_that_is_begun_again_keeps_the_guidance_that_was_chosen(
-    sources_dir: Path, uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    sources_dir: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After more steps numbers and guidance are of other weights: they are put aside, and the card's tables go."""
     folder = tmp_path / "run"
@@ -125,6 +129,9 @@ def test_a_finished_run_that_is_begun_again_keeps_the_guidance_that_was_chosen(
     again = tiny(sources_dir, folder, resume_from_checkpoint="latest", regressor_images=12)
     assert train(again) == folder and "has run to its end" in caplog.text
     assert before == {file: file.read_bytes() for file in before}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # the last step is taken, nothing is written
+        patch.setattr(_Run, "export", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(replace(again, max_train_steps=9))
     train(replace(again, max_train_steps=9))
     assert not (folder / "metrics.json").exists() and (folder / "metrics.before.json").exists()
     assert (

@@ -18,6 +18,7 @@ from starlette.datastructures import QueryParams
 import rcdm
 from rcdm.data import images as im
 from rcdm.data.transformations import TRANSFORMATIONS, in_views_of
+from rcdm.measures.directions import spoken
 from rcdm.studies.adversarial import STRENGTHS
 from rcdm.studies.manipulation import moves
 from rcdm.ui import attack, controls, drawing, edit, export, frames, mix, page, sheet, shipped, transform
@@ -188,7 +189,7 @@ def test_every_tab_shows_its_result(loaded: Loaded) -> None:
     assert html.count("<table>") == 2 and all(name in html for name in (*moving, *still))
     hostile = _run(Attacked(PICTURE, BOTH, SEEDS, 1, 2), loaded)
     assert "16 of 255" in attack.shown(hostile, SEEDS)
-    names = [edit.spoken(name) for name in ("shape 5", "ground_hue 1", "size", "place 1", "component 0")]
+    names = [spoken(name) for name in ("shape 5", "ground_hue 1", "size", "place 1", "component 0")]
     assert names == ["shape: tee", "ground hue (sine)", "size", "place (y)", "component 0"]
 
 
