@@ -75,16 +75,17 @@ def interval_rows(axes: Axes, rows: Rows, sources: Sequence[str], looks: Mapping
 
 
 def _beyond(axes: Axes, rows: Rows, sources: Sequence[str], low: float, high: float) -> None:
-    """Write what the axes do not show at their edge: values, and a little below them what crosses mark."""
+    """Write what the axes do not show at their edge: values, and behind × what crosses mark."""
     text: dict[str, Any] = {"va": "center", "fontsize": 5, "zorder": 4}
     text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
     for place, source in enumerate(sources):
-        number = rows.get(source, {"value": low})
-        for value, sign, down in ((number["value"], "", 0), (number.get("other", low), "×", 0.3)):
-            if value < low:
-                axes.text(low, place + down, f"◂ {sign}{value:.1f}".replace("-", "−"), ha="left", **text)
-            elif value > high:
-                axes.text(high, place + down, f"{sign}{value:.1f} ▸", ha="right", **text)
+        number = rows.get(source, {})
+        marked = [(number[key], f"{sign}{number[key]:.1f}".replace("-", "−"))
+                  for key, sign in (("value", ""), ("other", "×")) if key in number]  # fmt: skip
+        if below := [words for value, words in marked if value < low]:
+            axes.text(low, place, f"◂ {', '.join(below)}", ha="left", **text)
+        if above := [words for value, words in marked if value > high]:
+            axes.text(high, place, f"{', '.join(above)} ▸", ha="right", **text)
 
 
 def marks(value: str, null: str, other: str = "") -> list[Line2D]:

@@ -244,7 +244,7 @@ def test_retention_far_below_0_is_written_at_the_edge_and_explained():
     drawn = STUDIES["retention"].figures_of(result, SOURCES)[""]
     assert "more steps" in drawn.get_supxlabel()
     assert {axes.get_title(loc="left"): [text.get_text() for text in axes.texts] for axes in drawn.axes} == {
-        "hue": [], "size": ["◂ −3.2", "◂ ×−5.0"]}  # fmt: skip
+        "hue": [], "size": ["◂ −3.2, ×−5.0"]}  # fmt: skip
 
 
 def test_the_path_between_two_images_ends_at_them():
