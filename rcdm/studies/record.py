@@ -99,7 +99,7 @@ def _of_what(settings: Mapping[str, Any], *, guided: bool) -> str:
     options = ", ".join(f"{k} {v}" for k, v in settings["options"].items() if isinstance(v, int | float) or v)
     drawn = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
     data = ", ".join(f"{name.replace('_', ' ')} {given['n']}" for name, given in settings["data"].items())
-    steps = f"{settings['steps']} denoising steps" if settings["steps"] else ""
+    steps = f"{settings['steps']} denoising step{'s' * (settings['steps'] != 1)}" if settings["steps"] else ""
     led = in_words(settings.get("guidance", {}), settings.get("sources", ())) if guided else ""
     return ", ".join(part for part in (f"N {n} image{'s' * (n != 1)}", drawn, steps, led, data, options) if part)
 

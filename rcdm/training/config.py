@@ -36,8 +36,9 @@ def check_counts(options: Any, least: Mapping[str, int]) -> None:
             raise ValueError(f"{option.name} must be more than 0, and is {value:g}.")
 
 
-LEAST = {"coarse_size": 0, "lr_warmup_steps": 0, "regressor_images": 0, "seed": -(2**63)}
-"""The least that may be asked for, where that is not 1."""
+_ANY = -(2**63)
+LEAST = {"coarse_size": _ANY, "lr_warmup_steps": 0, "regressor_images": _ANY, "seed": _ANY}
+"""The least that may be asked for, where that is not 1; or any number, where more is asked of it below."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def make(tiny_checkpoint, tmp_path, capsys):
 def test_the_page_holds_all_that_it_shows_and_is_not_made_twice(make, tmp_path):
     page, _ = make("--study", "samples", "interpolation", "--steps", "1")
     assert page.loads and all(link.startswith(("data:image/webp;base64,", "#")) for link in page.loads)
-    assert not page.open and "N 4 images, seeds 0–3, 1 steps" in page.words
+    assert not page.open and "N 4 images, seeds 0–3, 1 denoising step" in page.words
     assert "rcdm study samples --checkpoint" in page.words and "samples-images.pdf" in page.words
     files = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"samples.json", "samples.png", "samples.pdf", "interpolation-images.pdf", "report.html"} <= files
