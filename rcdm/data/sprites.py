@@ -228,6 +228,7 @@ class Sprites:
         return self
 
     def batch(self, step: int, batch_size: int) -> Batch:
+        """Drawn images of a step [B,3,S,S] in [-1,1] and their shapes [B], always the same for a step."""
         first, stop = step * batch_size, (step + 1) * batch_size
         parts = []
         for block in range(first // _BLOCK, -(-stop // _BLOCK)):

@@ -256,6 +256,7 @@ class VelocityError:
         return add_noise(x0, noise, *self._levels(t))
 
     def error(self, out: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Squared error of the predicted v [B,C,H,W], mean over each image and weighed by min-SNR: [B]."""
         a, s = self._levels(t)
         error = (out - prediction("v_prediction", x0, noise, a, s)).square().mean((1, 2, 3))
         if self._snr_gamma is not None:

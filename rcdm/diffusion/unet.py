@@ -162,9 +162,7 @@ class RepresentationUNet(ModelMixin, ConfigMixin):
 
     def has_loaded(self, source: str, part: str, names: Container[str]) -> bool:
         """Whether a tensor of a source's projection (`mean`, `coarse`) is among these names of a state dict."""
-        projection = self._projection(source)
-        place = next(name for name, module in self.named_modules() if module is projection)
-        return f"{place}.{part}" in names
+        return f"projections.{_key(source)}.{part}" in names
 
     def learn_whitened(self, source: str, covariance: Tensor) -> None:
         """Train a source's Linear as one on whitened numbers; `covariance` [D,D] is that of standardised ones."""

@@ -170,9 +170,9 @@ def _above(columns: Sequence[str], cell: float) -> float:
 
 
 def _wrapped(label: str, cell: float) -> str:
-    """A label in as many lines as it needs above an image, broken after blanks and signs alone."""
+    """A label in as many lines as it needs above an image, broken after blanks and signs alone, in no number."""
     lines = [""]
-    for piece in re.split(r"(?<=[\s/_.-])", label):
+    for piece in re.split(r"(?<=[\s/_-])|(?<=\.)(?=[A-Za-z])", label):
         if lines[-1] and _width((lines[-1] + piece).strip()) > cell:
             lines.append("")
         lines[-1] += piece

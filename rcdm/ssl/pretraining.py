@@ -151,8 +151,8 @@ class _Run(Loop):
     def saves_at_end(self) -> bool:
         return False  # `finish` writes the network instead
 
-    def is_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.learner.parameters())
+    def trained(self) -> nn.Module:
+        return self.learner
 
     def look(self) -> None:
         self.knn = f"{self._measure()['knn20']:.3f}"
@@ -165,6 +165,7 @@ class _Run(Loop):
         return f"The loss of {self.folder.name} is {loss} at step {self.progress.step}; lower the learning rate."
 
     def step(self) -> Tensor:
+        """One optimiser step on two views of a batch; the slow network follows. Returns the loss (scalar)."""
         accelerator = self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -209,10 +210,9 @@ class _Run(Loop):
         """
         learner = self.accelerator.unwrap_model(self.learner).eval()
         held_out = self.dataset.held_out(2000)
-        bank = list(pieces(self.dataset, 10_000))
-        h = torch.cat([self._encode(learner, batch.images) for batch in bank])
+        bank = [(self._encode(learner, few.images), few.labels) for few in pieces(self.dataset, 10_000)]
+        h, labels = (torch.cat(parts) for parts in zip(*bank, strict=True))
         test = torch.cat([self._encode(learner, part) for part in held_out.images.split(500)])
-        labels = torch.cat([batch.labels for batch in bank])
         nearest = knn(h, labels, test, held_out.labels, self.dataset.classes)
         linear = (learner.probe(test).argmax(1) == held_out.labels).float().mean()
         z = F.normalize(learner.objective.projector(test), dim=1)

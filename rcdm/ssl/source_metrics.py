@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
 
-from rcdm.data.dataset_protocol import Batch, Dataset, first_images
+from rcdm.data.dataset_protocol import Batch, Dataset, NumberedDataset, first_images
 from rcdm.data.sprites import Sprites
 from rcdm.data.transformations import TELLING
 from rcdm.data.views import ViewStrengths, random_view
@@ -105,17 +104,15 @@ def knn(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, classes:
 
 
 def pieces(dataset: Dataset, n: int, chunk: int = 500) -> Iterator[Batch]:
-    """The first n training images of the dataset's order, a few at a time; where there are fewer, each of them once.
+    """The first n training images of the dataset's order, a few at a time, as far as whole pieces go.
 
-    Of data without an end whole pieces alone, where there is one: the rest of a stream would begin it anew.
+    Where there are no more than n, each of them once.
     """
-    n = min(n, dataset.n_train or n)
-    whole, rest = divmod(n, chunk)
-    yield from (dataset.batch(step, chunk) for step in range(whole))
-    if rest and (dataset.n_train is not None or not whole):  # a stream would begin anew
-        few = math.gcd(whole * chunk, rest)  # so that a batch begins where the last one ended
-        parts = [dataset.batch((whole * chunk) // few + k, few) for k in range(rest // few)]
-        yield Batch(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    if isinstance(dataset, NumberedDataset) and dataset.n_train <= n:
+        yield from map(dataset.take, torch.arange(dataset.n_train).split(chunk))
+    else:
+        few = min(chunk, n)
+        yield from (dataset.batch(step, few) for step in range(n // few))
 
 
 def _levels_of_training(

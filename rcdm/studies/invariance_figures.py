@@ -71,7 +71,7 @@ def _divide(axes: Axes, inside: int, total: int) -> None:
     """A line between the transformations of the SSL views and the others, with words above."""
     if 0 < inside < total:
         axes.axvline(inside, color="black", linewidth=0.8)
-        for x, words, side in ((inside - 0.1, "in usual SSL views", "right"), (inside + 0.1, "in none", "left")):
+        for x, words, side in ((inside - 0.1, "in usual SSL views", "right"), (inside + 0.1, "not in them", "left")):
             axes.annotate(
                 words, (x, 1), xycoords=("data", "axes fraction"), ha=side, va="bottom", fontsize=5.5, style="italic"
             )

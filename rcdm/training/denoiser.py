@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcdm.data.dataset_protocol import Dataset, digest_of
 from rcdm.data.datasets import load_dataset
@@ -155,8 +155,8 @@ class _Run(Loop):
         every = self.config.checkpointing_steps
         return super().saves_now(seconds) or bool(every and self.progress.step % every == 0)
 
-    def is_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.unet.parameters())
+    def trained(self) -> nn.Module:
+        return self.unet
 
     def looks_now(self, seconds: float) -> bool:
         return self.progress.step % self.config.validation_steps == 0
@@ -180,6 +180,7 @@ class _Run(Loop):
         return words
 
     def step(self) -> Tensor:
+        """One optimiser step over all micro-batches; the average follows. Returns their mean loss (scalar)."""
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from rcdm.training.budget import Budget, Clock, Progress
@@ -77,9 +77,9 @@ class Loop:
         """Whether it is time to save a state, so many seconds after the last."""
         return seconds > 60 * self._minutes_between_saves
 
-    def is_finite(self) -> bool:
-        """Whether the weights that this process has are numbers, asked before a state is saved: a loss may still be."""
-        return True
+    def trained(self) -> nn.Module:
+        """What the steps move."""
+        raise NotImplementedError
 
     def saves_at_end(self) -> bool:
         """Whether the last step leaves a state."""
@@ -141,7 +141,9 @@ class Loop:
         return in_words(per_second, flops, self.accelerator.device, self.accelerator.mixed_precision)
 
     def _refuse_no_numbers(self) -> None:
-        whole = torch.tensor(float(self.is_finite()), device=self.accelerator.device)
+        """Raises Diverged, in all processes, where a weight of one is no number, though the loss still was one."""
+        finite = all(bool(torch.isfinite(weight).all()) for weight in self.trained().parameters())
+        whole = torch.tensor(float(finite), device=self.accelerator.device)
         if float(self.accelerator.reduce(whole, "mean")) < 1:
             raise Diverged(self.diverged(math.nan))
 

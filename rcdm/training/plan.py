@@ -119,6 +119,7 @@ class _Kept:
         self.bytes, self._known, self._held = 0, known, list[Tensor]()
 
     def note(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that autograd saves, of any shape; returns it."""
         storage = tensor.untyped_storage()
         if not isinstance(tensor, nn.Parameter) and storage._cdata not in self._known:
             self._known.add(storage._cdata)

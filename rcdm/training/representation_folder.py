@@ -71,6 +71,7 @@ class _OnDisk:
         self.shape = (views, sum(shard.shape[1] for shard in shards), width)
 
     def take(self, views: Tensor, rows: Tensor) -> Tensor:
+        """int64 [B] each -> fp16 [B,D], read from the shards in which they lie."""
         view, (shard, row) = views.cpu().numpy(), np.divmod(rows.cpu().numpy(), SHARD_ROWS)
         h = np.empty((len(row), self.shape[2]), np.float16)
         for k in np.unique(shard):

@@ -97,6 +97,7 @@ class Columns:
         return [Guidance(strength=self.strength)] * len(self.sources)
 
     def run(self, loaded: Loaded, show: Show, check: Check) -> list[Column]:
+        """Draw all columns as one batch, showing the guesses meanwhile."""
         pipe, names, count = loaded.pipe, self.sources, len(self.seeds)
         guidance = self.guidance(pipe)
         h = pipe.encode([self.picture] * len(names), names)  # [S,D], narrower rows end in zeros

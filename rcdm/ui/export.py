@@ -29,6 +29,7 @@ from rcdm.ui.ladders import MAIN, Attacked, Edited, Ladders, Transformed
 
 CELL = 256  # pixels of an image in the PNG: 2 cm at 300 dots per inch
 FIRST_TAB = "Compare"
+PHOTO, OTHER = "PHOTO", "OTHER"  # in commands: the user's files
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def numbers_of(columns: list[Column]) -> dict[str, Any]:
 
 def command_of(result: Result) -> str:
     """The line that does the same from a shell; '' where there is none. PHOTO and OTHER stand for the user's files."""
-    photo = f"rcdm/examples/{result.photo}" if result.photo else "PHOTO"
+    photo = f"rcdm/examples/{result.photo}" if result.photo else PHOTO
     if result.columns:
         if result.tab != FIRST_TAB:
             return ""
@@ -184,13 +185,23 @@ def command_of(result: Result) -> str:
     name = _study_of(result.job)
     if not name:
         return ""
-    others = ["OTHER"] * (max(2, STUDIES[name].fewest) - 1) if STUDIES[name].fewest > 1 else []
+    others = [OTHER] * (max(2, STUDIES[name].fewest) - 1) if STUDIES[name].fewest > 1 else []
     if second := dict(result.own).get("second"):
         others = [f"rcdm/examples/{second}"]
     own: list[Any] = []
     for key, value in _options(result.job).items():
         own += ["--option", f"{key}={value}"]
     return shlex.join(str(part) for part in ("rcdm", "study", name, photo, *others, *_common(result), *own))
+
+
+def words_of(command: str) -> str:
+    """What a command does, and what stands in it for the user's files."""
+    words = shlex.split(command)
+    more = words.count(OTHER)
+    whole = more == 0 or STUDIES[words[2]].most == 2  # which takes the visitor's two, and no more
+    first = "The same from a shell, with the same seeds" if whole else "From a shell, over as many images as you like"
+    yours = [f"{PHOTO}, your file"] * (PHOTO in words) + [f"{OTHER}, another" + " each" * (more > 1)] * (more > 0)
+    return first + (f" (in place of {'; of '.join(yours)})" if yours else "")
 
 
 def _common(result: Result) -> list[Any]:

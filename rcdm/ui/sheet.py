@@ -17,7 +17,7 @@ from rcdm.figures.result import StudyResult
 from rcdm.measures.attributes import MEANINGS, Kept
 from rcdm.studies.information_study import ERROR_SPARED, GUESS_MOVED, WITHHELD
 from rcdm.ui.drawing import Column
-from rcdm.ui.export import KINDS, Result, command_of, link_of
+from rcdm.ui.export import KINDS, Result, command_of, link_of, words_of
 from rcdm.ui.loaded import Abilities
 
 EMPTY = """<div class="rcdm"><div class="empty"><div>Press <b>Draw</b>: one column per source fills in here.
@@ -85,7 +85,8 @@ def previews_html(pictures: Sequence[Image.Image]) -> Markup:
 
 def take_html(result: Result, key: str) -> Markup:
     """Links to the files of finished work, a link to its settings, and its command."""
-    return render("take.html", key=key, kinds=KINDS, link=link_of(result), command=command_of(result), result=result)
+    link, command = link_of(result), command_of(result)
+    return render("take.html", key=key, kinds=KINDS, link=link, command=command, words=words_of(command), result=result)
 
 
 def bits_html(result: StudyResult) -> Markup:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rcdm.figures.general import _short
-from rcdm.figures.grids import Maps, _in_lines, grid_figures, grid_png
+from rcdm.figures.grids import Maps, _in_lines, _wrapped, grid_figures, grid_png
 from rcdm.figures.intervals import interval_panels
 from rcdm.figures.matrix import matrix
 from rcdm.figures.result import StudyResult
@@ -264,6 +264,7 @@ def test_a_file_is_broken_where_a_word_ends():
     assert _in_lines("caltech_butterfly_0005.jpg mine/backbone") == "caltech_butterfly_\n0005.jpg mine/backbone"
     assert _in_lines("W" * 30 + " a") == "W" * 24 + "\n" + "W" * 6 + " a" and _in_lines("") == ""
     assert _in_lines("one two three four", 5, most=2) == "one…\nfour"
+    assert _wrapped("strength 0.25", 0.1) == "strength\n0.25" and _wrapped("a_b.c", 0.01) == "a_\nb.\nc"
     rows = {
         _in_lines(f"photo.png a_network_with_a_very_long_name.of_somebody/{level}")
         for level in ("backbone", "projector")

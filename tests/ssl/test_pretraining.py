@@ -24,7 +24,9 @@ from rcdm.ssl import pretraining
 from rcdm.ssl.objectives import OBJECTIVES
 from rcdm.ssl.pretraining import PretrainConfig, pretrain, save_source
 from rcdm.ssl.source_metrics import SourceEvaluationSize, knn, measure_source, pieces
+from rcdm.training import denoiser
 from rcdm.training.budget import Budget, Progress
+from rcdm.training.config import TrainingConfig
 from rcdm.training.loop import Diverged
 from rcdm.training.resume import saved_states
 
@@ -78,11 +80,13 @@ def test_no_image_is_its_own_negative(photographs, tmp_path):
     pretrain(photographs, tiny(batch_size=photographs.n_train, max_steps=1), tmp_path / "simclr")
 
 
-@pytest.mark.parametrize("n", [7, 16, 33, 54, 99])
+@pytest.mark.parametrize("n", [7, 16, 32, 54, 99])
 def test_the_first_images_in_pieces_are_each_there_once(n, photographs):
     own = torch.cat([batch.images for batch in pieces(photographs, n, chunk=16)])
     known = photographs.n_train
     assert len(own) == min(n, known) == len(own.flatten(1).unique(dim=0))
+    if n < known:
+        assert torch.equal(own, photographs.batch(0, n).images)
     drawn = torch.cat([batch.images for batch in pieces(data(), 20, chunk=16)])
     assert torch.equal(drawn, data().batch(0, 16).images)  # they have no end
 
@@ -99,6 +103,32 @@ def test_the_rate_is_for_the_images_of_all_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining.Accelerator, "num_processes", property(lambda _: 2))
     run = pretraining._Run(data(), tiny(learning_rate=1e-3), tmp_path)
     assert run.peak == pytest.approx(1e-3 * 32 / 256) and run._images_per_step == 32
+
+
+def test_batches_are_counted_whatever_the_number_of_processes_was(tmp_path, monkeypatch):
+    run, taken = pretraining._Run(data(), tiny(), tmp_path), []
+    batch = run.dataset.batch
+    monkeypatch.setattr(run.dataset, "batch", lambda place, n: (taken.append(place), batch(place, n))[1])
+    for images in (0, 16, 96):  # 96: after steps of several processes
+        run.progress.images = images
+        run.step()
+    assert taken == [0, 1, 6]
+
+
+def test_processes_wait_for_the_first_as_long_as_it_measures(tmp_path, monkeypatch):
+    seen = []
+
+    def stop(**given):
+        seen.extend(given["kwargs_handlers"])
+        raise KeyboardInterrupt
+
+    for module in (pretraining, denoiser):
+        monkeypatch.setattr(module, "Accelerator", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(data(), tiny(), tmp_path / "simclr")
+    with pytest.raises(KeyboardInterrupt):
+        denoiser.train(TrainingConfig(sources_dir="s", output_dir=str(tmp_path / "run"), max_train_steps=1))
+    assert [handler.timeout.total_seconds() for handler in seen] == [86_400, 86_400]
 
 
 def test_a_network_that_was_not_written_to_its_end_is_written_again(tmp_path, monkeypatch):

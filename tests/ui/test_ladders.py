@@ -262,7 +262,7 @@ def test_the_command_of_a_path_names_its_second_image(loaded: Loaded) -> None:
     known, own = (_made("Mix", loaded, (("second", name), ("path", "linear"))) for name in ("arrow.png", ""))
     assert shlex.split(export.command_of(known))[3:5] == ["rcdm/examples/heart.png", "rcdm/examples/arrow.png"]
     assert shlex.split(export.command_of(own))[3:5] == ["rcdm/examples/heart.png", "OTHER"]
-    assert "with the same seeds (in place of OTHER, your second)" in sheet.take_html(own, "key")
+    assert "with the same seeds (in place of OTHER, another):" in sheet.take_html(own, "key")
     assert "OTHER" not in sheet.take_html(known, "key")
 
 
